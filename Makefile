@@ -1,0 +1,34 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+VIS ?= tensorboard
+export PYTHONNOUSERSITE := 1
+
+.PHONY: env demo test test-fast lint bench clean
+
+env: $(VENV)/.installed
+
+# The first Python from 3.10 to 3.12 that really runs (a version manager's shim may exist and not run).
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@set -e; for p in $(PYTHON) python3 python3.11 python3.12 python3.10 none; do \
+	  if [ $$p = none ]; then echo "error: no Python 3.10, 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python"; exit 1; fi; \
+	  if $$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then break; fi; done; \
+	echo "make env: $$p -> $(VENV) (a few minutes, about 8 GB)"; \
+	[ -x $(BIN)/python ] || $$p -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+lint: env
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test-fast: env lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test: env lint
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) $(DEMO) outputs
