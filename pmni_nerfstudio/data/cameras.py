@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera files of the field: projection matrices with a normalising transform, or intrinsics alone.
+
+The layout is IDR's, which NeuS, SuperNormal and PMNI share (Yariv et al., "Multiview Neural Surface Reconstruction by
+Disentangling Geometry and Appearance", NeurIPS 2020): `world_mat_i` = K [R | t] takes the world to pixels whose
+centres lie at integers (OpenCV axes: x right, y down, z forward), `scale_mat_i` takes the unit sphere, which holds the
+object, to the world.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+from numpy.lib.npyio import NpzFile
+
+from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.errors import SceneError, one_line
+
+_INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+
+
+def read_cameras(path: str | os.PathLike[str], num_views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read and check cameras of the layout above. `world_mat_i` may carry any overall factor, also a negative one.
+
+    Args:
+        path: .npz file.
+        num_views: how many cameras there have to be, numbered from 0.
+
+    Returns:
+        K: (N, 3, 3) float64, pixels, pixel centres at integers, K[2, 2] = 1.
+        c2w: (N, 4, 4) float64, camera to unit-sphere world, OpenCV axes.
+        world_from_unit: (4, 4) float64, a similarity: the file's scale_mat.
+
+    Raises:
+        SceneError: the file is broken, keys are missing or too many, a matrix is not finite, not invertible or
+            mirrored, the scale_mats differ or are no similarity, or a camera is inside the unit sphere or looks away.
+    """
+    path = Path(path)
+    matrices = _read_matrices(path, num_views)
+    world_from_unit = matrices["scale_mat_0"]
+    _check_similarity(path, world_from_unit)
+    for i in range(1, num_views):
+        if not np.allclose(matrices[f"scale_mat_{i}"], world_from_unit, rtol=1e-5, atol=1e-5 * _norm(world_from_unit)):
+            raise SceneError(f"{path}: scale_mat_{i} differs from scale_mat_0: all views need the same unit sphere")
+    K, c2w = np.empty((num_views, 3, 3)), np.empty((num_views, 4, 4))
+    for i in range(num_views):
+        projection = matrices[f"world_mat_{i}"][:3] @ world_from_unit
+        singular = np.linalg.svd(projection[:, :3], compute_uv=False)
+        if singular[2] <= 1e-7 * singular[0]:
+            raise SceneError(f"{path}: world_mat_{i} is not invertible: it has to be K [R | t] of a pinhole camera")
+        K[i], c2w[i] = decompose_projection(projection)
+        _check_pose(path, i, c2w[i], is_negative=np.linalg.det(projection[:, :3]) < 0)
+    return K, c2w, world_from_unit
+
+
+def write_cameras(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, world_from_unit: np.ndarray) -> None:
+    """Write cameras of the layout above, atomically; `read_cameras` gives them back.
+
+    Args:
+        path: .npz file.
+        K: (N, 3, 3), pixels, pixel centres at integers.
+        c2w: (N, 4, 4), camera to unit-sphere world, OpenCV axes.
+        world_from_unit: (4, 4), a similarity.
+
+    Raises:
+        ValueError: the arrays have other shapes.
+    """
+    if K.shape != (len(c2w), 3, 3) or c2w.shape[1:] != (4, 4) or world_from_unit.shape != (4, 4):
+        raise ValueError(f"cameras of shapes K {K.shape}, c2w {c2w.shape}, world_from_unit {world_from_unit.shape}")
+    # With this factor the third row is a unit vector in the data's world, as K [R | t] has it.
+    size = np.cbrt(np.linalg.det(world_from_unit[:3, :3]))
+    arrays = {}
+    for i in range(len(c2w)):
+        world_mat = np.eye(4)
+        world_mat[:3] = size * K[i] @ (np.linalg.inv(c2w[i]) @ np.linalg.inv(world_from_unit))[:3]
+        arrays[f"world_mat_{i}"] = world_mat
+        arrays[f"scale_mat_{i}"] = np.asarray(world_from_unit, dtype=np.float64)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]:
+    """Read intrinsics that all views share, by nerfstudio's names; pixel centres at integers.
+
+    Returns:
+        K (3, 3) float64, width, height.
+
+    Raises:
+        SceneError: the file is broken, or a value is missing or no finite number.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{path}: can't be read as JSON ({one_line(error)}): write it again") from error
+    if not isinstance(values, dict):
+        raise SceneError(f"{path}: holds no JSON object: write {', '.join(_INTRINSICS)} as one")
+    for name in _INTRINSICS:
+        value = values.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+            said = "has no" if name not in values else "holds no finite number for"
+            raise SceneError(f"{path}: {said} {name}: it needs {', '.join(_INTRINSICS)}, in pixels")
+    fx, fy, cx, cy, width, height = (float(values[name]) for name in _INTRINSICS)
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), int(width), int(height)
+
+
+def write_intrinsics(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> None:
+    """Write intrinsics (3, 3) that all views share, atomically; `read_intrinsics` gives them back."""
+    values = (K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+    intrinsics = dict(zip(_INTRINSICS, (*(float(value) for value in values), width, height)))
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(intrinsics, indent=1) + "\n", encoding="utf-8")
+
+
+def decompose_projection(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take a projection matrix apart into a pinhole and its pose (Hartley and Zisserman, 2nd ed., section 6.2.4).
+
+    Args:
+        projection: (3, 4), any non-zero multiple of K [R | t], its left 3x3 block invertible.
+
+    Returns:
+        K: (3, 3) upper triangular, positive diagonal, K[2, 2] = 1.
+        c2w: (4, 4), a proper rotation and the camera's centre, OpenCV axes.
+    """
+    # Of the two signs, one gives a proper rotation.
+    projection = projection * np.sign(np.linalg.det(projection[:, :3]))
+    K, rotation = scipy.linalg.rq(projection[:, :3])
+    sign = np.sign(np.diag(K))
+    K, rotation = K * sign, sign[:, None] * rotation
+    c2w = np.eye(4)
+    c2w[:3, :3] = rotation.T
+    c2w[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
+    return K / K[2, 2], c2w
+
+
+def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> None:
+    """Check that intrinsics (N, 3, 3) suit an image of this size; nerfstudio's pinholes have no skew.
+
+    Raises:
+        SceneError: a focal length is not positive or absurd, the principal point is further than an image outside
+            the frame, or the axes are skew.
+    """
+    path, size = Path(path), max(width, height)
+    for i, k in enumerate(K):
+        where = f"{path}: " if path.suffix == ".json" else f"{path}: world_mat_{i}: "
+        fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
+        if min(fx, fy) <= 0:
+            raise SceneError(f"{where}focal length of {min(fx, fy):.4g} px: it has to be positive")
+        if not 0.1 * size <= min(fx, fy) <= max(fx, fy) <= 1e4 * size:
+            raise SceneError(
+                f"{where}focal lengths of {fx:.4g} and {fy:.4g} px can't be of a {width}x{height} image: "
+                "put the pixels' intrinsics K into the file"
+            )
+        if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
+            raise SceneError(
+                f"{where}principal point ({cx:.4g}, {cy:.4g}) px is far outside the {width}x{height} image: "
+                "the cameras are of another size, scale K to the maps'"
+            )
+        if abs(k[0, 1]) > 0.01 * fx:
+            raise SceneError(f"{where}axes are skew by {k[0, 1]:.4g} px: resample the maps to a camera without skew")
+
+
+def warn_aim(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, width: int, height: int) -> list[str]:
+    """One line if cameras (N, ...) see the centre of the unit sphere further than half an image outside the frame."""
+    centres = np.linalg.inv(c2w)[:, :3, 3]
+    pixels = np.einsum("nij,nj->ni", K, centres)
+    pixels = pixels[:, :2] / pixels[:, 2:]
+    half = np.array([width, height]) / 2
+    wrong = np.flatnonzero((np.abs(pixels - half + 0.5) > 2 * half).any(axis=1))
+    if not wrong.size:
+        return []
+    return [
+        f"{path}: {_count(wrong)} see the centre of the unit sphere far outside the frame: "
+        "check that the object is inside the unit sphere of scale_mat"
+    ]
+
+
+def _read_matrices(path: Path, num_views: int) -> dict[str, np.ndarray]:
+    """All world_mat_i and scale_mat_i, (4, 4) float64, finite."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, NpzFile):
+                raise ValueError("it is no archive of arrays")
+            arrays = {name: file[name] for name in file.files if re.fullmatch(r"(world|scale)_mat_\d+", name)}
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise SceneError(f"{path}: can't be read ({one_line(error)}): write it again with numpy.savez") from error
+    count = sum(name.startswith("world_mat_") for name in arrays)
+    if count != num_views:
+        raise SceneError(
+            f"{path}: holds {count} cameras (world_mat_i) for {num_views} views: write one for each, numbered from 0"
+        )
+    return {
+        name: _matrix(path, name, arrays) for i in range(num_views) for name in (f"world_mat_{i}", f"scale_mat_{i}")
+    }
+
+
+def _matrix(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    if name not in arrays:
+        raise SceneError(f"{path}: has no {name}: each view needs its world_mat and scale_mat, numbered from 0")
+    array = arrays[name]
+    if array.shape != (4, 4) or array.dtype.kind not in "fiu":
+        raise SceneError(f"{path}: {name} is a {array.dtype} array of shape {array.shape}: it has to be 4x4 floats")
+    if not np.isfinite(array).all():
+        raise SceneError(f"{path}: {name} holds values that are not finite: write that camera again")
+    return array.astype(np.float64)
+
+
+def _check_similarity(path: Path, world_from_unit: np.ndarray) -> None:
+    block = world_from_unit[:3, :3]
+    gram = block.T @ block
+    square = np.trace(gram) / 3
+    is_affine = np.allclose(world_from_unit[3], [0, 0, 0, 1])
+    if not is_affine or square <= 0 or np.abs(gram - square * np.eye(3)).max() > 1e-4 * square:
+        raise SceneError(f"{path}: scale_mat_0 is no uniform scale and shift: write one factor for all three axes")
+    if np.linalg.det(block) < 0:
+        raise SceneError(f"{path}: scale_mat_0 is mirrored: write a positive scale")
+
+
+def _check_pose(path: Path, i: int, c2w: np.ndarray, is_negative: bool) -> None:
+    depth = np.linalg.inv(c2w)[2, 3]
+    if depth <= 0:
+        # A mirrored camera and a negative multiple of a good one differ in nothing but the side the object is on.
+        what = "is a mirrored camera" if is_negative else "looks away from the unit sphere"
+        raise SceneError(f"{path}: world_mat_{i} {what}: it needs K [R | t] with x right, y down, z forward")
+    distance = _norm(c2w[:3, 3])
+    if distance <= 1:
+        raise SceneError(
+            f"{path}: world_mat_{i} has its camera inside the unit sphere ({distance:.3g} radii from the centre): "
+            "let scale_mat fit the object alone"
+        )
+
+
+def _count(views: Sequence[int] | np.ndarray) -> str:
+    return f"{len(views)} cameras, first world_mat_{views[0]},"
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array))

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scene folder as nerfstudio's data parser: splits, cameras in nerfstudio's conventions, noise for experiments.
+
+nerfstudio imports this module while its own data manager is half loaded: nothing here may import a trainer, a
+pipeline or a data manager.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Optional, Sequence, Tuple, Type
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+from scipy.spatial.transform import Rotation
+
+from pmni_nerfstudio.data.scene import Scene, read_scene
+from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
+
+
+@dataclass
+class PmniDataParserConfig(DataParserConfig):
+    """A folder of normal maps, masks and cameras."""
+
+    _target: Type = field(default_factory=lambda: PmniDataParser)
+    """Target class to instantiate."""
+    data: Path = Path()
+    """The scene's folder."""
+    normals_folder: Optional[str] = None
+    """Name of the folder with the normal maps, where the scene has several."""
+    scale_factor: float = 1.0
+    """Factor on the size of the maps: 0.5 halves both sides; intrinsics follow."""
+    exclude_views: Tuple[int, ...] = ()
+    """Views held out of training, by index from 0 in the order of the file names; evaluation then uses these."""
+    pose_noise_rotation_deg: float = 0.0
+    """For experiments: turns each camera about the object by an angle of this root mean square, in degrees."""
+    pose_noise_translation: float = 0.0
+    """For experiments: shifts each camera along each axis by this standard deviation, in radii of the scene."""
+    pose_noise_seed: int = 0
+    """Seed of the pose noise."""
+
+
+@dataclass
+class PmniDataParser(DataParser):
+    """Reads the scene once and serves its splits. Mistakes in the data end the program with one line."""
+
+    config: PmniDataParserConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The scene, read at first use; its warnings are printed then.
+
+        Raises:
+            SceneError: something in the folder is missing or wrong.
+        """
+        scene = read_scene(self.config.data, self.config.normals_folder, self.config.scale_factor)
+        for warning in scene.warnings:
+            CONSOLE.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+        return scene
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Optional[dict]) -> DataparserOutputs:
+        with exit_on_error():
+            return self.outputs(split)
+
+    def outputs(self, split: str) -> DataparserOutputs:
+        """What nerfstudio trains ("train") or evaluates ("val", "test") on.
+
+        Cameras are in the unit-sphere world. Those of training views say which they are: `metadata["cam_idx"]` (n, 1),
+        the index in the train split, which slices and rays of them keep; held-out views have no such entry.
+
+        Raises:
+            SceneError: as `scene`, or no poses.
+        PmniError: views excluded that are not there, or all of them.
+        """
+        scene = self.scene
+        if scene.c2w is None:
+            raise SceneError(
+                f"{scene.root}: no camera poses; give a cameras_sphere.npz with rough ones "
+                "(registration of captures without any pose is not part of this version yet)"
+            )
+        train, held_out = split_views(scene, self.config.exclude_views)
+        is_train = split == "train" or not held_out
+        views = train if is_train else held_out
+        c2w = scene.c2w
+        if is_train:
+            c2w = perturb_poses(
+                c2w,
+                self.config.pose_noise_rotation_deg,
+                self.config.pose_noise_translation,
+                np.random.default_rng(self.config.pose_noise_seed),
+            )
+        c2w = c2w[list(views)]
+        transform, scale = unit_from_world(scene.world_from_unit)
+        images = scene.normal_files if scene.image_files is None else scene.image_files
+        return DataparserOutputs(
+            image_filenames=[images[view] for view in views],
+            mask_filenames=[scene.mask_files[view] for view in views],
+            cameras=nerfstudio_cameras(scene.K[list(views)], c2w, scene.width, scene.height, cam_idx=is_train),
+            scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
+            metadata={"scene": scene, "views": views, "c2w": c2w},
+            dataparser_transform=torch.from_numpy(transform).float(),
+            dataparser_scale=scale,
+        )
+
+
+def split_views(scene: Scene, exclude: Sequence[int]) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+    """Training and held-out views, each in the scene's order.
+
+    Raises:
+        PmniError: an index is out of range, or nothing is left to train on.
+    """
+    wrong = sorted(view for view in set(exclude) if not 0 <= view < scene.num_views)
+    if wrong:
+        raise PmniError(
+            f"exclude-views: {scene.root} has no view {wrong[0]}; its views are numbered 0 to {scene.num_views - 1}"
+        )
+    train = tuple(view for view in range(scene.num_views) if view not in exclude)
+    if not train:
+        raise PmniError(
+            f"exclude-views: all {scene.num_views} views of {scene.root} are excluded; leave some to train on"
+        )
+    return train, tuple(sorted(set(exclude)))
+
+
+def nerfstudio_cameras(
+    K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"], width: int, height: int, cam_idx: bool
+) -> Cameras:
+    """Pinholes in nerfstudio's conventions.
+
+    Args:
+        K: intrinsics in pixels, pixel centres at integers.
+        c2w: camera-to-world, OpenCV axes.
+        width: of the maps, in pixels.
+        height: of the maps, in pixels.
+        cam_idx: whether to number the cameras in `metadata["cam_idx"]`; otherwise the metadata is empty.
+    """
+    opengl = c2w * np.array([1.0, -1.0, -1.0, 1.0])  # y up, z back
+    intrinsics = torch.from_numpy(K).float()
+    return Cameras(
+        camera_to_worlds=torch.from_numpy(opengl[:, :3]).float(),
+        fx=intrinsics[:, 0, 0, None],
+        fy=intrinsics[:, 1, 1, None],
+        cx=intrinsics[:, 0, 2, None] + 0.5,  # nerfstudio counts from the pixel's corner
+        cy=intrinsics[:, 1, 2, None] + 0.5,
+        width=width,
+        height=height,
+        camera_type=CameraType.PERSPECTIVE,
+        metadata={"cam_idx": torch.arange(len(c2w))[:, None]} if cam_idx else {},
+    )
+
+
+def unit_from_world(world_from_unit: Float[np.ndarray, "4 4"]) -> Tuple[Float[np.ndarray, "3 4"], float]:
+    """nerfstudio's way from the data's world to the unit sphere: unit = scale * (transform @ world).
+
+    Args:
+        world_from_unit: similarity, may turn.
+
+    Returns:
+        transform: rotation and shift, (3, 4).
+        scale: unit-sphere units per unit of the world.
+    """
+    size = np.cbrt(np.linalg.det(world_from_unit[:3, :3]))
+    rotation = world_from_unit[:3, :3].T / size
+    return np.column_stack([rotation, -rotation @ world_from_unit[:3, 3]]), float(1 / size)
+
+
+def perturb_poses(
+    c2w: Float[np.ndarray, "n 4 4"], rotation_deg: float, translation: float, rng: np.random.Generator
+) -> Float[np.ndarray, "n 4 4"]:
+    """Rough poses out of good ones: turned about the object, shifted, and aimed at it again.
+
+    A shift alone would push the object out of the frame, which no rough pose of a masked object does: each camera
+    then turns about its own centre, by the least angle, until it sees the world's origin at the pixel of before.
+
+    Args:
+        c2w: camera-to-world, OpenCV axes, the object at the origin.
+        rotation_deg: root mean square of the angle about the origin.
+        translation: standard deviation of the shift along each axis, in the world's units.
+        rng: source of the noise, drawn for all views at once.
+    """
+    noise = rng.standard_normal((2, len(c2w), 3))
+    turn = Rotation.from_rotvec(np.deg2rad(rotation_deg) * noise[0] / np.sqrt(3)).as_matrix()
+    rough = c2w.copy()
+    rough[:, :3] = turn @ c2w[:, :3]
+    before = -rough[:, :3, 3]
+    rough[:, :3, 3] += translation * noise[1]
+    rough[:, :3, :3] = _least_turns(before, -rough[:, :3, 3]) @ rough[:, :3, :3]
+    return rough
+
+
+def _least_turns(source: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3 3"]:
+    """Rotations by the least angle that take each source's direction to its target's."""
+    axis = np.cross(source, target)
+    sine = np.linalg.norm(axis, axis=-1, keepdims=True)
+    angle = np.arctan2(sine, (source * target).sum(-1, keepdims=True))
+    # Parallel directions leave no axis, and need none.
+    return Rotation.from_rotvec(axis * np.divide(angle, sine, out=np.zeros_like(sine), where=sine > 0)).as_matrix()
+
+
+pmni_data = DataParserSpecification(
+    config=PmniDataParserConfig(),
+    description="Folder of surface normal maps, masks and cameras in the layout of SuperNormal and PMNI.",
+)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The similarity that takes a result to the true world: a result without given poses is right only up to one."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from pmni_nerfstudio.evaluation.raycast import MeshRays
+
+KEPT = 0.8
+"""Share of the points that the fit goes by: those nearest to the true surface. Parts that nobody saw lie outside."""
+
+
+def similarity_from_cameras(c2w: np.ndarray, c2w_true: np.ndarray) -> np.ndarray:
+    """Similarity (4, 4) from the world of poses (N, 4, 4) to that of the true ones.
+
+    The rotation is the mean of what the orientations say (chordal L2 mean; Hartley et al., "Rotation Averaging", IJCV
+    2013), scale and shift come from the cameras' centres: good enough to start from only, since a scene seen from afar
+    holds the distance of its cameras weakly.
+    """
+    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", c2w_true[:, :3, :3], c2w[:, :3, :3]))
+    rotation = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+    source, target = c2w[:, :3, 3] @ rotation.T, c2w_true[:, :3, 3]
+    scale = np.linalg.norm(target - target.mean(0)) / np.linalg.norm(source - source.mean(0))
+    out = np.eye(4)
+    out[:3, :3] = scale * rotation
+    out[:3, 3] = target.mean(0) - scale * source.mean(0)
+    return out
+
+
+def fit_similarity(
+    points: np.ndarray, truth: MeshRays, start: np.ndarray, rotate: bool, max_steps: int = 60, tolerance: float = 1e-9
+) -> np.ndarray:
+    """Refine a similarity so that points fall on the true surface: trimmed point-to-plane ICP, Gauss-Newton steps.
+
+    Args:
+        points: (P, 3) on the result.
+        truth: the true surface.
+        start: (4, 4) similarity to begin with.
+        rotate: whether the rotation is fitted too. With poses it is not: a bad mesh would drag it off.
+        max_steps: at most so many.
+        tolerance: stops when a step is smaller, relative to the points' extent.
+
+    Returns:
+        (4, 4) similarity from the points' world to the truth's.
+    """
+    align = start.copy()
+    for _ in range(max_steps):
+        moved = points @ align[:3, :3].T + align[:3, 3]
+        closest, normals = truth.closest(moved)
+        distance = np.linalg.norm(moved - closest, axis=-1)
+        keep = distance <= np.quantile(distance, KEPT)
+        centre = moved[keep].mean(0)
+        arm, n = moved[keep] - centre, normals[keep]
+        size = np.sqrt((arm**2).sum(-1).mean())
+        # unknowns: shift, growth and turn about the centre, the latter two in units of length
+        columns = [n, (n * arm).sum(-1, keepdims=True) / size]
+        if rotate:
+            columns.append(np.cross(arm, n) / size)
+        gap = ((closest[keep] - moved[keep]) * n).sum(-1)
+        # the least-norm solution stays put along what the surface leaves open, as a sphere does its turns
+        step = np.linalg.lstsq(np.concatenate(columns, axis=-1), gap, rcond=1e-6)[0]
+        turn = Rotation.from_rotvec(step[4:] / size if rotate else np.zeros(3)).as_matrix()
+        change = np.eye(4)
+        change[:3, :3] = np.exp(step[3] / size) * turn
+        change[:3, 3] = centre + step[:3] - change[:3, :3] @ centre
+        align = change @ align
+        if np.linalg.norm(step) < tolerance * size:
+            break
+    return align

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""First hits of camera rays with a mesh, and exact distances to it: Embree through Open3D, single precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import open3d as o3d
+import trimesh
+
+from pmni_nerfstudio.data.pinhole import pixel_rays
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where rays first meet a mesh; every array has one row for each of R rays."""
+
+    distance: np.ndarray
+    """(R,), infinite for a miss."""
+    face: np.ndarray
+    """(R,) index of the face; of no meaning for a miss."""
+    uv: np.ndarray
+    """(R, 2) barycentric weights of the face's second and third corner."""
+
+
+class MeshRays:
+    """A mesh ready for queries."""
+
+    def __init__(self, mesh: trimesh.Trimesh) -> None:
+        self._scene = o3d.t.geometry.RaycastingScene()
+        self._scene.add_triangles(
+            o3d.core.Tensor(np.ascontiguousarray(mesh.vertices, dtype=np.float32)),
+            o3d.core.Tensor(np.ascontiguousarray(mesh.faces, dtype=np.uint32)),
+        )
+
+    def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
+        """First hits of rays (R, 3), (R, 3), with unit directions."""
+        rays = np.concatenate([origins, directions], axis=-1).astype(np.float32)
+        hits = self._scene.cast_rays(o3d.core.Tensor(rays))
+        return Hits(hits["t_hit"].numpy(), hits["primitive_ids"].numpy(), hits["primitive_uvs"].numpy())
+
+    def visible_points(self, K: np.ndarray, c2w: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Points (P, 3) where the rays of all pixels of all views first meet the mesh.
+
+        Args:
+            K: (3, 3), integer pixel centres, one for all views.
+            c2w: (N, 4, 4), OpenCV axes, in the mesh's world.
+            width, height: of every view.
+        """
+        points = []
+        for pose in c2w:
+            origins, directions = pixel_rays(K, pose, width, height)
+            distance = self.cast(origins, directions).distance
+            on = np.isfinite(distance)
+            points.append(origins[on] + distance[on, None] * directions[on])
+        return np.concatenate(points)
+
+    def distance(self, points: np.ndarray) -> np.ndarray:
+        """Unsigned distance (P,) of points (P, 3) to the surface."""
+        return self._scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
+
+    def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Closest surface point (P, 3) to each of points (P, 3), and the unit normal (P, 3) of its face."""
+        found = self._scene.compute_closest_points(o3d.core.Tensor(points.astype(np.float32)))
+        return found["points"].numpy().astype(np.float64), found["primitive_normals"].numpy().astype(np.float64)

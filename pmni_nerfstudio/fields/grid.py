@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`grid`: the signed distance itself on trilinear grids, f(x) = sum over the active levels of trilinear(level, x)."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pmni_nerfstudio.fields.levels import Levels
+from pmni_nerfstudio.fields.trilinear import (
+    blend,
+    blend_with_gradient,
+    dense_index,
+    gather_corners,
+    lattice,
+    locate,
+    resample_volume,
+)
+
+
+class SdfGrid(Levels):
+    """Signed distances at the vertices of a few lattices, coarse to fine; the finer ones hold what the coarser lack.
+
+    One parameter a level: a locked level is never looked up and its gradient stays None, so that optimizers pass it
+    over. Outside the cube [-1, 1]^3 the field has the value of the cube's nearest point, a lower bound of the
+    distance, which sphere tracing may step by.
+
+    Args:
+        vertices: vertices an axis of each level, for instance (33, 65, 129): each halves the cells of the last.
+        radius: radius of the sphere to start from, world units.
+    """
+
+    def __init__(self, vertices: Sequence[int], radius: float) -> None:
+        super().__init__(vertices)
+        self.values = nn.ParameterList([nn.Parameter(torch.zeros(n, n, n)) for n in self.vertices])
+        with torch.no_grad():
+            self.values[0].copy_(lattice(self.vertices[0], self.values[0].device).norm(dim=-1) - radius)
+
+    def sdf(self, x: Tensor) -> Tensor:
+        """(P, 3) -> (P,) signed distances, world units."""
+        x_t = x.t().contiguous()
+        return torch.stack([blend(*self._corners(level, x_t))[0] for level in range(self.active_levels)]).sum(0)
+
+    def sdf_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(P, 3) -> (P,) signed distances and (P, 3) their exact gradients, from the same lookups."""
+        x_t = x.t().contiguous()
+        values, slopes = [], []
+        for level in range(self.active_levels):
+            value, slope = blend_with_gradient(*self._corners(level, x_t))
+            values.append(value[0])
+            slopes.append(slope[:, 0] * (0.5 * (self.vertices[level] - 1)))
+        # The clamp to the cube holds the field constant across the faces: no slope along an axis that is outside.
+        inside = x_t.abs() <= 1.0
+        return torch.stack(values).sum(0), (torch.stack(slopes).sum(0) * inside).t()
+
+    @torch.no_grad()
+    def volume(self, n: int) -> Tensor:
+        """(n, n, n): the field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
+        total = resample_volume(self.values[0], n)
+        for level in range(1, self.active_levels):
+            total += resample_volume(self.values[level], n)
+        return total
+
+    @torch.no_grad()
+    def fit(self, volume: Tensor, steps: int, generator: torch.Generator) -> None:
+        """Take over a volume (n, n, n) of signed distances, in every level, locked or not.
+
+        Any number of coarse levels sums up to the volume at the vertices of the finest of them; what the finer levels
+        hold is the rest. Exact, so there is nothing to iterate or to draw: `steps` and `generator` serve the encodings
+        that regress.
+        """
+        del steps, generator
+        for level, n in enumerate(self.vertices):
+            target = resample_volume(volume, n)
+            for coarser in range(level):
+                target -= resample_volume(self.values[coarser], n)
+            self.values[level].copy_(target)
+
+    def _corners(self, level: int, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, P) -> (1, 2, 2, 2, P) values at the corners of the cells, and (3, P) fractions."""
+        n = self.vertices[level]
+        cell, fraction = locate(x_t, n)
+        return gather_corners(self.values[level].view(1, -1), dense_index(cell, n)), fraction

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where along its ray each pixel meets the surface: an occupancy grid kept by the current SDF, and marching in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable
+
+import nerfacc
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+SdfFn = Callable[[Float[Tensor, "p 3"]], Float[Tensor, "p"]]
+
+
+def sphere_interval(
+    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
+) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
+    """Distances along unit rays at which they enter and leave the unit sphere; equal (empty) for rays that miss it.
+
+    Nothing is assumed of the camera's distance: the cameras of DiLiGenT-MV stand 15 radii away, others inside.
+    """
+    middle = -(origins * directions).sum(dim=-1)
+    # |o|^2 - 1 - middle^2 loses all digits at 15 radii; the closest point's norm does not.
+    closest = origins + middle[:, None] * directions
+    half = (1.0 - (closest * closest).sum(dim=-1)).clamp(min=0.0).sqrt()
+    nears = (middle - half).clamp(min=0.0)
+    return nears, torch.maximum(middle + half, nears)
+
+
+def march(
+    occupied: Bool[Tensor, "n n n"],
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    nears: Float[Tensor, "r"],
+    fars: Float[Tensor, "r"],
+    step: float,
+) -> tuple[Int[Tensor, "s"], Float[Tensor, "s"], Float[Tensor, "s"]]:
+    """Intervals of one length along each ray whose middle lies in an occupied cell of a grid over [-1, 1]^3.
+
+    The plain PyTorch twin of nerfacc's grid traversal (Li et al., "NerfAcc", 2023): the intervals lie on the lattice
+    near + m * step. Returns the packed ray index, start and end of each, sorted by ray, then by distance.
+    """
+    resolution = occupied.shape[0]
+    count = max(1, math.ceil(float((fars - nears).max()) / step)) if len(nears) else 1
+    starts = nears[:, None] + step * torch.arange(count, device=nears.device)
+    middles = starts + 0.5 * step
+    positions = origins[:, None] + middles[..., None] * directions[:, None]
+    cell = ((positions + 1.0) * (0.5 * resolution)).floor().long()
+    inside = ((cell >= 0) & (cell < resolution)).all(dim=-1) & (middles < fars[:, None])
+    cell.clamp_(0, resolution - 1)
+    flat = (cell[..., 0] * resolution + cell[..., 1]) * resolution + cell[..., 2]
+    ray_indices, slot = torch.nonzero(occupied.view(-1)[flat] & inside, as_tuple=True)
+    t_starts = starts[ray_indices, slot]
+    return ray_indices, t_starts, t_starts + step
+
+
+@dataclass
+class SurfaceHits:
+    """Where rays first meet the cached surface, or pass it by."""
+
+    t: Float[Tensor, "r"]
+    """Distance along the ray: of the first crossing, or of the least SDF for rays that cross nothing."""
+    hit: Bool[Tensor, "r"]
+    """The ray crosses the surface from outside to inside."""
+    near: Bool[Tensor, "r"]
+    """The ray passes through occupied cells at all; the others cannot touch the surface and cost nothing."""
+
+
+class SurfaceGrid(nn.Module):
+    """The SDF cached on a grid over [-1, 1]^3, with the cells near its zero level marked as occupied.
+
+    Holds nerfacc's occupancy estimator, so that its CUDA kernels march where they are compiled; elsewhere `march`
+    does the same in PyTorch. Refreshed as training goes, near the surface only.
+
+    Args:
+        resolution: cells per axis.
+        hull: (m, m, m) SDF of the visual hull on a grid over [-1, 1]^3, from which an empty grid is seeded anew.
+    """
+
+    volume: Tensor
+    hull: Tensor
+
+    def __init__(self, resolution: int, hull: Float[Tensor, "m m m"]) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.cell = 2.0 / resolution
+        self.estimator = nerfacc.OccGridEstimator(roi_aabb=[-1, -1, -1, 1, 1, 1], resolution=resolution, levels=1)
+        self.register_buffer("hull", hull.clone())
+        self.register_buffer("volume", torch.zeros((resolution + 1,) * 3))
+        self.seed(hull)
+
+    @property
+    def occupied(self) -> Bool[Tensor, "n n n"]:
+        """Cells that the surface, or its neighbourhood, may pass through."""
+        return self.estimator.binaries[0]
+
+    def seed(self, sdf_grid: Float[Tensor, "m m m"]) -> None:
+        """Takes a given SDF grid (corners on the bounds) as the cached one."""
+        upsampled = F.interpolate(
+            sdf_grid[None, None].to(self.volume), size=self.volume.shape, mode="trilinear", align_corners=True
+        )
+        self.volume.copy_(upsampled[0, 0])
+        self._mark(2.0 * self.cell)
+
+    @torch.no_grad()
+    def refresh(self, sdf: SdfFn, margin: float = 0.0, everywhere: bool = False, chunk: int = 1 << 18) -> None:
+        """Evaluates the SDF anew at the vertices within a few cells of the cached surface, or everywhere.
+
+        Args:
+            sdf: the field.
+            margin: distance from the surface, beyond one cell, that stays occupied.
+        """
+        flat = self.volume.view(-1)
+        if everywhere:
+            chosen = torch.arange(len(flat), device=flat.device)
+        else:
+            chosen = torch.nonzero(flat.abs() < margin + 4.0 * self.cell)[:, 0]
+        n = self.resolution + 1
+        for part in chosen.split(chunk):
+            index = torch.stack([part // (n * n), (part // n) % n, part % n], dim=-1)
+            flat[part] = sdf(index * self.cell - 1.0).to(flat)
+        self._mark(margin + self.cell)
+        if not self.occupied.any():
+            CONSOLE.log("The surface vanished from the occupancy grid: seeded again from the visual hull.")
+            self.seed(self.hull)
+
+    def _mark(self, margin: float) -> None:
+        """Marks the cells whose corners come within `margin` of the surface, or lie on both sides of it."""
+        volume = self.volume[None, None]
+        highest = F.max_pool3d(volume, 2, stride=1)[0, 0]
+        lowest = -F.max_pool3d(-volume, 2, stride=1)[0, 0]
+        self.estimator.binaries[0] = (lowest < margin) & (highest > -margin)
+
+    def lookup(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """Trilinear look-up of the cached SDF; no gradients."""
+        with torch.no_grad():
+            coords = positions.detach().flip(-1).view(1, 1, 1, -1, 3)
+            values = F.grid_sample(self.volume[None, None], coords, align_corners=True, padding_mode="border")
+        return values.view(positions.shape[:-1])
+
+    def march(
+        self,
+        origins: Float[Tensor, "r 3"],
+        directions: Float[Tensor, "r 3"],
+        step: float,
+    ) -> tuple[Int[Tensor, "s"], Float[Tensor, "s"], Float[Tensor, "s"]]:
+        """Intervals in occupied cells inside the unit sphere (see `march`); nerfacc's kernel on CUDA."""
+        nears, fars = sphere_interval(origins, directions)
+        if origins.is_cuda:
+            return self.estimator.sampling(origins, directions, t_min=nears, t_max=fars, render_step_size=step)
+        return march(self.occupied, origins, directions, nears, fars, step)
+
+    @torch.no_grad()
+    def trace(self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]) -> SurfaceHits:
+        """First crossing of the cached SDF along unit rays, by marching one cell at a time and one secant step.
+
+        A ray that starts inside counts as crossing where it enters.
+        """
+        rays = len(origins)
+        ray, t_start, t_end = self.march(origins, directions, self.cell)
+        f_start = self.lookup(origins[ray] + t_start[:, None] * directions[ray])
+        f_end = self.lookup(origins[ray] + t_end[:, None] * directions[ray])
+
+        samples = len(ray)
+        order = torch.arange(samples, device=ray.device)
+        none = torch.full((rays,), samples, device=ray.device)
+        first = none.scatter_reduce(0, ray, torch.where(f_end < 0, order, samples), "amin")
+        hit = first < samples
+        first = first[hit]
+        inside_at_start = f_start[first] <= 0
+        share = f_start[first] / (f_start[first] - f_end[first]).clamp(min=1e-9)
+        crossing = t_start[first] + torch.where(inside_at_start, 0.0, share) * (t_end[first] - t_start[first])
+
+        least = torch.full((rays,), torch.inf, device=ray.device).scatter_reduce(0, ray, f_start, "amin")
+        lowest = none.scatter_reduce(0, ray, torch.where(f_start <= least[ray], order, samples), "amin")
+        near = lowest < samples
+        t = torch.zeros(rays, device=ray.device)
+        t[near] = t_start[lowest[near]]
+        t[hit] = crossing
+        return SurfaceHits(t=t, hit=hit, near=near)

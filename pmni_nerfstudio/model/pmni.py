@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model: renders normals, depth and accumulation of a signed distance field, and learns it with the poses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Tuple, Type, Union, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.model_components.renderers import RGBRenderer
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
+from pmni_nerfstudio.model import rendering
+from pmni_nerfstudio.model.loss_schedule import LossWeights
+from pmni_nerfstudio.model.lr_schedule import set_run_length
+from pmni_nerfstudio.model.marching import SurfaceGrid
+from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
+from pmni_nerfstudio.model.supervision import Supervision
+from pmni_nerfstudio.registration.start import Start, start_from_hull
+
+Outputs = Dict[str, Any]
+
+
+@dataclass
+class PmniModelConfig(ModelConfig):
+    """Surface and poses from normal maps."""
+
+    _target: Type = field(default_factory=lambda: PmniModel)
+    """Model class."""
+    # nerfstudio's own exporter looks for this name.
+    sdf_field: PmniFieldConfig = field(default_factory=PmniFieldConfig)
+    """The signed distance field."""
+    camera_optimizer: PmniPoseOptimizerConfig = field(default_factory=PmniPoseOptimizerConfig)
+    """The poses."""
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    """Weights of the losses by stage of the run."""
+    normal_loss: Literal["l1", "l2", "angular"] = "l2"
+    """How rendered and observed normals are compared."""
+    gradients: Literal["directional", "analytic", "numerical"] = "directional"
+    """Gradient of the field in training: differences between a patch's samples (fastest), exact, or six-point."""
+    samples_per_ray: int = 12
+    """Samples along a ray, spread about the surface that it meets."""
+    window_reach_px: float = 8.0
+    """A patch's rays share their samples where their surfaces lie within this many pixels' widths in depth."""
+    start: Literal["hull", "sphere"] = "hull"
+    """First surface: the masks' visual hull, or the sphere that the field is initialised to."""
+    hull_resolution: int = 97
+    """Grid vertices per axis of the visual hull."""
+    hull_votes: int = 1
+    """A point is outside the hull if this many views say so; more than 1 where poses or masks are doubtful."""
+    inv_s_floor: Tuple[float, float] = (100.0, 4000.0)
+    """Least sharpness of the rendered surface (one over the density's standard deviation, per scene radius) at the
+    start and at the end of the run; between them it grows geometrically."""
+    grid_resolution: int = 128
+    """Cells per axis of the occupancy grid."""
+    steps_per_grid_update: int = 20
+    """Training steps between refreshes of the occupancy grid."""
+    enable_collider: bool = False
+    """Unused: rays are bounded by the unit sphere."""
+    eval_num_rays_per_chunk: int = 1 << 15
+    """Rays per chunk in evaluation."""
+
+
+class PmniModel(Model):
+    """PMNI's surface and pose model (Peng et al., CVPR 2025), with SuperNormal's patches (Cao and Taketomi, CVPR 2024).
+
+    Bundles whose rays carry `camera_indices` are of training views and move to their optimised poses; bundles without
+    are rendered as they are. Bundles of training patches (metadata `patch_size`) are rendered together in training.
+    """
+
+    config: PmniModelConfig
+
+    def populate_modules(self) -> None:
+        """Field, poses, occupancy grid and losses, from the training split's scene."""
+        super().populate_modules()
+        metadata: Dict[str, Any] = self.kwargs["metadata"]
+        scene: Scene = metadata["scene"]
+        self.views: Tuple[int, ...] = metadata["views"]
+        c2w = np.asarray(metadata["c2w"])
+        self.field = cast(PmniField, _resolved(self.config.sdf_field, scene.K, c2w).setup())
+        base = torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()
+        self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
+            num_cameras=self.num_train_data, device="cpu", base_c2w=base
+        )
+        n = self.config.hull_resolution
+        self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
+        self.supervision = Supervision(scene, self.views, self.config.normal_loss)
+        self.renderer_rgb = RGBRenderer(background_color="random")
+        self.fraction = 0.0
+        self._check_config()
+
+    def _check_config(self) -> None:
+        depths = self.supervision.has_depths
+        needy = [
+            n for n in ("sdf_on_points", "point_consistency", "depth") if any(getattr(self.config.loss_weights, n))
+        ]
+        if needy and not depths:
+            raise PmniError(f"loss-weights.{needy[0]}: needs depth maps, and {self.supervision.root} has none")
+
+    # ---- start, schedule ----
+
+    def warm_start(self, start: Start) -> None:
+        """Takes over poses and surface before the first step: the hull's, or what a registration found."""
+        if self.camera_optimizer.learns:
+            c2w = start.c2w * np.array([1.0, -1.0, -1.0, 1.0])
+            self.camera_optimizer.set_start(torch.from_numpy(c2w)[:, :3].to(self.device))
+        sdf = start.sdf.to(self.device)
+        if self.config.start == "hull":
+            self.field.fit(sdf)
+        self.grid.hull.copy_(sdf)
+        self.grid.refresh(self.field.sdf, everywhere=True)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> List[TrainingCallback]:
+        """Start, schedule by the fraction of the run, refresh of the occupancy grid, end at max_num_iterations."""
+        trainer = training_callback_attributes.trainer
+        assert trainer is not None
+        total = trainer.config.max_num_iterations
+        set_run_length(trainer.optimizers.schedulers, total)
+        if trainer._start_step == 0:
+            self.warm_start(self._hull_start())
+
+        def before(step: int) -> None:
+            self.set_fraction(min(step / total, 1.0))
+            if step % self.config.steps_per_grid_update == 0:
+                self.grid.refresh(self.field.sdf, margin=self.half_width())
+
+        def after(step: int) -> None:
+            # nerfstudio trains max_num_iterations *more* steps after a resume; here they count from the first.
+            if step + 1 >= total:
+                trainer.stop_training = True
+
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
+        ]
+
+    def _hull_start(self) -> Start:
+        metadata = self.kwargs["metadata"]
+        scene: Scene = metadata["scene"]
+        views = list(self.views)
+        start = start_from_hull(
+            scene.masks[views], scene.K[views], metadata["c2w"], self.config.hull_resolution, self.config.hull_votes
+        )
+        if not bool((start.sdf < 0).any()):
+            raise PmniError(f"{scene.root}: the masks have no visual hull at these poses; check cameras and masks")
+        return start
+
+    def set_fraction(self, fraction: float) -> None:
+        """Sets all that depends on how far the run is, 0 to 1."""
+        self.fraction = fraction
+        self.field.set_progress(fraction)
+        first, last = self.config.inv_s_floor
+        self.field.set_min_inv_s(first * (last / first) ** min(fraction / 0.9, 1.0))
+
+    @torch.no_grad()
+    def half_width(self) -> float:
+        """How far before and behind a surface rays are sampled: where the logistic density dies, and a voxel's share."""
+        return 4.0 / self.field.inv_s().item() + 0.7 * self.field.active_voxel
+
+    def get_param_groups(self) -> Dict[str, List[nn.Parameter]]:
+        """Parameters by optimizer."""
+        return {**self.field.param_groups(), **self.camera_optimizer.param_groups()}
+
+    # ---- rendering ----
+
+    def get_outputs(self, ray_bundle: Union[RayBundle, Cameras]) -> Outputs:
+        """Renders rays: patches in training, single rays in evaluation."""
+        assert isinstance(ray_bundle, RayBundle)
+        self.camera_optimizer.apply_to_raybundle(ray_bundle)
+        if self.training:
+            return self._render_patches(ray_bundle)
+        return self._render_rays(ray_bundle)
+
+    def _render_patches(self, bundle: RayBundle) -> Outputs:
+        """World normals (not normalised), accumulation and depths of patches, differentiable in field and poses."""
+        side = int(bundle.metadata["patch_size"].view(-1)[0])
+        rays = side * side
+        if self.config.gradients == "directional" and side == 1:
+            raise PmniError(
+                "gradients: directional differences need patches; set pixel-sampler.patch-size to 3 or more"
+            )
+        hits = self.grid.trace(bundle.origins.detach(), bundle.directions.detach())
+        norms = bundle.metadata["directions_norm"].view(-1, rays)
+        origins, directions = bundle.origins.view(-1, rays, 3), bundle.directions.view(-1, rays, 3)
+        footprint = (hits.t * bundle.pixel_area[:, 0].sqrt()).view(-1, rays).amax(dim=1)
+        planes = rendering.patch_planes(
+            hits,
+            norms,
+            self.config.samples_per_ray,
+            self.half_width(),
+            self.config.window_reach_px * footprint,
+            jitter=True,
+        )
+        chosen = planes.near
+        # Work on the patches that can meet the surface, and on no others.
+        distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
+        positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
+        square = (int(chosen.sum()), side, side, self.config.samples_per_ray)
+        sdf, gradients = self._sdf_and_gradients(positions.view(*square, 3))
+        weights = rendering.neus_weights(sdf, self.field.inv_s()).view_as(distances)
+        normals, accumulation = rendering.along_rays(weights, gradients.view_as(positions))
+        depth, _ = rendering.along_rays(weights, distances[..., None])
+
+        index = torch.nonzero(chosen.repeat_interleave(rays))[:, 0]
+        count = len(bundle.origins)
+
+        def spread(values: Float[Tensor, "p k2 c"]) -> Float[Tensor, "r c"]:
+            return values.new_zeros(count, values.shape[-1]).index_copy(0, index, values.reshape(len(index), -1))
+
+        return {
+            "normal_world": spread(normals),
+            "accumulation": spread(accumulation[..., None]),
+            "depth": spread(depth),
+            "valid": planes.valid.view(-1, 1),
+            "near": hits.near[:, None],
+            "gradients": gradients.reshape(-1, 3),
+            "surface": bundle.origins + hits.t[:, None] * bundle.directions,
+            "hit": hits.hit[:, None],
+            "origins": bundle.origins,
+            "directions": bundle.directions,
+            "directions_norm": bundle.metadata["directions_norm"],
+        }
+
+    def _sdf_and_gradients(
+        self, positions: Float[Tensor, "p k k s 3"]
+    ) -> Tuple[Float[Tensor, "p k k s"], Float[Tensor, "p k k s 3"]]:
+        if self.config.gradients == "analytic":
+            return self.field.sdf_and_gradient(positions)
+        sdf = self.field.sdf(positions)
+        if self.config.gradients == "numerical":
+            return sdf, self.field.numerical_gradient(positions, self.field.active_voxel)
+        return sdf, rendering.directional_gradients(sdf, positions)
+
+    @torch.no_grad()
+    def _render_rays(self, bundle: RayBundle) -> Outputs:
+        """The outputs that viewer and exporters ask for; `depth` is the distance along the unit ray."""
+        hits = self.grid.trace(bundle.origins, bundle.directions)
+        index = torch.nonzero(hits.near)[:, 0]
+        origins, directions = bundle.origins[index], bundle.directions[index]
+        half = self.half_width()
+        offsets = torch.linspace(-half, half, self.config.samples_per_ray, device=origins.device)
+        distances = hits.t[index][:, None] + offsets
+        sdf = self.field.sdf(origins[:, None] + distances[..., None] * directions[:, None])
+        weights = rendering.neus_weights(sdf, self.field.inv_s())
+        mean, visible = rendering.along_rays(weights, distances[..., None])
+        surface = origins + mean * directions
+        gradient = self.field.numerical_gradient(surface, self.field.active_voxel)
+        count = len(bundle.origins)
+        accumulation = origins.new_zeros(count).index_copy(0, index, visible)
+        depth = origins.new_zeros(count).index_copy(0, index, mean[:, 0])
+        normals = torch.zeros_like(bundle.origins).index_copy(0, index, nn.functional.normalize(gradient, dim=-1))
+        # A headlight: enough to judge a shape by, whatever the side it is seen from.
+        facing = -(normals * bundle.directions).sum(dim=-1).clamp(max=0.0)
+        shade = (0.15 + 0.8 * facing) * accumulation
+        return {
+            "rgb": shade[:, None].expand(-1, 3),
+            "normals": ((normals + 1.0) / 2.0).clamp(0.0, 1.0),
+            "depth": depth[:, None],
+            "accumulation": accumulation[:, None],
+        }
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
+        """Renders a camera, at its optimised pose if it is a training view's (metadata `cam_idx`).
+
+        Besides the model's outputs: `normals_camera`, unit, in the camera's OpenCV axes, zero off the object.
+        """
+        c2w = self.camera_optimizer.apply_to_camera(camera).to(self.device).view(-1, 3, 4)
+        posed = Cameras(
+            camera_to_worlds=c2w,
+            fx=camera.fx,
+            fy=camera.fy,
+            cx=camera.cx,
+            cy=camera.cy,
+            width=camera.width,
+            height=camera.height,
+            distortion_params=camera.distortion_params,
+            camera_type=camera.camera_type,
+        ).to(self.device)
+        bundle = posed.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+        outputs = self.get_outputs_for_camera_ray_bundle(bundle)
+        axes = c2w[0, :, :3] * torch.tensor([1.0, -1.0, -1.0], device=self.device)
+        seen = outputs["accumulation"] > 0.5
+        outputs["normals_camera"] = torch.where(seen, (outputs["normals"] * 2 - 1) @ axes.to(outputs["normals"]), 0.0)
+        return outputs
+
+    @torch.no_grad()
+    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> Outputs:
+        """Renders given rays where they are: a whole image's bundle has its pose in it, whoever made it."""
+        camera_ray_bundle.camera_indices = None
+        return super().get_outputs_for_camera_ray_bundle(camera_ray_bundle)
+
+    # ---- losses and metrics ----
+
+    def get_loss_dict(self, outputs: Outputs, batch: Dict[str, Tensor], metrics_dict=None) -> Dict[str, Tensor]:
+        """Every loss with a weight at this stage of the run, weighted, under its own name."""
+        weights = self.config.loss_weights.weights_at(self.fraction)
+        if not self.training:
+            return {}
+        losses = self.supervision.losses(outputs, batch, weights, self.field, self.camera_optimizer, self.grid)
+        loss_dict = {f"{name}_loss": weights[name] * loss for name, loss in losses.items()}
+        self.camera_optimizer.get_loss_dict(loss_dict)
+        return loss_dict
+
+    def get_metrics_dict(self, outputs: Outputs, batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Sharpness of the surface and how far poses have moved."""
+        metrics: Dict[str, Tensor] = {"inv_s": self.field.inv_s().detach()}
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    @torch.no_grad()
+    def get_image_metrics_and_images(
+        self, outputs: Outputs, batch: Dict[str, Tensor]
+    ) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
+        """Mean angular error of the rendered normals (degrees, on pixels of mask and surface), and the masks' overlap."""
+        rendered = outputs["normals_camera"]
+        observed, mask = batch["normal"].to(rendered), batch["mask"].to(rendered) > 0.5
+        seen = outputs["accumulation"] > 0.5
+        both = (mask & seen)[..., 0]
+        if not bool(both.any()):
+            CONSOLE.log("Evaluation: the surface is not seen in this view's mask.")
+        error_deg = torch.rad2deg(
+            torch.atan2(torch.linalg.cross(rendered, observed).norm(dim=-1), (rendered * observed).sum(dim=-1))
+        )
+        error_deg = torch.where(both, error_deg, 0.0)
+        metrics = {
+            "normal_mae_deg": float(error_deg[both].mean()) if bool(both.any()) else 180.0,
+            "mask_iou": float((mask & seen).sum() / (mask | seen).sum()),
+        }
+        error = colormaps.apply_colormap((error_deg / 30.0).clamp(max=1.0)[..., None])
+
+        def picture(normals: Tensor, on: Tensor) -> Tensor:
+            return torch.where(on, (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2, 1.0)
+
+        pair = torch.cat([picture(observed, mask), picture(rendered, seen)], dim=1)
+        return metrics, {
+            "normals": pair,
+            "angular_error": error,
+            "accumulation": outputs["accumulation"].expand(-1, -1, 3),
+            "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
+        }
+
+
+def _resolved(
+    config: PmniFieldConfig, K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "m 4 4"]
+) -> PmniFieldConfig:
+    """The field's configuration with grid levels fitting the maps, where none are given.
+
+    A voxel a little larger than what a pixel covers at the object's distance: smaller ones hold nothing that is
+    observed. Each level halves the next one's cells, down to about 25 vertices per axis.
+    """
+    if config.grid_vertices:
+        return config
+    footprint = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)) / np.median(K[:, 0, 0]))
+    cells = 96
+    while cells < 256 and 2.0 / cells > 1.3 * footprint:
+        cells = 192 if cells == 96 else 256
+    levels = [cells // 4, cells // 2, cells] if cells < 192 else [cells // 8, cells // 4, cells // 2, cells]
+    return dataclasses.replace(config, grid_vertices=tuple(level + 1 for level in levels))

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rendered rays are compared with: gathers each loss's inputs, and computes those that have a weight."""
+
+from __future__ import annotations
+
+from typing import Dict, Literal, Tuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pmni_nerfstudio.data.depths import read_depths
+from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.fields.sdf_field import PmniField
+from pmni_nerfstudio.model import losses
+from pmni_nerfstudio.model.marching import SurfaceGrid, sphere_interval
+from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
+from pmni_nerfstudio.model.projection import unproject
+from pmni_nerfstudio.model.visibility import view_cosines, visible_by_sphere_tracing
+
+# Points a step for the losses between views: each is looked up in every view that sees it.
+CROSS_VIEW_POINTS = 512
+# Pairs of views farther apart than this share little surface.
+NEIGHBOUR_ANGLE_DEG = 60.0
+NEIGHBOURS = 4
+
+
+class Supervision:
+    """The training views' maps, and the losses on them.
+
+    Args:
+        scene: all views' maps; read in place.
+        views: the training views.
+        normal_kind: how normals are compared.
+    """
+
+    def __init__(self, scene: Scene, views: Tuple[int, ...], normal_kind: Literal["l1", "l2", "angular"]) -> None:
+        self.root = scene.root
+        self.has_depths = scene.depth_files is not None
+        self.normal_kind: Literal["l1", "l2", "angular"] = normal_kind
+        self._scene = scene
+        self._views = torch.tensor(views)
+        self._K = torch.from_numpy(scene.K[list(views)]).float()
+        self._depths: Tensor | None = None
+
+    def losses(
+        self,
+        outputs: Dict[str, Tensor],
+        batch: Dict[str, Tensor],
+        weights: Dict[str, float],
+        field: PmniField,
+        poses: PmniPoseOptimizer,
+        grid: SurfaceGrid,
+    ) -> Dict[str, Tensor]:
+        """Unweighted losses by name, those of weight zero left out.
+
+        Args:
+            outputs: of rendered patches.
+            batch: their observed `normal`, `mask`, `indices`, and `depth` where depth losses have a weight.
+            weights: by name.
+            field: the SDF.
+            poses: current poses of the training views.
+            grid: the cached SDF.
+        """
+        mask, valid = batch["mask"][:, 0], outputs["valid"][:, 0].float()
+        accumulation = outputs["accumulation"][:, 0]
+        # A normal rendered from a ray that the surface hardly stops belongs to nothing.
+        opaque = mask * valid * (accumulation.detach() > 0.5)
+        view = batch["indices"][:, 0].to(mask.device)
+        result: Dict[str, Tensor] = {}
+        if weights["normal"]:
+            to_camera = poses.w2c_opencv()[:, :, :3].index_select(0, view)
+            rendered = (to_camera * outputs["normal_world"][:, None, :]).sum(dim=-1)
+            result["normal"] = losses.normal_loss(rendered, batch["normal"], opaque, self.normal_kind)
+        if weights["mask"]:
+            missed = (mask > 0.5) & ~outputs["near"][:, 0]
+            result["mask"] = losses.mask_loss(accumulation, mask, valid) + self._missed(outputs, missed, field, grid)
+        if weights["eikonal"]:
+            result["eikonal"] = losses.eikonal_loss(outputs["gradients"])
+        if weights["depth"]:
+            z = outputs["depth"][:, 0] / outputs["directions_norm"][:, 0]
+            integrated = batch["depth"][:, 0]
+            known = (opaque > 0) & (integrated > 0)
+            result["depth"] = losses.depth_loss(z, integrated, view, known, len(self._views))
+        if weights["sdf_on_points"] or weights["point_consistency"]:
+            result |= self._point_losses(batch, weights, field, poses)
+        if weights["cross_view_normal"]:
+            result["cross_view_normal"] = self._cross_view(outputs, field, poses, grid)
+        if weights["curvature"]:
+            points = outputs["surface"][outputs["hit"][:, 0]][:CROSS_VIEW_POINTS].detach()
+            delta = field.active_voxel
+            around = field.sdf(losses.axis_neighbours(points, delta))
+            result["curvature"] = losses.curvature_loss(field.sdf(points), around, delta)
+        return result
+
+    @staticmethod
+    def _missed(
+        outputs: Dict[str, Tensor], missed: Tensor, field: PmniField, grid: SurfaceGrid, steps: int = 64
+    ) -> Float[Tensor, ""]:
+        """Mask rays that pass the surface at a distance: volume rendering gives them no gradient, so the least SDF
+        along each is drawn below zero. Zero where there are none."""
+        if not bool(missed.any()):
+            return outputs["accumulation"].new_zeros(())
+        origins, directions = outputs["origins"][missed], outputs["directions"][missed]
+        nears, fars = sphere_interval(origins.detach(), directions.detach())
+        share = (torch.arange(steps, device=nears.device) + 0.5) / steps
+        t = nears[:, None] + (fars - nears)[:, None] * share
+        cached = grid.lookup(origins[:, None] + t[..., None] * directions[:, None])
+        nearest = t.gather(1, cached.argmin(dim=1, keepdim=True))
+        least = field.sdf(origins + nearest * directions)
+        return least.clamp(min=0.0).sum() / len(missed)
+
+    def _point_losses(
+        self, batch: Dict[str, Tensor], weights: Dict[str, float], field: PmniField, poses: PmniPoseOptimizer
+    ) -> Dict[str, Tensor]:
+        """Losses on the points of the depth maps at the batch's pixels."""
+        device = batch["mask"].device
+        if self._depths is None:
+            self._depths = torch.as_tensor(read_depths(self._scene))[self._views].to(device)
+        indices = batch["indices"].to(device)
+        known = batch["depth"][:, 0] > 0
+        indices = indices[known][:: max(1, int(known.sum()) // CROSS_VIEW_POINTS)]
+        view, row, column = indices.unbind(dim=-1)
+        w2c, K, scales = poses.w2c_opencv(), self._K.to(device), poses.depth_scales()
+        result: Dict[str, Tensor] = {}
+        if weights["sdf_on_points"]:
+            pixels = torch.stack([column, row], dim=-1).float()
+            depth = self._depths[view, row, column] * scales[view]
+            points = unproject(pixels, depth, w2c.index_select(0, view), K[view])
+            inside = (points.norm(dim=-1) < 1).float()
+            result["sdf_on_points"] = losses.sdf_on_points_loss(field.sdf(points), inside)
+        if weights["point_consistency"]:
+            table = losses.neighbour_views(w2c, NEIGHBOUR_ANGLE_DEG, NEIGHBOURS)
+            chosen = torch.randint(table.shape[1], (len(view),), device=device)
+            result["point_consistency"] = losses.point_consistency_loss(
+                indices, table[view, chosen], self._depths, scales, w2c, K
+            )
+        return result
+
+    def _cross_view(
+        self, outputs: Dict[str, Tensor], field: PmniField, poses: PmniPoseOptimizer, grid: SurfaceGrid
+    ) -> Float[Tensor, ""]:
+        """Observed normals of surface points in all views that see them."""
+        points = outputs["surface"][outputs["hit"][:, 0]].detach()
+        points = points[:: max(1, len(points) // CROSS_VIEW_POINTS)]
+        normals = nn.functional.normalize(field.numerical_gradient(points, field.active_voxel).detach(), dim=-1)
+        centres = poses.c2w()[:, :, 3].detach()
+        cosines = view_cosines(points, normals, centres)
+        seen = visible_by_sphere_tracing(grid.lookup, points, centres, candidates=cosines > 0.2)
+        maps = torch.from_numpy(self._scene.normals)
+        if len(self._views) < len(maps):
+            maps = maps[self._views]
+        return losses.cross_view_normal_loss(
+            points, poses.w2c_opencv(), self._K.to(points.device), maps, cosines.clamp(min=0.0) * seen
+        )

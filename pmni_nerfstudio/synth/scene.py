@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A synthetic capture in memory: options in, maps and cameras out, the same for the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pmni_nerfstudio.errors import PmniError
+
+ShapeName = Literal["blob", "knot", "bracket", "figure", "vase", "sphere"]
+
+
+@dataclass(kw_only=True)
+class SynthConfig:
+    """What is captured, from where, and how badly."""
+
+    shape: ShapeName = "blob"
+    """The object: blob (smooth, bumps), knot (a tube with holes), bracket (flat faces, sharp edges, bores), figure (limbs), vase (hollow, fluted) or sphere (poses can't be found from it)."""
+    views: int = 20
+    """Cameras, evenly round a ring."""
+    width: int = 153
+    """Width of the maps in pixels."""
+    height: int = 128
+    """Height of the maps in pixels."""
+    distance: float = 15.0
+    """Cameras' distance from the object in radii of the unit sphere; the focal length follows, so that it fills the frame."""
+    elevation: float = 25.0
+    """Cameras' elevation over the object's equator in degrees."""
+    clockwise: bool = False
+    """Go round the ring clockwise, as seen from above."""
+    jitter: float = 0.0
+    """How far true cameras stray off the ring: 1 is azimuth and elevation by up to 5 degrees, roll 3 degrees, distance 5%, target 5% of the radius."""
+    rotation_noise_deg: float = 0.0
+    """Error of the rough poses that are written: each camera turned about the object, by this root mean square, in degrees."""
+    translation_noise: float = 0.0
+    """Error of the rough poses: shift of each camera along each axis, standard deviation in radii of the unit sphere."""
+    normal_noise_deg: float = 0.0
+    """Noise of the normals, independent in each pixel: root mean square of the angle, in degrees."""
+    bias_deg: float = 0.0
+    """Smooth bias of the normals in each view, as photometric stereo has: root mean square of the turn, in degrees."""
+    mask_noise_px: float = 0.0
+    """How far the masks' outlines wander, root mean square in pixels; a few holes open as well."""
+    world_scale: float = 55.0
+    """Units of the data's world (say, mm) per radius of the unit sphere."""
+    seed: int = 0
+    """Seed of all that is random; poses, normals and masks draw from streams of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class SynthScene:
+    """A capture and its truth. Poses are camera-to-world, OpenCV axes, in the unit-sphere world."""
+
+    names: tuple[str, ...]
+    """File names of the views, without suffix."""
+    K: np.ndarray
+    """(3, 3) float64, integer pixel centres, the same for all views."""
+    c2w: np.ndarray
+    """(N, 4, 4) float64, true."""
+    c2w_rough: np.ndarray
+    """(N, 4, 4) float64, with the pose noise; equal to the true ones without."""
+    world_from_unit: np.ndarray
+    """(4, 4): the data's world."""
+    masks: np.ndarray
+    """(N, H, W) bool, with the mask noise."""
+    normals: np.ndarray
+    """(N, H, W, 3) float32, OpenCV camera axes, unit on the mask, zero off it, with the normal noise."""
+    depth: np.ndarray
+    """(N, H, W) float32, true z depth in unit-sphere radii, NaN off the object."""
+
+
+def make_scene(config: SynthConfig) -> SynthScene:
+    """Render a synthetic capture.
+
+    Raises:
+        PmniError: an option is out of its range.
+    """
+    _check(config)
+    # torch takes seconds to load, and the command line's help needs these options but no torch
+    from pmni_nerfstudio.data.pinhole import pixel_rays
+    from pmni_nerfstudio.synth.noise import disturb_mask, disturb_normals
+    from pmni_nerfstudio.synth.render import render
+    from pmni_nerfstudio.synth.rig import intrinsics, ring, rough_poses
+    from pmni_nerfstudio.synth.shapes import SHAPES
+
+    ring_rng, pose_rng, normal_rng, mask_rng = (
+        np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(4)
+    )
+    K = intrinsics(config.width, config.height, config.distance)
+    c2w = ring(config.views, config.elevation, config.distance, config.jitter, config.clockwise, ring_rng)
+    masks, normals, depth = render(SHAPES[config.shape], K, c2w, config.width, config.height)
+
+    camera_rays = pixel_rays(K, np.eye(4), config.width, config.height)[1].reshape(config.height, config.width, 3)
+    if config.normal_noise_deg or config.bias_deg:
+        for view_normals, mask in zip(normals, masks):
+            view_normals[:] = disturb_normals(
+                view_normals, camera_rays, mask, config.normal_noise_deg, config.bias_deg, normal_rng
+            )
+    if config.mask_noise_px:
+        noisy = np.stack([disturb_mask(mask, config.mask_noise_px, mask_rng) for mask in masks])
+        # background taken for the object has no normal worth the name
+        normals[noisy & ~masks] = np.array([0.0, 0.0, -1.0])
+        normals[~noisy] = 0
+        masks = noisy
+
+    world_from_unit = np.diag([config.world_scale] * 3 + [1.0])
+    world_from_unit[:3, 3] = config.world_scale * np.array([0.15, -0.1, 0.25])  # no reader may lean on the origin
+    digits = max(2, len(str(config.views - 1)))
+    return SynthScene(
+        names=tuple(f"{i:0{digits}d}" for i in range(config.views)),
+        K=K,
+        c2w=c2w,
+        c2w_rough=rough_poses(c2w, config.rotation_noise_deg, config.translation_noise, pose_rng),
+        world_from_unit=world_from_unit,
+        masks=masks,
+        normals=normals,
+        depth=depth,
+    )
+
+
+def _check(config: SynthConfig) -> None:
+    for name, least in (("views", 2), ("width", 8), ("height", 8), ("distance", 2.0)):
+        if not getattr(config, name) >= least:
+            raise PmniError(f"--{name}: {getattr(config, name)} is too small; give at least {least}")
+    for name in (
+        "jitter",
+        "rotation_noise_deg",
+        "translation_noise",
+        "normal_noise_deg",
+        "bias_deg",
+        "mask_noise_px",
+        "seed",
+    ):
+        if not getattr(config, name) >= 0:
+            raise PmniError(f"--{name.replace('_', '-')}: {getattr(config, name)} is negative; give 0 or more")
+    if not config.world_scale > 0:
+        raise PmniError(f"--world-scale: {config.world_scale} is no scale; give a number above 0")
