@@ -144,6 +144,7 @@ def test_a_wrong_folder_ends_in_one_line(tmp_path, capsys):
 
 
 def many_poses(sphere_scene: Scene) -> np.ndarray:
+    assert sphere_scene.c2w is not None
     return np.tile(sphere_scene.c2w, (1000, 1, 1))
 
 

@@ -121,7 +121,9 @@ def test_plate_as_thin_as_a_cell_comes_out_whole_at_512():
 
 
 def test_nested_surfaces_are_both_found():
-    shell = lambda x: (x.norm(dim=-1) - 0.5).abs() - 0.02
+    def shell(x):
+        return (x.norm(dim=-1) - 0.5).abs() - 0.02
+
     mesh = extract(shell, 200)
     assert mesh.is_watertight
     assert mesh.body_count == 2
@@ -237,6 +239,9 @@ def test_every_cell_closes_with_every_neighbour():
                 assert borders.setdefault(key, named) == named
         # all open sides lie on faces
         assert all(
-            any(CORNERS[np.r_[EDGES[a], EDGES[b]], x].min() == CORNERS[np.r_[EDGES[a], EDGES[b]], x].max() for x in range(3))
+            any(
+                CORNERS[np.r_[EDGES[a], EDGES[b]], x].min() == CORNERS[np.r_[EDGES[a], EDGES[b]], x].max()
+                for x in range(3)
+            )
             for a, b in open_sides
         )

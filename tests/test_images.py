@@ -154,7 +154,9 @@ def write_cropped_exr(path: Path) -> None:
 
 
 def write_other_channels(path: Path) -> None:
-    OpenEXR.File({"type": OpenEXR.scanlineimage}, {"u": np.zeros((2, 2), "f"), "v": np.zeros((2, 2), "f")}).write(str(path))
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, {"u": np.zeros((2, 2), "f"), "v": np.zeros((2, 2), "f")}).write(
+        str(path)
+    )
 
 
 BROKEN = [

@@ -306,6 +306,7 @@ def test_sample_maps_is_the_slow_twin_and_reads_half_precision_in_place():
         if expected_covered:
             np.testing.assert_allclose(values[k], expected, atol=1e-12)
     assert not covered[1:3].any()
+    assert values.isfinite().all()
     array[...] = 7  # shared: nobody has copied the maps
     values = sample_maps(maps, views, pixels)[0][covered]
     torch.testing.assert_close(values, torch.full_like(values, 7.0))
@@ -325,19 +326,24 @@ def exact_weights(ellipsoid: Ellipsoid) -> torch.Tensor:
 
 
 def test_cross_view_normal_loss_is_the_slow_twin(ellipsoid):
-    weights, radius = exact_weights(ellipsoid)[:40], 0.15
+    count = 150
+    weights, radius = exact_weights(ellipsoid)[:count], 0.15
     w2c = ellipsoid.w2c.clone()
     w2c[2, :, 3] += torch.tensor([0.1, -0.05, 0.0])
     w2c[5, :, :3] = w2c[5, :, :3] @ torch.from_numpy(Rotation.from_rotvec([0.1, 0.2, -0.1]).as_matrix())
+    # The object is behind this camera, and in the frame by its pixels alone.
+    w2c[7, 2, 3] = -1.0
+    K = ellipsoid.K.clone()
+    K[7] = torch.tensor([[40.0, 0, -32], [0, 40, -32], [0, 0, 1]])
     total = weight_sum = 0.0
-    for p in range(40):
+    for p in range(count):
         seen = []
         for v in range(len(w2c)):
             camera = w2c[v, :, :3] @ ellipsoid.points[p] + w2c[v, :, 3]
-            image = ellipsoid.K[v] @ camera
+            image = K[v] @ camera
             x, y = (image[:2] / image[2]).tolist()
             normal, covered = bilinear_slowly(ellipsoid.normals.numpy(), v, x, y)
-            if weights[p, v] > 0 and covered:
+            if weights[p, v] > 0 and covered and camera[2] > 0:
                 seen.append((weights[p, v].item(), w2c[v, :, :3].numpy().T @ (normal / np.linalg.norm(normal))))
         if len(seen) > 1:
             mean = sum(w * m for w, m in seen) / sum(w for w, _ in seen)
@@ -345,9 +351,13 @@ def test_cross_view_normal_loss_is_the_slow_twin(ellipsoid):
                 r = np.linalg.norm(m - mean)
                 total += w * (r * r if r <= radius else 2 * radius * r - radius**2)
                 weight_sum += w
-    loss = losses.cross_view_normal_loss(ellipsoid.points[:40], w2c, ellipsoid.K, ellipsoid.normals, weights, radius)
+    loss = losses.cross_view_normal_loss(ellipsoid.points[:count], w2c, K, ellipsoid.normals, weights, radius)
     assert loss.item() == pytest.approx(total / weight_sum, rel=1e-9)
     assert loss > 1e-3
+    weights.requires_grad_()  # disagreement must be mended, not made to weigh less
+    poses = w2c.requires_grad_()
+    losses.cross_view_normal_loss(ellipsoid.points[:count], poses, K, ellipsoid.normals, weights).backward()
+    assert weights.grad is None
 
 
 def test_cross_view_normal_loss_is_zero_at_the_truth_and_grows_with_pose_error(ellipsoid):
@@ -466,29 +476,35 @@ def test_point_consistency_is_zero_at_the_truth_and_points_back(ellipsoid):
 
 
 def test_point_consistency_leaves_out_what_the_neighbour_does_not_see():
-    """Two cameras at one place; the second's depth map is a wall before, at and behind the first's points."""
-    K = torch.tensor([[100.0, 0, 10], [0, 100.0, 10], [0, 0, 1]]).expand(2, 3, 3)
-    w2c = torch.eye(4)[:3].expand(2, 3, 4)
-    indices = torch.tensor([[0, 5, 5], [0, 5, 12], [0, 12, 5]])
-    neighbours = torch.tensor([1, 1, 1])
+    """Four points on a plane before the first camera; the second, a unit behind it, sees a wall about there."""
+    K = torch.tensor([[100.0, 0, 10], [0, 100.0, 10], [0, 0, 1]]).expand(3, 3, 3)
+    w2c = torch.eye(4)[:3].repeat(3, 1, 1)
+    w2c[1, 2, 3] = 1.0
+    w2c[2, 2, 3] = -4.001  # the third camera has just passed the points
+    plane = torch.full((20, 20), 4.0)
+    plane[17, 17] = 0
+    indices = torch.tensor([[0, 5, 5], [0, 5, 12], [0, 12, 5], [0, 17, 17]])  # of the last the depth is unknown
+    neighbours = torch.tensor([1, 1, 1, 1])
 
     def loss(wall: torch.Tensor, neighbours: torch.Tensor = neighbours) -> float:
-        maps = torch.stack([torch.full((20, 20), 4.0), wall])
-        return losses.point_consistency_loss(indices, neighbours, maps, torch.ones(2), w2c, K).item()
+        maps = torch.stack([plane, wall, torch.full((20, 20), 0.2)])
+        return losses.point_consistency_loss(indices, neighbours, maps, torch.ones(3), w2c, K).item()
 
-    level = torch.full((20, 20), 4.05)
+    level = torch.full((20, 20), 5.05)
     assert loss(level) == pytest.approx(0.05, abs=1e-5)
     hiding = level.clone()
-    hiding[:8, :8] = 3.0  # hides the first point
+    hiding[:8, :8] = 4.0  # hides the first point
     assert loss(hiding) == pytest.approx(0.05, abs=1e-5)
     behind = level.clone()
-    behind[:8, :8] = 4.35  # the neighbour looks through where the first point is
+    behind[:8, :8] = 5.35  # the neighbour looks through where the first point is
     assert loss(behind) == pytest.approx((0.35 + 2 * 0.05) / 3, abs=1e-5)
     hole = behind.clone()
     hole[:8, :8] = 0  # off the neighbour's mask
     assert loss(hole) == pytest.approx(0.05, abs=1e-5)
-    assert loss(behind, torch.tensor([-1, 1, 1])) == pytest.approx(0.05, abs=1e-5)
-    assert loss(behind, torch.tensor([-1, -1, -1])) == 0
+    assert loss(behind, torch.tensor([-1, 1, 1, 1])) == pytest.approx(0.05, abs=1e-5)
+    assert loss(behind, torch.tensor([-1, -1, -1, -1])) == 0
+    indices[0] = torch.tensor([0, 12, 12])
+    assert loss(level, torch.tensor([2, 1, 1, 1])) == pytest.approx(0.05, abs=1e-5)
 
 
 # --- visibility ---

@@ -29,9 +29,13 @@ def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.rad2deg(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
 
 
-@given(st.floats(0.1, 4), st.tuples(st.integers(80, 700), st.integers(80, 700)), st.tuples(*[st.floats(0, 1)] * 2))
+@given(
+    st.floats(0.1, 4),
+    st.tuples(st.integers(80, 700), st.integers(80, 700)),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
 def test_intrinsics_keep_a_point_at_its_place_in_the_frame(factor: float, size, place) -> None:
-    new_size = resampled_size(*size, factor)
+    new_size = resampled_size(size[0], size[1], factor)
     point = np.array([place[0] - 0.5, place[1] - 0.5, 3.0])
     old = (K @ point / point[2])[:2]
     new = (resample_intrinsics(K, size, new_size) @ point / point[2])[:2]
@@ -48,7 +52,7 @@ def test_intrinsics_of_all_views_at_once() -> None:
 @pytest.mark.parametrize("factor", [0.25, 0.37, 0.5, 0.81, 1.6, 2.0, 3.0])
 def test_normals_equal_those_rendered_at_the_other_size(factor: float) -> None:
     new_size = resampled_size(*SIZE, factor)
-    normals, mask = resample_normals(*sphere(K, SIZE), new_size)
+    normals, mask = resample_normals(*sphere(K, SIZE), new_size=new_size)
     expected, expected_mask = sphere(resample_intrinsics(K, SIZE, new_size), new_size)
     assert normals.shape == (*new_size[::-1], 3)
     assert normals.dtype == np.float32

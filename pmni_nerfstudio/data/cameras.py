@@ -13,7 +13,6 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,14 +139,18 @@ def decompose_projection(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return K / K[2, 2], c2w
 
 
-def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> None:
+def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> list[str]:
     """Check that intrinsics (N, 3, 3) suit an image of this size; nerfstudio's pinholes have no skew.
 
+    Returns:
+        Warnings, at most one: a principal point off the middle half of the frame.
+
     Raises:
-        SceneError: a focal length is not positive or absurd, the principal point is further than an image outside
-            the frame, or the axes are skew.
+        SceneError: a focal length is not positive or absurd, the principal point is further than half an image
+            outside the frame, or the axes are skew.
     """
     path, size = Path(path), max(width, height)
+    warnings = []
     for i, k in enumerate(K):
         where = f"{path}: " if path.suffix == ".json" else f"{path}: world_mat_{i}: "
         fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
@@ -158,36 +161,50 @@ def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, heig
                 f"{where}focal lengths of {fx:.4g} and {fy:.4g} px can't be of a {width}x{height} image: "
                 "put the pixels' intrinsics K into the file"
             )
-        if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
+        if not (-0.5 * width <= cx <= 1.5 * width and -0.5 * height <= cy <= 1.5 * height):
             raise SceneError(
                 f"{where}principal point ({cx:.4g}, {cy:.4g}) px is far outside the {width}x{height} image: "
                 "the cameras are of another size, scale K to the maps'"
             )
         if abs(k[0, 1]) > 0.01 * fx:
             raise SceneError(f"{where}axes are skew by {k[0, 1]:.4g} px: resample the maps to a camera without skew")
+        if not warnings and not (0.25 * width <= cx <= 0.75 * width and 0.25 * height <= cy <= 0.75 * height):
+            warnings.append(
+                f"{where}principal point ({cx:.4g}, {cy:.4g}) px is far from the middle of {width}x{height}: "
+                "check that the cameras are of the maps' size"
+            )
+    return warnings
 
 
-def warn_aim(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, width: int, height: int) -> list[str]:
-    """One line if cameras (N, ...) see the centre of the unit sphere further than half an image outside the frame."""
+def warn_outside_sphere(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: np.ndarray) -> list[str]:
+    """Warn where most of an object's mask (N, H, W) is outside the image of the unit sphere, which should hold it all.
+
+    No error, since poses may be rough. Cameras K (N, 3, 3), c2w (N, 4, 4) as `read_cameras` gives them.
+    """
     centres = np.linalg.inv(c2w)[:, :3, 3]
-    pixels = np.einsum("nij,nj->ni", K, centres)
-    pixels = pixels[:, :2] / pixels[:, 2:]
-    half = np.array([width, height]) / 2
-    wrong = np.flatnonzero((np.abs(pixels - half + 0.5) > 2 * half).any(axis=1))
+    inside = []
+    for k, centre, mask in zip(K, centres, masks):
+        y, x = np.nonzero(mask)
+        every = max(1, len(y) // 1024)
+        rays = np.linalg.solve(k, np.stack([x, y, np.ones_like(x)])[:, ::every]).T
+        # A ray meets the sphere if its distance from the centre is below 1.
+        inside.append(((rays @ centre) ** 2 > (rays**2).sum(axis=1) * (centre @ centre - 1)).mean())
+    wrong = np.flatnonzero(np.array(inside) < 0.5)
     if not wrong.size:
         return []
     return [
-        f"{path}: {_count(wrong)} see the centre of the unit sphere far outside the frame: "
-        "check that the object is inside the unit sphere of scale_mat"
+        f"{path}: in {wrong.size} of {len(K)} views (first world_mat_{wrong[0]}) most of the mask is outside the image of "
+        "the unit sphere: check that the cameras are of the maps' size, and that scale_mat's sphere holds the object"
     ]
 
 
 def _read_matrices(path: Path, num_views: int) -> dict[str, np.ndarray]:
     """All world_mat_i and scale_mat_i, (4, 4) float64, finite."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, NpzFile):
-                raise ValueError("it is no archive of arrays")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, NpzFile):
+            raise ValueError("it is no archive of arrays")
+        with loaded as file:
             arrays = {name: file[name] for name in file.files if re.fullmatch(r"(world|scale)_mat_\d+", name)}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise SceneError(f"{path}: can't be read ({one_line(error)}): write it again with numpy.savez") from error
@@ -235,10 +252,6 @@ def _check_pose(path: Path, i: int, c2w: np.ndarray, is_negative: bool) -> None:
             f"{path}: world_mat_{i} has its camera inside the unit sphere ({distance:.3g} radii from the centre): "
             "let scale_mat fit the object alone"
         )
-
-
-def _count(views: Sequence[int] | np.ndarray) -> str:
-    return f"{len(views)} cameras, first world_mat_{views[0]},"
 
 
 def _norm(array: np.ndarray) -> float:

@@ -136,11 +136,13 @@ def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         with OpenEXR.File(str(path), separate_channels=True) as file:
             # Closing empties the header.
-            windows = [np.asarray(file.header()[name]) for name in ("dataWindow", "displayWindow")]
+            header = file.header()
+            is_whole = np.array_equal(header["dataWindow"], header["displayWindow"])
             channels = {name: channel.pixels for name, channel in file.channels().items() if name != "A"}
     except (RuntimeError, ValueError, TypeError) as error:
-        raise SceneError(f"{path}: broken EXR file ({one_line(error)}): export it again") from error
-    if not np.array_equal(*windows):
+        # The library's own message is of little help: a file cut short "has 0 parts".
+        raise SceneError(f"{path}: broken EXR file, cut short or damaged: export it again") from error
+    if not is_whole:
         raise SceneError(f"{path}: is cropped (data window and display window differ): export the whole frame")
     if len(channels) == 1:
         return next(iter(channels.values())).astype(np.float32)

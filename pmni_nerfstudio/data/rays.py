@@ -17,7 +17,8 @@ class PatchRayGenerator(nn.Module):
     a CPU; pinholes without distortion need one 3x3 matrix per view.
 
     Args:
-        cameras: the split's pinhole cameras, shape (n,); `metadata["cam_idx"]` (n, 1) is handed on to the rays.
+        cameras: the split's pinhole cameras, shape (n,); `metadata["cam_idx"]` (n, 1) numbers the training views that
+            they are, and is absent where they are none.
         patch_size: side of the patches, which the bundles carry.
     """
 
@@ -54,7 +55,8 @@ class PatchRayGenerator(nn.Module):
         Returns:
             (R,) rays in the unit-sphere world: `directions` of unit length; `pixel_area`, the area that a pixel takes
             of the unit sphere of directions; metadata `directions_norm` (R, 1): the length of the direction whose
-            part along the optical axis is 1, `patch_size` (R, 1), and `cam_idx` (R, 1) where the cameras have it.
+            part along the optical axis is 1, and `patch_size` (R, 1). `camera_indices` (R, 1) number training views,
+            whose poses may have been corrected since; rays of held-out views have none.
         """
         indices = indices.to(self.pixel_to_ray.device)
         view = indices[:, 0]
@@ -64,15 +66,12 @@ class PatchRayGenerator(nn.Module):
         rays = (pixel_to_ray * pixel[:, None, :]).sum(dim=-1)
         norm = rays.norm(dim=-1, keepdim=True)
         directions = rays / norm
-        metadata = {"directions_norm": norm, "patch_size": torch.full_like(indices[:, :1], self.patch_size)}
-        if self.cam_idx is not None:
-            metadata["cam_idx"] = self.cam_idx[view]
         return RayBundle(
             origins=self.camera_centres[view],
             directions=directions,
             pixel_area=_pixel_area(pixel_to_ray, directions, norm),
-            camera_indices=view[:, None],
-            metadata=metadata,
+            camera_indices=None if self.cam_idx is None else self.cam_idx[view],
+            metadata={"directions_norm": norm, "patch_size": torch.full_like(indices[:, :1], self.patch_size)},
         )
 
 

@@ -31,7 +31,7 @@ from pmni_nerfstudio.data.cameras import (
     check_pinholes,
     read_cameras,
     read_intrinsics,
-    warn_aim,
+    warn_outside_sphere,
     write_cameras,
     write_intrinsics,
 )
@@ -141,7 +141,7 @@ def read_scene(root: str | os.PathLike[str], normals_folder: str | None = None, 
 
     masks = _read_masks(mask_files)
     height, width = masks.shape[1:]
-    K, c2w, world_from_unit, warnings = _read_cameras(root, len(names), width, height)
+    K, c2w, world_from_unit, warnings = _read_cameras(root, masks)
     depth_files = _find_depths(root, names, masks.shape[1:], mask_files[0])
     image_files, image_warnings = _find_images(root, names)
 
@@ -278,15 +278,14 @@ def _read_masks(files: Sequence[Path]) -> np.ndarray:
     return masks
 
 
-def _read_cameras(
-    root: Path, count: int, width: int, height: int
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[str]]:
+def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[str]]:
     """K, c2w or None, world_from_unit, warnings."""
+    count, height, width = masks.shape
     cameras, intrinsics = root / CAMERAS, root / INTRINSICS
     if cameras.is_file():
         K, c2w, world_from_unit = read_cameras(cameras, count)
-        check_pinholes(cameras, K, width, height)
-        return K, c2w, world_from_unit, warn_aim(cameras, K, c2w, width, height)
+        warnings = check_pinholes(cameras, K, width, height) + warn_outside_sphere(cameras, K, c2w, masks)
+        return K, c2w, world_from_unit, warnings
     if not intrinsics.is_file():
         raise SceneError(f"{root}: has neither {CAMERAS} nor {INTRINSICS}: add one, the second if poses are unknown")
     k, file_width, file_height = read_intrinsics(intrinsics)
@@ -296,8 +295,7 @@ def _read_cameras(
             "scale the intrinsics to the maps"
         )
     K = np.repeat(k[None], count, axis=0)
-    check_pinholes(intrinsics, K[:1], width, height)
-    return K, None, np.eye(4), []
+    return K, None, np.eye(4), check_pinholes(intrinsics, k[None], width, height)
 
 
 def _camera_from_stored(count: int, c2w: np.ndarray | None, world_from_unit: np.ndarray) -> np.ndarray:

@@ -78,7 +78,9 @@ def score(
     if align:
         points = np.asarray(mesh.sample(FIT_POINTS, seed=0))
         start = similarity if c2w is None else similarity_from_cameras(c2w, truth.c2w)
-        similarity = fit_similarity(points, MeshRays(truth.mesh), start, rotate=c2w is None)
+        true_rays = MeshRays(truth.mesh)
+        true_seen = true_rays.visible_points(truth.K, truth.c2w, truth.width, truth.height)
+        similarity = fit_similarity(points, true_rays, true_seen, start, rotate=c2w is None)
         mesh.apply_transform(similarity)
     surface = score_surface(mesh, truth.mesh, truth.K, truth.c2w, truth.width, truth.height, threshold_pct)
     if surface is None:

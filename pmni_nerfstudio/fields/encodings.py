@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni_nerfstudio.fields.levels import Levels
@@ -21,12 +22,13 @@ class LevelEncoding(Levels):
     Args:
         vertices: vertices an axis of each level, growing.
         features_per_level: features of each vertex.
+
+    Raises:
+        PmniError: if the levels don't grow.
     """
 
     def __init__(self, vertices: Sequence[int], features_per_level: int) -> None:
         super().__init__(vertices)
-        if features_per_level < 1:
-            raise ValueError(f"features_per_level: expected at least 1, got {features_per_level}")
         self.features_per_level = features_per_level
 
     @property
@@ -34,8 +36,8 @@ class LevelEncoding(Levels):
         """Features of all levels, locked ones included."""
         return self.num_levels * self.features_per_level
 
-    def forward(self, x_t: Tensor) -> Tensor:
-        """(3, P) positions -> (active_levels * features_per_level, P): features of the unlocked levels, coarse first."""
+    def forward(self, x_t: Float[Tensor, "3 p"]) -> Float[Tensor, "f p"]:
+        """Features of the unlocked levels at positions, coarse first: f = active_levels * features_per_level."""
         raise NotImplementedError
 
 
@@ -55,11 +57,11 @@ class TableEncoding(LevelEncoding):
         """Entries in the table of a level with so many vertices an axis."""
         raise NotImplementedError
 
-    def corner_index(self, cell: Tensor, vertices: int) -> Tensor:
-        """(3, P) cells of a level -> (8, P) entries of its table."""
+    def corner_index(self, cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
+        """Where the corners of cells lie in the table of their level."""
         raise NotImplementedError
 
-    def forward(self, x_t: Tensor) -> Tensor:
+    def forward(self, x_t: Float[Tensor, "3 p"]) -> Float[Tensor, "f p"]:
         features = []
         for level in range(self.active_levels):
             n = self.vertices[level]
@@ -74,5 +76,5 @@ class DenseEncoding(TableEncoding):
     def entries(self, vertices: int) -> int:
         return vertices**3
 
-    def corner_index(self, cell: Tensor, vertices: int) -> Tensor:
+    def corner_index(self, cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
         return dense_index(cell, vertices)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pmni_nerfstudio.fields.levels import Levels
@@ -38,13 +39,13 @@ class SdfGrid(Levels):
         with torch.no_grad():
             self.values[0].copy_(lattice(self.vertices[0], self.values[0].device).norm(dim=-1) - radius)
 
-    def sdf(self, x: Tensor) -> Tensor:
-        """(P, 3) -> (P,) signed distances, world units."""
+    def sdf(self, x: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
+        """Signed distances, world units."""
         x_t = x.t().contiguous()
         return torch.stack([blend(*self._corners(level, x_t))[0] for level in range(self.active_levels)]).sum(0)
 
-    def sdf_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(P, 3) -> (P,) signed distances and (P, 3) their exact gradients, from the same lookups."""
+    def sdf_and_gradient(self, x: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p 3"]]:
+        """Signed distances and their exact gradients, from the same lookups."""
         x_t = x.t().contiguous()
         values, slopes = [], []
         for level in range(self.active_levels):
@@ -53,19 +54,19 @@ class SdfGrid(Levels):
             slopes.append(slope[:, 0] * (0.5 * (self.vertices[level] - 1)))
         # The clamp to the cube holds the field constant across the faces: no slope along an axis that is outside.
         inside = x_t.abs() <= 1.0
-        return torch.stack(values).sum(0), (torch.stack(slopes).sum(0) * inside).t()
+        return torch.stack(values).sum(0), (torch.stack(slopes).sum(0) * inside).t().contiguous()
 
     @torch.no_grad()
-    def volume(self, n: int) -> Tensor:
-        """(n, n, n): the field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
+    def volume(self, n: int) -> Float[Tensor, "n n n"]:
+        """The field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
         total = resample_volume(self.values[0], n)
         for level in range(1, self.active_levels):
             total += resample_volume(self.values[level], n)
         return total
 
     @torch.no_grad()
-    def fit(self, volume: Tensor, steps: int, generator: torch.Generator) -> None:
-        """Take over a volume (n, n, n) of signed distances, in every level, locked or not.
+    def fit(self, volume: Float[Tensor, "n n n"], steps: int, generator: torch.Generator) -> None:
+        """Take over a volume of signed distances, in every level, locked or not.
 
         Any number of coarse levels sums up to the volume at the vertices of the finest of them; what the finer levels
         hold is the rest. Exact, so there is nothing to iterate or to draw: `steps` and `generator` serve the encodings
@@ -78,8 +79,10 @@ class SdfGrid(Levels):
                 target -= resample_volume(self.values[coarser], n)
             self.values[level].copy_(target)
 
-    def _corners(self, level: int, x_t: Tensor) -> tuple[Tensor, Tensor]:
-        """(3, P) -> (1, 2, 2, 2, P) values at the corners of the cells, and (3, P) fractions."""
+    def _corners(
+        self, level: int, x_t: Float[Tensor, "3 p"]
+    ) -> tuple[Float[Tensor, "1 2 2 2 p"], Float[Tensor, "3 p"]]:
+        """A level's values at the corners of the points' cells, and the fractions."""
         n = self.vertices[level]
         cell, fraction = locate(x_t, n)
         return gather_corners(self.values[level].view(1, -1), dense_index(cell, n)), fraction

@@ -8,12 +8,13 @@ parameters, so a checkpoint belongs to the implementation that wrote it.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from nerfstudio.utils.external import TCNN_EXISTS, tcnn
 from torch import Tensor
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.encodings import LevelEncoding, TableEncoding
-from pmni_nerfstudio.fields.trilinear import corner_offsets, dense_index
+from pmni_nerfstudio.fields.trilinear import dense_index
 
 # The primes of the paper; the first coordinate stays as it is, for cache coherence.
 _PRIMES = (1, 2654435761, 805459861)
@@ -38,6 +39,9 @@ class HashEncoding(TableEncoding):
         growth: ratio of vertices from level to level.
         log2_table: the largest table has 2**log2_table entries.
         features_per_level: features of each entry.
+
+    Raises:
+        PmniError: if the levels don't grow.
     """
 
     def __init__(self, levels: int, base: int, growth: float, log2_table: int, features_per_level: int) -> None:
@@ -47,15 +51,13 @@ class HashEncoding(TableEncoding):
     def entries(self, vertices: int) -> int:
         return min(vertices**3, self.table_entries)
 
-    def corner_index(self, cell: Tensor, vertices: int) -> Tensor:
+    def corner_index(self, cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
         if vertices**3 <= self.table_entries:
             return dense_index(cell, vertices)
-        primes = torch.tensor(_PRIMES, device=cell.device)
-        # Products before corners: (2, 3, P) terms instead of (8, 3, P). int64 holds them: 2^11 vertices * 2^32.
-        terms = torch.stack([cell, cell + 1]) * primes[:, None]
-        offsets = corner_offsets(cell.device)
-        hashed = terms[offsets[:, 0], 0] ^ terms[offsets[:, 1], 1] ^ terms[offsets[:, 2], 2]
-        return hashed & (self.table_entries - 1)
+        # Products before corners: two an axis instead of eight. int64 holds them: 2^11 vertices * 2^32.
+        x, y, z = (torch.stack([along, along + 1]) * prime for along, prime in zip(cell, _PRIMES))
+        hashed = x[:, None, None] ^ y[:, None] ^ z
+        return (hashed & (self.table_entries - 1)).view(8, -1)
 
 
 class TcnnHashEncoding(LevelEncoding):
@@ -84,6 +86,6 @@ class TcnnHashEncoding(LevelEncoding):
         with torch.no_grad():
             self.encoding.params.zero_()
 
-    def forward(self, x_t: Tensor) -> Tensor:
+    def forward(self, x_t: Float[Tensor, "3 p"]) -> Float[Tensor, "f p"]:
         features = self.encoding((x_t.t().clamp(-1.0, 1.0) + 1.0) * 0.5)
         return features.t()[: self.active_levels * self.features_per_level]

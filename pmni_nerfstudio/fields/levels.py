@@ -8,6 +8,8 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
+from pmni_nerfstudio.errors import PmniError
+
 
 class Levels(nn.Module):
     """A stack of lattices over [-1, 1]^3 of which the first `active_levels` count.
@@ -19,7 +21,7 @@ class Levels(nn.Module):
         vertices: vertices an axis of each level, growing.
 
     Raises:
-        ValueError: if there is no level, a level has fewer than two vertices, or they don't grow.
+        PmniError: if there is no level, a level has fewer than two vertices, or they don't grow.
     """
 
     active_buffer: Tensor
@@ -28,7 +30,7 @@ class Levels(nn.Module):
         super().__init__()
         self.vertices = tuple(int(n) for n in vertices)
         if not self.vertices or self.vertices[0] < 2 or any(b <= a for a, b in zip(self.vertices, self.vertices[1:])):
-            raise ValueError(f"vertices: expected growing counts from 2 on, got {self.vertices}")
+            raise PmniError(f"field: vertices per axis of the levels must grow from 2 or more, got {self.vertices}")
         self._active_levels = len(self.vertices)
         self.register_buffer("active_buffer", torch.tensor(self._active_levels))
 

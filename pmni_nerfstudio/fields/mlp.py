@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pmni_nerfstudio.fields.encodings import LevelEncoding
@@ -61,16 +62,16 @@ class EncodedSdf(nn.Module):
         with torch.no_grad():
             self.weight[:, :3] = _spread_directions(hidden_dim)
 
-    def sdf(self, x: Tensor) -> Tensor:
-        """(P, 3) -> (P,) signed distances, world units."""
+    def sdf(self, x: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
+        """Signed distances, world units."""
         x_t = x.t().contiguous()
         inputs = torch.cat([x_t, self.levels(x_t)])
         # Columns of the locked levels take no part, which saves their share of the product too.
         hidden = torch.addmm(self.bias[:, None], self.weight[:, : inputs.shape[0]], inputs)
         return (self.weight_out @ _Softplus.apply(hidden))[0] + self.bias_out
 
-    def sdf_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(P, 3) -> (P,) signed distances and (P, 3) their gradients; differentiable where gradients are recorded."""
+    def sdf_and_gradient(self, x: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p 3"]]:
+        """Signed distances and their gradients, differentiable where gradients are recorded."""
         record = torch.is_grad_enabled()
         with torch.enable_grad():
             position = x if x.requires_grad and record else x.detach().requires_grad_(True)
@@ -79,13 +80,13 @@ class EncodedSdf(nn.Module):
         return (value, gradient) if record else (value.detach(), gradient)
 
     @torch.no_grad()
-    def volume(self, n: int) -> Tensor:
-        """(n, n, n): the field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
+    def volume(self, n: int) -> Float[Tensor, "n n n"]:
+        """The field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
         points = lattice(n, self.weight.device, self.weight.dtype).reshape(-1, 3)
         return torch.cat([self.sdf(chunk) for chunk in points.split(_CHUNK_POINTS)]).view(n, n, n)
 
-    def fit(self, volume: Tensor, steps: int, generator: torch.Generator) -> None:
-        """Regress a volume (n, n, n) of signed distances by Adam, in the unlocked levels.
+    def fit(self, volume: Float[Tensor, "n n n"], steps: int, generator: torch.Generator) -> None:
+        """Regress a volume of signed distances by Adam, in the unlocked levels.
 
         Three quarters of each step's points lie near the surface, the rest anywhere in the cube.
         """
@@ -106,8 +107,8 @@ class EncodedSdf(nn.Module):
         optimizer.zero_grad()
 
 
-def _spread_directions(count: int) -> Tensor:
-    """(count, 3) unit vectors spread evenly over the sphere: a Fibonacci lattice."""
+def _spread_directions(count: int) -> Float[Tensor, "n 3"]:
+    """Unit vectors spread evenly over the sphere: a Fibonacci lattice."""
     index = torch.arange(count) + 0.5
     height = 1.0 - 2.0 * index / count
     angle = index * (math.pi * (1.0 + math.sqrt(5.0)))

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Tuple, Type, Union
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.fields.base_field import Field, FieldConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.encodings import DenseEncoding
 from pmni_nerfstudio.fields.grid import SdfGrid
 from pmni_nerfstudio.fields.hash_encoding import HashEncoding, TcnnHashEncoding, tcnn_usable
@@ -77,7 +79,7 @@ class PmniField(Field):
         config: the field's configuration.
 
     Raises:
-        ValueError: if a number in the configuration is out of its range.
+        PmniError: if a number in the configuration is out of its range.
     """
 
     config: PmniFieldConfig
@@ -85,10 +87,7 @@ class PmniField(Field):
     def __init__(self, config: PmniFieldConfig, **kwargs: Any) -> None:
         super().__init__()
         del kwargs
-        if not 0.0 < config.sphere_radius < 1.0:
-            raise ValueError(f"sphere_radius: expected a number between 0 and 1, got {config.sphere_radius}")
-        if not 0.0 < config.initial_levels <= 1.0:
-            raise ValueError(f"initial_levels: expected a share above 0 and up to 1, got {config.initial_levels}")
+        _check(config)
         self.config = config
         self.geometry = _build_geometry(config)
         self.variance = LearntVariance(config.initial_inv_s)
@@ -104,35 +103,35 @@ class PmniField(Field):
         """Edge of the finest unlocked cell, world units."""
         return self.levels.active_voxel
 
-    def sdf(self, x: Tensor) -> Tensor:
-        """Signed distances at positions in [-1, 1]^3: (*b, 3) -> (*b,), world units, negative inside."""
+    def sdf(self, x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
+        """Signed distances at positions in [-1, 1]^3, world units, negative inside."""
         return self.geometry.sdf(x.reshape(-1, 3)).view(x.shape[:-1])
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """Analytic gradients of the signed distance, not normalised: (*b, 3) -> (*b, 3).
+    def gradient(self, x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+        """Analytic gradients of the signed distance, not normalised.
 
         Differentiable in the parameters and, where x asks for it, in x.
         """
         return self.sdf_and_gradient(x)[1]
 
-    def sdf_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Signed distances and their analytic gradients from one evaluation: (*b, 3) -> (*b,), (*b, 3)."""
+    def sdf_and_gradient(self, x: Float[Tensor, "*b 3"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b 3"]]:
+        """Signed distances and their analytic gradients from one evaluation."""
         value, gradient = self.geometry.sdf_and_gradient(x.reshape(-1, 3))
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
-    def numerical_gradient(self, x: Tensor, delta: float) -> Tensor:
-        """Six-point central differences of the signed distance: (*b, 3), delta in world units -> (*b, 3)."""
+    def numerical_gradient(self, x: Float[Tensor, "*b 3"], delta: float) -> Float[Tensor, "*b 3"]:
+        """Six-point central differences of the signed distance, `delta` to each side, world units."""
         steps = delta * torch.eye(3, dtype=x.dtype, device=x.device)
         ends = x[..., None, None, :] + torch.stack([steps, -steps])  # (*b, 2, 3, 3): side, axis, coordinates
         values = self.sdf(ends)
         return (values[..., 0, :] - values[..., 1, :]) / (2.0 * delta)
 
-    def forward_geonetwork(self, inputs: Tensor) -> Tensor:
-        """(P, 3) -> (P, 1): the signed distance as nerfstudio's surface exporter asks for it; no further features."""
+    def forward_geonetwork(self, inputs: Float[Tensor, "p 3"]) -> Float[Tensor, "p 1"]:
+        """The signed distance as nerfstudio's surface exporter asks for it; no further features."""
         return self.sdf(inputs)[:, None]
 
-    def volume(self, n: int) -> Tensor:
-        """(n, n, n): the field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients.
+    def volume(self, n: int) -> Float[Tensor, "n n n"]:
+        """The field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients.
 
         For many lookups between two steps: `sample_volume(field.volume(n), x)`. With `grid` it is the field itself
         where n is the finest unlocked level's and each level's cells divide the last's.
@@ -152,7 +151,7 @@ class PmniField(Field):
         share = 1.0 if fraction >= until else fraction / until
         self.levels.set_active_levels(first + math.floor(share * (levels - first) + 1e-9))
 
-    def fit(self, sdf_grid: Tensor, steps: int = 300, seed: int = 0) -> float:
+    def fit(self, sdf_grid: Float[Tensor, "n n n"], steps: int = 300, seed: int = 0) -> float:
         """Start from a given surface instead of a sphere.
 
         `grid` takes the volume over exactly, in every level; the others regress it in the unlocked levels.
@@ -176,8 +175,8 @@ class PmniField(Field):
         with torch.no_grad():
             return (self.sdf(points) - sample_volume(volume, points)).abs().mean().item()
 
-    def inv_s(self) -> Tensor:
-        """(): one over the standard deviation of NeuS' logistic density, learnt, not under its floor."""
+    def inv_s(self) -> Float[Tensor, ""]:
+        """One over the standard deviation of NeuS' logistic density, learnt, not under its floor."""
         return self.variance.inv_s()
 
     def set_min_inv_s(self, value: float) -> None:
@@ -191,6 +190,23 @@ class PmniField(Field):
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
         """A surface has no density without its neighbours on the ray: the model renders from signed distances."""
         raise NotImplementedError("PmniField has signed distances and no density: use sdf()")
+
+
+def _check(config: PmniFieldConfig) -> None:
+    """Raise PmniError for the first number that is out of its range."""
+    wanted = {
+        "sphere_radius": ("between 0 and 1", 0.0 < config.sphere_radius < 1.0),
+        "initial_levels": ("above 0 and at most 1", 0.0 < config.initial_levels <= 1.0),
+        "unlock_until": ("from 0 to 1", 0.0 <= config.unlock_until <= 1.0),
+        "initial_inv_s": ("above 0", config.initial_inv_s > 0.0),
+        "hidden_dim": ("at least 1", config.hidden_dim >= 1),
+        "dense_features": ("at least 1", config.dense_features >= 1),
+        "hash_features": ("at least 1", config.hash_features >= 1),
+        "hash_levels": ("at least 1", config.hash_levels >= 1),
+    }
+    for name, (range_, right) in wanted.items():
+        if not right:
+            raise PmniError(f"field: {name} must be {range_}, not {getattr(config, name)}")
 
 
 def _build_geometry(config: PmniFieldConfig) -> Union[SdfGrid, EncodedSdf]:

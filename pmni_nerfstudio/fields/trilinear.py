@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -44,85 +45,87 @@ class _Scatter(torch.autograd.Function):
         return _Gather.apply(grad_outputs[0], index), None, None  # type: ignore[return-value]
 
 
-def gather_corners(table: Tensor, index: Tensor) -> Tensor:
+def gather_corners(table: Float[Tensor, "c n"], index: Int[Tensor, "8 p"]) -> Float[Tensor, "c 2 2 2 p"]:
     """Values at the eight corners of each point's cell.
 
     Args:
-        table: (C, N), a column an entry.
-        index: (8, P), columns of the table, corners in the order of `corner_offsets`.
+        table: a column an entry.
+        index: columns of the table, corners in the order of `corner_offsets`.
 
     Returns:
-        (C, 2, 2, 2, P): by channel and by the corner's x, y and z.
+        By channel and by the corner's x, y and z.
     """
     return _Gather.apply(table, index.reshape(-1)).view(table.shape[0], 2, 2, 2, index.shape[1])  # type: ignore[union-attr]
 
 
-def corner_offsets(device: torch.device) -> Tensor:
-    """(8, 3) int64: the corners of the unit cell, x slowest."""
+def corner_offsets(device: torch.device) -> Int[Tensor, "8 3"]:
+    """The corners of the unit cell, x slowest, as int64."""
     bits = torch.arange(8, device=device)
     return torch.stack([bits >> 2, (bits >> 1) & 1, bits & 1], dim=-1)
 
 
-def locate(x_t: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
+def locate(x_t: Float[Tensor, "3 p"], vertices: int) -> tuple[Int[Tensor, "3 p"], Float[Tensor, "3 p"]]:
     """The cell of each point and where in the cell it lies. Outside the cube: of the nearest point of the cube.
 
     Args:
-        x_t: (3, P) positions, world units.
+        x_t: positions, world units.
         vertices: lattice vertices an axis, the first at -1 and the last at 1.
 
     Returns:
-        (3, P) int64 cells in [0, vertices - 2], and (3, P) fractions in [0, 1], differentiable.
+        Cells, int64 in [0, vertices - 2], and fractions in [0, 1], differentiable.
     """
     scaled = (x_t.clamp(-1.0, 1.0) + 1.0) * (0.5 * (vertices - 1))
     cell = scaled.detach().floor().clamp_(max=vertices - 2)
     return cell.long(), scaled - cell
 
 
-def dense_index(cell: Tensor, vertices: int) -> Tensor:
-    """(3, P) cells -> (8, P) int64: the corners' places in a flattened (vertices,)*3 volume ('ij' = x, y, z)."""
+def dense_index(cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
+    """The places of the cells' corners in a flattened (vertices,)*3 volume ('ij' = x, y, z)."""
     base = (cell[0] * vertices + cell[1]) * vertices + cell[2]
-    strides = torch.tensor([vertices * vertices, vertices, 1], device=cell.device)
-    return base + (corner_offsets(cell.device) * strides).sum(-1, keepdim=True)
+    dx, dy, dz = corner_offsets(cell.device).unbind(-1)
+    return base + ((dx * vertices + dy) * vertices + dz)[:, None]
 
 
-def blend(corners: Tensor, fraction: Tensor) -> Tensor:
-    """Trilinear value: corners (C, 2, 2, 2, P), fractions (3, P) -> (C, P)."""
-    along_x = torch.lerp(corners[:, 0], corners[:, 1], fraction[0])
-    along_xy = torch.lerp(along_x[:, 0], along_x[:, 1], fraction[1])
-    return torch.lerp(along_xy[:, 0], along_xy[:, 1], fraction[2])
+def blend(corners: Float[Tensor, "c 2 2 2 p"], fraction: Float[Tensor, "3 p"]) -> Float[Tensor, "c p"]:
+    """Trilinear values of cells from their corners, at fractions of the cell."""
+    value = corners
+    for along in fraction:
+        value = _mix(value, along)
+    return value
 
 
-def blend_with_gradient(corners: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+def blend_with_gradient(
+    corners: Float[Tensor, "c 2 2 2 p"], fraction: Float[Tensor, "3 p"]
+) -> tuple[Float[Tensor, "c p"], Float[Tensor, "3 c p"]]:
     """Trilinear value and its exact derivative by the fractions.
 
-    Args:
-        corners: (C, 2, 2, 2, P).
-        fraction: (3, P).
-
-    Returns:
-        (C, P) values and (3, C, P) derivatives, both differentiable in the corners and the fractions.
+    Both are differentiable in the corners and the fractions.
     """
     fx, fy, fz = fraction
-    along_x = torch.lerp(corners[:, 0], corners[:, 1], fx)
-    along_xy = torch.lerp(along_x[:, 0], along_x[:, 1], fy)
-    value = torch.lerp(along_xy[:, 0], along_xy[:, 1], fz)
-    step_x = corners[:, 1] - corners[:, 0]
-    step_x = torch.lerp(step_x[:, 0], step_x[:, 1], fy)
-    step_y = along_x[:, 1] - along_x[:, 0]
-    by_x = torch.lerp(step_x[:, 0], step_x[:, 1], fz)
-    by_y = torch.lerp(step_y[:, 0], step_y[:, 1], fz)
-    return value, torch.stack([by_x, by_y, along_xy[:, 1] - along_xy[:, 0]])
+    left, right = corners.unbind(1)
+    y0, y1 = torch.lerp(left, right, fx).unbind(1)
+    z0, z1 = torch.lerp(y0, y1, fy).unbind(1)
+    by_x = _mix(_mix(right - left, fy), fz)
+    by_y = _mix(y1 - y0, fz)
+    return torch.lerp(z0, z1, fz), torch.stack([by_x, by_y, z1 - z0])
 
 
-def sample_volume(volume: Tensor, x: Tensor) -> Tensor:
+def _mix(values: Tensor, along: Tensor) -> Tensor:
+    """Linear interpolation over the first axis of two that follows the channels."""
+    # unbind and not two slices: its derivative is one stack, theirs are two volumes of zeros and a sum.
+    low, high = values.unbind(1)
+    return torch.lerp(low, high, along)
+
+
+def sample_volume(volume: Float[Tensor, "n n n"], x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
     """A dense volume over [-1, 1]^3, vertices on the faces, at points: the fast lookup for tracing.
 
     Args:
-        volume: (n, n, n), 'ij' = x, y, z.
-        x: (*b, 3) positions, world units; outside the cube the nearest point of the cube counts.
+        volume: 'ij' = x, y, z.
+        x: positions, world units; outside the cube the nearest point of the cube counts.
 
     Returns:
-        (*b,) values, differentiable in the volume and in x.
+        Values, differentiable in the volume and in x.
 
     Raises:
         ValueError: if the volume isn't a cube of at least two vertices an axis.
@@ -140,8 +143,8 @@ def check_volume(volume: Tensor) -> None:
         raise ValueError(f"volume: expected (n, n, n) with n >= 2, got {tuple(volume.shape)}")
 
 
-def resample_volume(volume: Tensor, vertices: int) -> Tensor:
-    """A volume's trilinear interpolant on another lattice of the same cube: (m, m, m) -> (vertices,)*3."""
+def resample_volume(volume: Float[Tensor, "m m m"], vertices: int) -> Float[Tensor, "n n n"]:
+    """A volume's trilinear interpolant on another lattice of the same cube."""
     check_volume(volume)
     if volume.shape[0] == vertices:
         return volume.clone()
@@ -149,7 +152,7 @@ def resample_volume(volume: Tensor, vertices: int) -> Tensor:
     return torch.nn.functional.interpolate(volume[None, None], size=size, mode="trilinear", align_corners=True)[0, 0]
 
 
-def lattice(vertices: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(vertices, vertices, vertices, 3): positions of the lattice's vertices, 'ij' = x, y, z, world units."""
+def lattice(vertices: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Float[Tensor, "n n n 3"]:
+    """Positions of the lattice's vertices, 'ij' = x, y, z, world units."""
     axis = torch.linspace(-1.0, 1.0, vertices, device=device, dtype=dtype)
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -13,18 +14,13 @@ class LearntVariance(nn.Module):
     """The sharpness of the surface: inv_s = exp(10 v), v learnt (NeuS, Wang et al., NeurIPS 2021).
 
     Args:
-        inv_s: where to start; 1 / inv_s is the standard deviation of the density, world units.
-
-    Raises:
-        ValueError: if inv_s isn't positive.
+        inv_s: where to start, positive; 1 / inv_s is the standard deviation of the density, world units.
     """
 
     floor: Tensor
 
     def __init__(self, inv_s: float) -> None:
         super().__init__()
-        if not inv_s > 0:
-            raise ValueError(f"inv_s: expected a positive number, got {inv_s}")
         # The factor 10, NeuS' own, lets one learning rate suit this number and the network's weights.
         self.variance = nn.Parameter(torch.tensor(math.log(inv_s) / 10.0))
         self.register_buffer("floor", torch.tensor(0.0))
@@ -33,6 +29,6 @@ class LearntVariance(nn.Module):
         """Let inv_s fall no lower than this from now on. While the floor holds, nothing is learnt."""
         self.floor.fill_(value)
 
-    def inv_s(self) -> Tensor:
-        """(): the learnt inv_s or the floor, whichever is greater; at most 1e6, where float32 alphas are steps."""
+    def inv_s(self) -> Float[Tensor, ""]:
+        """The learnt inv_s or the floor, whichever is greater; at most 1e6, where float32 alphas are steps."""
         return torch.maximum(torch.exp(10.0 * self.variance).clamp(max=1e6), self.floor)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pmni_nerfstudio.fields.trilinear import check_volume, lattice
@@ -21,7 +22,7 @@ class SurfaceBand:
         ValueError: if the volume isn't a cube, holds a number that isn't finite, or has no surface.
     """
 
-    def __init__(self, volume: Tensor) -> None:
+    def __init__(self, volume: Float[Tensor, "n n n"]) -> None:
         check_volume(volume)
         if not torch.isfinite(volume).all():
             raise ValueError("sdf_grid: holds numbers that aren't finite")
@@ -34,7 +35,7 @@ class SurfaceBand:
             )
         self.vertices = lattice(n, volume.device, volume.dtype)[near]
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "m 3"]:
         """(count, 3) points, each within a voxel of a vertex of the band, inside the cube. The generator is a CPU's."""
         picked = torch.randint(len(self.vertices), (count,), generator=generator)
         shift = torch.rand(count, 3, generator=generator) * 2.0 - 1.0

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 LEAST_DEPTH = 1e-6
+"""World units."""
 
 
 def project(
@@ -18,15 +19,16 @@ def project(
     Args:
         points: world.
         w2c: world-to-camera, OpenCV axes, one for each point.
-        K: intrinsics in pixels.
+        K: intrinsics in pixels, last row 0 0 1.
 
     Returns:
         pixels: (x, y) with pixel centres at integers, as K counts them. Meaningless where depth isn't positive.
         depth: along the optical axis.
     """
     camera = (w2c[..., :3] * points[:, None, :]).sum(dim=-1) + w2c[..., 3]
-    image = (K * camera[:, None, :]).sum(dim=-1)
-    return image[:, :2] / image[:, 2:].clamp(min=LEAST_DEPTH), camera[:, 2]
+    image, depth = (K * camera[:, None, :]).sum(dim=-1), camera[:, 2]
+    # So that points beside or behind the camera, which callers leave out, have finite gradients.
+    return image[:, :2] / torch.where(depth > LEAST_DEPTH, depth, torch.ones_like(depth))[:, None], depth
 
 
 def unproject(

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `pmni` command. A subcommand's module is imported only when it is called, so that `pmni --help` is instant."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+from pmni_nerfstudio.errors import exit_on_error
+
+_USAGE_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """Where a subcommand's dataclass is found. It has a field for each option and a method `main`."""
+
+    module: str
+    name: str
+    help: str
+
+
+SUBCOMMANDS = {
+    "export": Subcommand(
+        "pmni_nerfstudio.export.command", "ExportCommand", "Write the mesh and the refined cameras of a trained run."
+    ),
+    "eval": Subcommand(
+        "pmni_nerfstudio.evaluation.command", "EvalCommand", "Score an exported mesh and poses against the truth."
+    ),
+    "synth": Subcommand(
+        "pmni_nerfstudio.synth.command", "SynthCommand", "Make a synthetic scene whose truth is known."
+    ),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run `pmni ARGS`; by default those of the process.
+
+    Raises:
+        SystemExit: with code 1 after a mistake in the data, 2 after one in the command line, 0 after --help.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        _print_help()
+        raise SystemExit(0 if args else _USAGE_ERROR)
+    if args[0] == "--version":
+        print(f"pmni-nerfstudio {metadata.version('pmni-nerfstudio')}")
+        return
+    if args[0] not in SUBCOMMANDS:
+        print(f"error: pmni has no command {args[0]}: choose one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
+        raise SystemExit(_USAGE_ERROR)
+    # Of torch about nerfstudio's use of it, at every import: nothing that a user could act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\.")
+    import tyro
+
+    subcommand = SUBCOMMANDS[args[0]]
+    command = getattr(import_module(subcommand.module), subcommand.name)
+    with exit_on_error():
+        tyro.cli(command, prog=f"pmni {args[0]}", args=args[1:]).main()
+
+
+def _print_help() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print("[bold]usage:[/bold] pmni COMMAND [OPTIONS]\n")
+    console.print("Surfaces and camera poses from multi-view normal maps. Training is nerfstudio's: ns-train pmni.\n")
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, subcommand in SUBCOMMANDS.items():
+        table.add_row(f"[bold]{name}[/bold]", subcommand.help)
+    table.add_row("[bold]--version[/bold]", "Print the version.")
+    console.print(table)
+    console.print("\nEach command has its own --help.")
