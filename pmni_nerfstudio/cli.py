@@ -52,8 +52,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in SUBCOMMANDS:
         print(f"error: pmni has no command {args[0]}: choose one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         raise SystemExit(_USAGE_ERROR)
-    # Of torch about nerfstudio's use of it, at every import: nothing that a user could act on.
+    # Of torch about nerfstudio's use of it, at every start: nothing that a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\.")
+    warnings.filterwarnings("ignore", message="Using a non-tuple sequence", module=r"nerfstudio\.")
     import tyro
 
     subcommand = SUBCOMMANDS[args[0]]

@@ -20,9 +20,11 @@ from pmni_nerfstudio.data import dataparser
 from pmni_nerfstudio.data.datamanager import PmniDataManager, PmniDataManagerConfig
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset
+from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.patch_sampler import PatchSamplerConfig
 from pmni_nerfstudio.data.rays import PatchRayGenerator
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.errors import SceneError
 
 
 @pytest.fixture
@@ -74,24 +76,25 @@ def test_rays_hit_the_sphere_where_the_batch_says(sphere_scene, manager_of, sett
 
 
 def test_rays_hit_the_sphere_from_files_and_depths_lie_on_it(sphere_folder):
-    config = configured(data=sphere_folder, train_num_rays_per_batch=4000, load_depths=True, patch_size=5)
+    config = configured(data=sphere_folder, train_num_rays_per_batch=4000, patch_size=5)
     manager = config.setup(device="cpu", test_mode="val")
     bundle, batch = manager.next_train(0)
     check_against_sphere(bundle, batch, manager.train_dataset.metadata["c2w"])
-    known = batch["depth"][:, 0] > 0
+    depths = read_depths(manager.train_dataset.scene)
+    depth = torch.from_numpy(depths)[tuple(batch["indices"].unbind(-1))]
+    known = depth > 0
     assert torch.equal(known, batch["mask"][:, 0] > 0)
     # z depth times the length of the ray of depth one is the distance along the ray.
     distance, _ = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
-    from_batch = (batch["depth"] * bundle.metadata["directions_norm"])[:, 0].numpy()
+    from_batch = (depth * bundle.metadata["directions_norm"][:, 0]).numpy()
     grazing = ~(np.abs(distance - from_batch) < 5e-3)
     assert grazing[known].mean() < 0.02
-    assert manager.eval_dataset[2]["depth"].shape == (40, 48, 1)
-    assert manager.eval_dataset.depths is manager.train_dataset.depths
 
 
 def test_halved_maps_still_agree_with_their_rays(sphere_folder):
-    manager = configured(data=sphere_folder, scale_factor=0.5, load_depths=True).setup(device="cpu", test_mode="val")
-    assert manager.train_dataset.maps["depth"].shape == (7, 20, 24, 1)
+    manager = configured(data=sphere_folder, scale_factor=0.5).setup(device="cpu", test_mode="val")
+    depths = read_depths(manager.train_dataset.scene)
+    assert depths.shape == (7, 20, 24)
     bundle, batch = manager.next_train(0)
     distance, normal = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
     view = batch["indices"][:, 0].numpy()
@@ -102,7 +105,8 @@ def test_halved_maps_still_agree_with_their_rays(sphere_folder):
     np.testing.assert_allclose(camera_normal[inner], batch["normal"].numpy()[inner], atol=0.02)
     assert (
         np.abs(
-            batch["depth"].numpy()[inner, 0] * bundle.metadata["directions_norm"].numpy()[inner, 0] - distance[inner]
+            depths[tuple(batch["indices"].numpy()[inner].T)] * bundle.metadata["directions_norm"].numpy()[inner, 0]
+            - distance[inner]
         ).max()
         < 0.1
     )
@@ -240,7 +244,7 @@ def test_another_scale_than_the_parsers_is_refused(sphere_scene, manager_of):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"patch_size": 2}, "odd"), ({"load_depths": True}, "no depth maps"), ({"exclude_views": (99,)}, "no view 99")],
+    [({"patch_size": 2}, "odd"), ({"exclude_views": (99,)}, "no view 99")],
 )
 def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, manager_of, capsys, settings, words):
     with pytest.raises(SystemExit) as caught:
@@ -250,15 +254,14 @@ def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, manager_of, caps
     assert words in printed and printed.count("\n") == 1
 
 
-def test_depths_of_another_shape_are_told(sphere_scene, manager_of, tmp_path, capsys):
+def test_depths_of_another_shape_are_told(sphere_scene, tmp_path):
     depths = make_sphere_arrays()["depths"]
     files = tuple(tmp_path / f"{name}.npy" for name in sphere_scene.names)
     for file, depth in zip(files, depths, strict=True):
         np.save(file, depth)
     np.save(files[3], depths[3][:, :30])
-    with pytest.raises(SystemExit):
-        manager_of(dataclasses.replace(sphere_scene, depth_files=files), load_depths=True)
-    assert "03.npy: 30x40" in capsys.readouterr().err
+    with pytest.raises(SceneError, match="03.npy: 30x40"):
+        read_depths(dataclasses.replace(sphere_scene, depth_files=files))
 
 
 def test_command_line_shows_what_works_and_nothing_dead(capsys):
@@ -266,7 +269,7 @@ def test_command_line_shows_what_works_and_nothing_dead(capsys):
         tyro.cli(PmniDataManagerConfig, args=["--help"])
     printed = capsys.readouterr().out
     flags = set(re.findall(r"--[\w.-]+", printed))
-    assert {"--load-depths", "--dataparser.exclude-views", "--pixel-sampler.patch-size"} <= flags
+    assert {"--dataparser.exclude-views", "--pixel-sampler.patch-size"} <= flags
     assert not {"--patch-size", "--camera-res-scale-factor", "--images-on-gpu", "--pixel-sampler.ignore-mask"} & flags
     assert "Unused" not in printed
     parsed = tyro.cli(PmniDataManagerConfig, args=["--dataparser.exclude-views", "3", "7"])

@@ -197,12 +197,9 @@ def test_1024_has_no_seams():
     assert count[0] < 0.025 * 1025**3
 
 
-@pytest.mark.parametrize("value", [1.0, -1.0])
-def test_no_surface_is_the_users_error(value):
-    def sdf(x):
-        return torch.full((len(x),), value) if value > 0 else torch.ones(len(x))
-
-    with pytest.raises(PmniError, match="no surface"):
+@pytest.mark.parametrize("sdf", [lambda x: torch.ones(len(x)), sphere(0.5, (2.0, 0.0, 0.0))], ids=["flat", "outside"])
+def test_no_surface_is_the_users_error(sdf):
+    with pytest.raises(PmniError, match="no mesh to export"):
         extract(sdf, 64)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
-from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools
 from pmni_nerfstudio.data.rays import PatchRayGenerator
 from pmni_nerfstudio.errors import exit_on_error
@@ -38,8 +37,6 @@ class PmniDataManagerConfig(VanillaDataManagerConfig):
     """Rays per evaluation batch, rounded down to whole patches."""
     pixel_sampler: PatchSamplerConfig = field(default_factory=PatchSamplerConfig)  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which patches a batch holds."""
-    load_depths: bool = False
-    """Whether batches hold the depth maps of the scene's integration folder, as the depth losses need."""
 
     # nerfstudio's settings of image caches, which there are none of here, and settings that have their one place
     # elsewhere: the patch's size in pixel_sampler, the maps' size in dataparser.
@@ -69,8 +66,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
     """Draws training batches from the scene's maps in place: no view is copied or cached as floats.
 
     A batch has `indices` (R, 3) int64: view in the split, row, column; `normal` (R, 3) in the camera's OpenCV axes;
-    `mask` (R, 1); `image` (R, 3), the normals as RGB; and with `load_depths` `depth` (R, 1), z depth, 0 = unknown. All
-    but the indices are float32.
+    `mask` (R, 1); `image` (R, 3), the normals as RGB. All but the indices are float32.
     """
 
     config: PmniDataManagerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -91,13 +87,12 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
 
     def create_train_dataset(self) -> PmniDataset:
-        """The training views; depth maps are read here, once for both splits."""
-        self.depths = read_depths(self.train_dataparser_outputs.metadata["scene"]) if self.config.load_depths else None
-        return PmniDataset(self.train_dataparser_outputs, depths=self.depths)
+        """The training views."""
+        return PmniDataset(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> PmniDataset:
         """The held-out views, or the training views where none are held out."""
-        return PmniDataset(self.dataparser.get_dataparser_outputs(split=self.test_split), depths=self.depths)
+        return PmniDataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
     def setup_train(self) -> None:
         """Builds the sampler's pools and the rays' matrices."""

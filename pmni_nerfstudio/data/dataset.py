@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Literal, Optional
+from typing import Dict, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,36 +32,26 @@ class PmniDataset(InputDataset):
     """Views of a split. An item is the dictionary that evaluation and the viewer read:
 
     `image_idx` (int, in the split), `image` (H, W, 3) normals as RGB, `normal` (H, W, 3) float32 in the camera's
-    OpenCV axes, `mask` (H, W, 1) bool, and `depth` (H, W, 1) float32 (0 = unknown) where depth maps were given.
+    OpenCV axes, and `mask` (H, W, 1) bool.
 
     Args:
         dataparser_outputs: of PmniDataParser.
         scale_factor: must be 1; the data parser has a factor that takes the masks and cameras along.
-        depths: depth maps of all views of the scene, (N, H, W) float32, 0 where unknown.
     """
 
     exclude_batch_keys_from_device = ["image"]
 
-    def __init__(
-        self,
-        dataparser_outputs: DataparserOutputs,
-        scale_factor: float = 1.0,
-        depths: Optional[Float[np.ndarray, "N H W"]] = None,
-    ) -> None:
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
         if scale_factor != 1.0:
             raise ValueError(f"scale_factor: {scale_factor} is not 1; set PmniDataParserConfig.scale_factor instead")
         super().__init__(dataparser_outputs)
         self.scene: Scene = dataparser_outputs.metadata["scene"]
         self.views: tuple[int, ...] = dataparser_outputs.metadata["views"]
-        self.depths = depths
 
     @property
     def maps(self) -> Dict[str, Tensor]:
         """Maps of all views of the scene, (N, H, W, C) in the scene's own memory: what the sampler gathers from."""
-        maps = {"normal": torch.from_numpy(self.scene.normals), "mask": torch.from_numpy(self.scene.masks)[..., None]}
-        if self.depths is not None:
-            maps["depth"] = torch.from_numpy(self.depths)[..., None]
-        return maps
+        return {"normal": torch.from_numpy(self.scene.normals), "mask": torch.from_numpy(self.scene.masks)[..., None]}
 
     def get_metadata(self, data: Dict) -> Dict[str, Tensor]:
         """The maps of view `data["image_idx"]` of the split, (H, W, C)."""

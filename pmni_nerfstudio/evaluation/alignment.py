@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.errors import PmniError
@@ -45,7 +45,7 @@ def fit_similarity(
     start: np.ndarray,
     rotate: bool,
     max_steps: int = 60,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-7,
 ) -> np.ndarray:
     """Refine a similarity so that points fall on the true surface: trimmed point-to-plane ICP, Gauss-Newton steps.
 
@@ -64,7 +64,7 @@ def fit_similarity(
         (4, 4) similarity from the points' world to the truth's.
     """
     align = start.copy()
-    tree = cKDTree(true_seen)
+    tree = KDTree(true_seen)
     for _ in range(max_steps):
         moved = points @ align[:3, :3].T + align[:3, 3]
         distance, _ = tree.query(moved, workers=-1)

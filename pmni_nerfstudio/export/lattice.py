@@ -197,10 +197,7 @@ def sample_surface(lattice: Lattice) -> SurfaceBlocks:
         seen = _merge(seen, frontier)[0]
     blocks = np.sort(np.concatenate(surface)) if surface else np.empty(0, dtype=np.int64)
     if not len(blocks):
-        sign = "positive" if not len(values) or values[0] >= 0 else "negative"
-        raise PmniError(
-            f"the SDF has no surface in the unit sphere ({sign} everywhere): train longer, or check the masks"
-        )
+        raise PmniError("the SDF is positive throughout the unit sphere, so there is no mesh to export: train anew")
     points = np.empty((len(blocks), len(offsets)), dtype=np.int32)
     for start in range(0, len(blocks), _LOOKUP_BLOCKS):
         part = slice(start, start + _LOOKUP_BLOCKS)

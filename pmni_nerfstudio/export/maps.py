@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.models.base_model import Model
+from rich.console import Console
 from rich.progress import track
 
 from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
@@ -43,7 +44,8 @@ def write_maps(folder: Path, model: Model, dataset: PmniDataset, progress: bool 
     for made in folders:
         made.mkdir(exist_ok=True)
     size = float(np.cbrt(np.linalg.det(dataset.scene.world_from_unit[:3, :3])))
-    for i in track(range(len(dataset)), "Rendering maps", transient=True, disable=not progress):
+    console = Console(stderr=True)
+    for i in track(range(len(dataset)), "Rendering maps", console=console, transient=True, disable=not progress):
         name = dataset.scene.names[dataset.views[i]]
         with torch.no_grad():
             outputs = model.get_outputs_for_camera(dataset.cameras[i : i + 1].to(model.device))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import trimesh
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -112,7 +113,7 @@ def extract_mesh(
         TextColumn("{task.fields[points]:,} points"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, disable=not progress, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("Searching the surface", total=None, points=0)
         seen = 0
 

@@ -21,10 +21,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.model import rendering
 from pmni_nerfstudio.model.loss_schedule import LossWeights
+from pmni_nerfstudio.model.losses import mask_loss
 from pmni_nerfstudio.model.lr_schedule import set_run_length
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
@@ -50,7 +51,8 @@ class PmniModelConfig(ModelConfig):
     normal_loss: Literal["l1", "l2", "angular"] = "l2"
     """How rendered and observed normals are compared."""
     gradients: Literal["directional", "analytic", "numerical"] = "directional"
-    """Gradient of the field in training: differences between a patch's samples (fastest), exact, or six-point."""
+    """Gradient of the field in training: differences between a patch's samples (fastest), exact, or six-point. Single
+    rays (patch size 1) take six-point ones in the place of directional ones."""
     samples_per_ray: int = 12
     """Samples along a ray, spread about the surface that it meets."""
     window_reach_px: float = 8.0
@@ -100,7 +102,8 @@ class PmniModel(Model):
         self.supervision = Supervision(scene, self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
-        self._check_config()
+        with exit_on_error():
+            self._check_config()
 
     def _check_config(self) -> None:
         depths = self.supervision.has_depths
@@ -122,17 +125,25 @@ class PmniModel(Model):
             self.field.fit(sdf)
         self.grid.hull.copy_(sdf)
         self.grid.refresh(self.field.sdf, everywhere=True)
+        weights = self.config.loss_weights
+        if any(weights.sdf_on_points) or any(weights.point_consistency):
+            self.camera_optimizer.set_depth_scales(
+                self.supervision.initial_depth_scales(self.camera_optimizer, self.grid)
+            )
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> List[TrainingCallback]:
         """Start, schedule by the fraction of the run, refresh of the occupancy grid, end at max_num_iterations."""
         trainer = training_callback_attributes.trainer
-        assert trainer is not None
+        pipeline = training_callback_attributes.pipeline
+        assert trainer is not None and pipeline is not None
         total = trainer.config.max_num_iterations
         set_run_length(trainer.optimizers.schedulers, total)
         if trainer._start_step == 0:
-            self.warm_start(self._hull_start())
+            with exit_on_error():
+                start = self._hull_start()
+            self.warm_start(start)
 
         def before(step: int) -> None:
             self.set_fraction(min(step / total, 1.0))
@@ -190,10 +201,8 @@ class PmniModel(Model):
         """World normals (not normalised), accumulation and depths of patches, differentiable in field and poses."""
         side = int(bundle.metadata["patch_size"].view(-1)[0])
         rays = side * side
-        if self.config.gradients == "directional" and side == 1:
-            raise PmniError(
-                "gradients: directional differences need patches; set pixel-sampler.patch-size to 3 or more"
-            )
+        # Single rays have no neighbours to take differences with.
+        gradients = "numerical" if side == 1 and self.config.gradients == "directional" else self.config.gradients
         hits = self.grid.trace(bundle.origins.detach(), bundle.directions.detach())
         norms = bundle.metadata["directions_norm"].view(-1, rays)
         origins, directions = bundle.origins.view(-1, rays, 3), bundle.directions.view(-1, rays, 3)
@@ -211,9 +220,9 @@ class PmniModel(Model):
         distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
         positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
         square = (int(chosen.sum()), side, side, self.config.samples_per_ray)
-        sdf, gradients = self._sdf_and_gradients(positions.view(*square, 3))
+        sdf, slopes = self._sdf_and_gradients(positions.view(*square, 3), gradients)
         weights = rendering.neus_weights(sdf, self.field.inv_s()).view_as(distances)
-        normals, accumulation = rendering.along_rays(weights, gradients.view_as(positions))
+        normals, accumulation = rendering.along_rays(weights, slopes.view_as(positions))
         depth, _ = rendering.along_rays(weights, distances[..., None])
 
         index = torch.nonzero(chosen.repeat_interleave(rays))[:, 0]
@@ -228,7 +237,7 @@ class PmniModel(Model):
             "depth": spread(depth),
             "valid": planes.valid.view(-1, 1),
             "near": hits.near[:, None],
-            "gradients": gradients.reshape(-1, 3),
+            "gradients": slopes.reshape(-1, 3),
             "surface": bundle.origins + hits.t[:, None] * bundle.directions,
             "hit": hits.hit[:, None],
             "origins": bundle.origins,
@@ -237,12 +246,12 @@ class PmniModel(Model):
         }
 
     def _sdf_and_gradients(
-        self, positions: Float[Tensor, "p k k s 3"]
+        self, positions: Float[Tensor, "p k k s 3"], kind: str
     ) -> Tuple[Float[Tensor, "p k k s"], Float[Tensor, "p k k s 3"]]:
-        if self.config.gradients == "analytic":
+        if kind == "analytic":
             return self.field.sdf_and_gradient(positions)
         sdf = self.field.sdf(positions)
-        if self.config.gradients == "numerical":
+        if kind == "numerical":
             return sdf, self.field.numerical_gradient(positions, self.field.active_voxel)
         return sdf, rendering.directional_gradients(sdf, positions)
 
@@ -310,8 +319,9 @@ class PmniModel(Model):
     def get_loss_dict(self, outputs: Outputs, batch: Dict[str, Tensor], metrics_dict=None) -> Dict[str, Tensor]:
         """Every loss with a weight at this stage of the run, weighted, under its own name."""
         weights = self.config.loss_weights.weights_at(self.fraction)
-        if not self.training:
-            return {}
+        if not self.training:  # single rays in evaluation have no gradients: the mask's loss alone says how far it is
+            accumulation, mask = outputs["accumulation"][:, 0], batch["mask"].to(self.device)[:, 0]
+            return {"mask_loss": mask_loss(accumulation, mask, torch.ones_like(mask))}
         losses = self.supervision.losses(outputs, batch, weights, self.field, self.camera_optimizer, self.grid)
         loss_dict = {f"{name}_loss": weights[name] * loss for name, loss in losses.items()}
         self.camera_optimizer.get_loss_dict(loss_dict)

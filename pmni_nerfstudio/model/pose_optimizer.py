@@ -175,9 +175,10 @@ class PmniPoseOptimizer(CameraOptimizer):
                 views, the viewer's own camera) its pose is returned unchanged.
         """
         c2w = camera.camera_to_worlds
-        if not self.learns or camera.metadata is None or "cam_idx" not in camera.metadata:
+        index = (camera.metadata or {}).get("cam_idx")
+        if not self.learns or index is None:  # the viewer writes None for its own camera
             return c2w
-        view = torch.as_tensor(camera.metadata["cam_idx"]).reshape(-1)
+        view = torch.as_tensor(index).reshape(-1)
         delta = _homogeneous(self(view).double()).to(c2w.device)
         return (c2w.double() @ delta.view(*c2w.shape[:-2], 4, 4)).to(c2w.dtype)
 

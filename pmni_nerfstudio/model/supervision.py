@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Dict, Literal, Tuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni_nerfstudio.data.depths import read_depths
@@ -41,7 +41,47 @@ class Supervision:
         self._scene = scene
         self._views = torch.tensor(views)
         self._K = torch.from_numpy(scene.K[list(views)]).float()
+        # The same memory as the scene's where no view is held out.
+        maps = scene.normals if len(views) == scene.num_views else scene.normals[list(views)]
+        self._normals = torch.from_numpy(maps)
         self._depths: Tensor | None = None
+
+    def depths(self, device: torch.device) -> Float[Tensor, "n h w"]:
+        """Integrated depth maps of the training views, 0 where unknown, read at first use.
+
+        Raises:
+            SceneError: there are none.
+        """
+        if self._depths is None:
+            self._depths = torch.from_numpy(read_depths(self._scene))[self._views].to(device)
+        return self._depths
+
+    def _depth_at(self, indices: Int[Tensor, "r 3"], device: torch.device) -> Float[Tensor, "r"]:
+        return self.depths(device)[tuple(indices.to(device).unbind(dim=-1))]
+
+    def initial_depth_scales(
+        self, poses: PmniPoseOptimizer, grid: SurfaceGrid, pixels: int = 500
+    ) -> Float[Tensor, "n"]:
+        """Factor of each depth map that puts it on the cached surface: the median over some of its pixels.
+
+        A map is known up to its scale only; from cameras many radii away a few percent of it are a radius.
+        """
+        depths = self.depths(grid.volume.device)
+        with torch.no_grad():
+            w2c, K, c2w = poses.w2c_opencv(), self._K.to(depths.device), poses.c2w()
+        scales = torch.ones(len(depths), device=depths.device)
+        for view, depth in enumerate(depths):
+            row, column = torch.nonzero(depth, as_tuple=True)
+            every = max(1, len(row) // pixels)
+            row, column = row[::every], column[::every]
+            at = torch.full_like(row, view)
+            image = torch.stack([column, row], dim=-1).float()
+            ends = unproject(image, depth[row, column], w2c[at], K[at])
+            rays = ends - c2w[at, :, 3]
+            hits = grid.trace(c2w[at, :, 3], nn.functional.normalize(rays, dim=-1))
+            if bool(hits.hit.any()):
+                scales[view] = (hits.t / rays.norm(dim=-1))[hits.hit].median()
+        return scales
 
     def losses(
         self,
@@ -56,7 +96,7 @@ class Supervision:
 
         Args:
             outputs: of rendered patches.
-            batch: their observed `normal`, `mask`, `indices`, and `depth` where depth losses have a weight.
+            batch: their observed `normal`, `mask` and `indices`.
             weights: by name.
             field: the SDF.
             poses: current poses of the training views.
@@ -79,7 +119,7 @@ class Supervision:
             result["eikonal"] = losses.eikonal_loss(outputs["gradients"])
         if weights["depth"]:
             z = outputs["depth"][:, 0] / outputs["directions_norm"][:, 0]
-            integrated = batch["depth"][:, 0]
+            integrated = self._depth_at(batch["indices"], mask.device)
             known = (opaque > 0) & (integrated > 0)
             result["depth"] = losses.depth_loss(z, integrated, view, known, len(self._views))
         if weights["sdf_on_points"] or weights["point_consistency"]:
@@ -115,17 +155,16 @@ class Supervision:
     ) -> Dict[str, Tensor]:
         """Losses on the points of the depth maps at the batch's pixels."""
         device = batch["mask"].device
-        if self._depths is None:
-            self._depths = torch.as_tensor(read_depths(self._scene))[self._views].to(device)
+        depths = self.depths(device)
         indices = batch["indices"].to(device)
-        known = batch["depth"][:, 0] > 0
+        known = self._depth_at(indices, device) > 0
         indices = indices[known][:: max(1, int(known.sum()) // CROSS_VIEW_POINTS)]
         view, row, column = indices.unbind(dim=-1)
         w2c, K, scales = poses.w2c_opencv(), self._K.to(device), poses.depth_scales()
         result: Dict[str, Tensor] = {}
         if weights["sdf_on_points"]:
             pixels = torch.stack([column, row], dim=-1).float()
-            depth = self._depths[view, row, column] * scales[view]
+            depth = depths[view, row, column] * scales[view]
             points = unproject(pixels, depth, w2c.index_select(0, view), K[view])
             inside = (points.norm(dim=-1) < 1).float()
             result["sdf_on_points"] = losses.sdf_on_points_loss(field.sdf(points), inside)
@@ -133,7 +172,7 @@ class Supervision:
             table = losses.neighbour_views(w2c, NEIGHBOUR_ANGLE_DEG, NEIGHBOURS)
             chosen = torch.randint(table.shape[1], (len(view),), device=device)
             result["point_consistency"] = losses.point_consistency_loss(
-                indices, table[view, chosen], self._depths, scales, w2c, K
+                indices, table[view, chosen], depths, scales, w2c, K
             )
         return result
 
@@ -147,9 +186,6 @@ class Supervision:
         centres = poses.c2w()[:, :, 3].detach()
         cosines = view_cosines(points, normals, centres)
         seen = visible_by_sphere_tracing(grid.lookup, points, centres, candidates=cosines > 0.2)
-        maps = torch.from_numpy(self._scene.normals)
-        if len(self._views) < len(maps):
-            maps = maps[self._views]
         return losses.cross_view_normal_loss(
-            points, poses.w2c_opencv(), self._K.to(points.device), maps, cosines.clamp(min=0.0) * seen
+            points, poses.w2c_opencv(), self._K.to(points.device), self._normals, cosines.clamp(min=0.0) * seen
         )

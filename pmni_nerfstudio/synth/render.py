@@ -14,44 +14,69 @@ RAYS_PER_CHUNK = 1 << 17
 """Bounds the memory of large scenes (some tens of MB a chunk); more rays at once are no faster."""
 
 
-def trace(shape: Shape, origins: Tensor, directions: Tensor, tolerance: float = 1e-7, max_steps: int = 500) -> Tensor:
-    """First hits of rays with a shape: sphere tracing (Hart 1996), then Newton steps along the ray.
+def trace(shape: Shape, origins: Tensor, directions: Tensor, least_step: float = 2e-5, max_steps: int = 2000) -> Tensor:
+    """First hits of rays with a shape: sphere tracing (Hart 1996), then the root is refined in its bracket.
+
+    A ray has hit once the SDF changes sign. Steps are never shorter than `least_step`: rays that graze the surface
+    would otherwise creep past it for thousands of steps. What this can skip is a sliver as thin as least_step^2.
 
     Args:
         shape: the solid.
         origins: (n, 3) float64, outside of it.
         directions: (n, 3) float64, unit.
-        tolerance: a ray has hit where the SDF is below this; silhouettes swell by no more.
-        max_steps: rays still undecided after so many steps, which only graze, count as misses.
+        least_step: in the units of the unit sphere.
+        max_steps: a bound that no ray should reach.
 
     Returns:
         distance along the ray (n,), infinite where the ray misses.
+
+    Raises:
+        RuntimeError: rays were still on their way after max_steps: the shape's slope is wrong.
     """
     # only the part of the ray inside the sphere that holds the object
     middle = -(origins * directions).sum(-1)
     chord = (1.01 * OBJECT_RADIUS) ** 2 - (origins + middle[:, None] * directions).square().sum(-1)
-    hit = torch.full_like(middle, torch.inf)
+    before, after = torch.full_like(middle, torch.inf), torch.full_like(middle, torch.inf)
     active = torch.nonzero(chord > 0).squeeze(-1)
     half = chord[active].sqrt()
     t, end = middle[active] - half, middle[active] + half
+    last = t
     for _ in range(max_steps):
         if len(active) == 0:
             break
         value = shape.sdf(origins[active] + t[:, None] * directions[active])
-        arrived = value < tolerance
-        hit[active[arrived]] = t[arrived]
+        arrived = value <= 0
+        before[active[arrived]], after[active[arrived]] = last[arrived], t[arrived]
         going = ~arrived & (t < end)
-        t = (t + value / shape.slope)[going]
-        active, end = active[going], end[going]
+        step = (value / shape.slope).clamp(min=least_step)
+        last, t, active, end = t[going], (t + step)[going], active[going], end[going]
+    else:
+        raise RuntimeError(f"{len(active)} rays neither hit nor missed within {max_steps} steps")
 
+    hit = after.clone()
     found = torch.nonzero(torch.isfinite(hit)).squeeze(-1)
-    for _ in range(2):
-        t, d = hit[found], directions[found]
-        value, gradient = shape.gradient(origins[found] + t[:, None] * d)
-        closing = (gradient * d).sum(-1)
-        # at grazing rays the Newton step would run off; there the tracer's own tolerance is good enough
-        hit[found] = torch.where(closing < -0.05, t - value / closing, t)
+    hit[found] = _refine(shape, origins[found], directions[found], before[found], after[found])
     return hit
+
+
+def _refine(shape: Shape, origins: Tensor, directions: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Where rays (n, 3) enter the shape, between distances (n,) before, outside of it, and after, inside.
+
+    Newton's steps along the ray; bisection for the few rays that those would take out of the bracket: where a ray
+    grazes, or cuts a sharp edge so thinly that the SDF inside already belongs to the face it leaves by.
+    """
+    t = after
+    for _ in range(3):
+        value, gradient = shape.gradient(origins + t[:, None] * directions)
+        closing = (gradient * directions).sum(-1)
+        t = t - value / torch.where(closing < 0, closing, -torch.inf)
+    slow = torch.nonzero((closing > -0.02) | (t < before - 1e-12) | (t > after + 1e-12)).squeeze(-1)
+    low, high, o, d = before[slow], after[slow], origins[slow], directions[slow]
+    for _ in range(40):
+        mid = (low + high) / 2
+        inside = shape.sdf(o + mid[:, None] * d) <= 0
+        low, high = torch.where(inside, low, mid), torch.where(inside, mid, high)
+    return t.index_put((slow,), low)
 
 
 def render(
@@ -79,7 +104,7 @@ def render(
         on = torch.isfinite(t)
         _, gradient = shape.gradient(o[on] + t[on, None] * d[on])
         n = gradient / gradient.norm(dim=-1, keepdim=True)
-        # a ray that grazes may stop a hair behind the rim, where the surface already turns away
+        # at the very rim rounding may have the last word
         seen = (n * d[on]).sum(-1) < 0
         t[on] = torch.where(seen, t[on], torch.inf)
         distance[part] = t

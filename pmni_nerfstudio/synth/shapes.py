@@ -140,7 +140,7 @@ def knot_sdf(p: Tensor) -> Tensor:
     for turn in range(2):  # the half-plane at this angle meets the tube twice
         along = (around + 2 * math.pi * turn) / 2
         centre = 0.25 * torch.stack([torch.cos(3 * along), torch.sin(3 * along)], dim=-1)
-        tube = 0.115 + 0.025 * torch.cos(along * 2 + 0.5) + 0.006 * torch.sin(18 * along)
+        tube = 0.115 + 0.025 * torch.cos(along * 2 + 0.5) + 0.01 * torch.sin(18 * along)
         strands.append(length(offset - centre) - tube)
     # the half-plane cuts the tube at a slant, the more so the nearer to the axis: distances in it are too long by that
     return union(*strands) / torch.sqrt(1 + (0.375 / across.clamp(min=0.1)) ** 2)
@@ -171,11 +171,11 @@ def bracket_sdf(p: Tensor) -> Tensor:
 
 def figure_sdf(p: Tensor) -> Tensor:
     """A figure in mid-step, one arm up, one on the hip, with a face and folds in its coat."""
-    scale = 0.98
+    scale = 0.94
     p = p / scale + p.new_tensor((0.01, 0.05, -0.05))
     z = p[..., 2]
     coat = limb(p, (0.0, 0.0, 0.28), (0.02, 0.0, -0.22), 0.17, 0.24)
-    folds = 0.008 * torch.sin(20 * p[..., 1] + 9 * p[..., 0] + 4 * torch.sin(6 * z)) * torch.sigmoid(-14 * (z + 0.02))
+    folds = 0.012 * torch.sin(20 * p[..., 1] + 9 * p[..., 0] + 4 * torch.sin(6 * z)) * torch.sigmoid(-14 * (z + 0.02))
     head = smooth_union(
         0.05,
         ball(p, (0.03, 0.0, 0.66), 0.15),
@@ -222,9 +222,9 @@ def vase_sdf(p: Tensor) -> Tensor:
 
 SHAPES: dict[str, Shape] = {
     "blob": Shape(blob_sdf, 1.5),
-    "knot": Shape(knot_sdf, 2.0),
+    "knot": Shape(knot_sdf, 1.4),
     "bracket": Shape(bracket_sdf, 1.0),
-    "figure": Shape(figure_sdf, 1.3),
-    "vase": Shape(vase_sdf, 1.8),
+    "figure": Shape(figure_sdf, 1.4),
+    "vase": Shape(vase_sdf, 1.5),
     "sphere": Shape(sphere_sdf, 1.0),
 }

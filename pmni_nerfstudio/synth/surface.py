@@ -17,6 +17,8 @@ BLOCK = 8
 def surface_mesh(shape: Shape, resolution: int = 256, newton_steps: int = 8) -> trimesh.Trimesh:
     """Mesh of a shape's surface in the shape's own frame, watertight, normals outward.
 
+    Smooth parts are exact up to the triangles' flatness; sharp edges are bevelled by half a sample's spacing at most.
+
     Args:
         shape: the solid.
         resolution: samples along the side of the cube; rounded up to whole blocks.

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of the field's encodings beside nerfstudio's PyTorch HashEncoding with the same hidden layer, in one run.
+
+    python benchmarks/bench_encodings.py [--points 18000] [--threads 2] [--repeats 7]
+
+Points per second (median of the repeats) of four jobs: the signed distance alone; with its backward pass; the signed
+distance and analytic gradient with the backward pass of both (double backward for the networks); and a step of that
+with six-point differences instead, counted by gradients. Adam isn't in them: it costs the same for any encoding of a
+size, and its share is printed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Callable
+
+import torch
+from nerfstudio.field_components.encodings import HashEncoding as NerfstudioHashEncoding
+from torch import Tensor, nn
+
+from pmni_nerfstudio.fields.encodings import LevelEncoding
+from pmni_nerfstudio.fields.hash_encoding import level_vertices
+from pmni_nerfstudio.fields.mlp import EncodedSdf
+from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
+
+LEVELS, BASE, GROWTH, LOG2_TABLE, FEATURES = 14, 32, 1.32, 19, 2
+
+
+class NerfstudioLevels(LevelEncoding):
+    """nerfstudio's encoding in our network's place for one, so that only the encoding differs."""
+
+    def __init__(self) -> None:
+        vertices = level_vertices(LEVELS, BASE, GROWTH)
+        super().__init__(vertices, FEATURES)
+        self.encoding = NerfstudioHashEncoding(LEVELS, BASE, vertices[-1], LOG2_TABLE, FEATURES, implementation="torch")
+
+    def forward(self, x_t: Tensor) -> Tensor:
+        return self.encoding((x_t.t() + 1.0) * 0.5).t()
+
+
+def field(encoding: str) -> PmniField:
+    """A field of the default sizes with every level unlocked."""
+    built = PmniField(
+        PmniFieldConfig(
+            encoding=encoding,  # type: ignore[arg-type]
+            grid_vertices=(33, 65, 129),
+            hash_implementation="torch",
+            hash_levels=LEVELS,
+            hash_base_vertices=BASE,
+            hash_growth=GROWTH,
+            hash_log2_table=LOG2_TABLE,
+            hash_features=FEATURES,
+        )
+    )
+    built.set_progress(1.0)
+    return built
+
+
+def median_seconds(job: Callable[[], object], repeats: int) -> float:
+    """Median wall time of a call, the first one left out."""
+    job()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        job()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def six_points(geometry: nn.Module, x: Tensor) -> Tensor:
+    """Six-point differences, as the field's own, of anything with an `sdf`."""
+    steps = 0.01 * torch.eye(3)
+    values = geometry.sdf((x[:, None, None] + torch.stack([steps, -steps])).view(-1, 3)).view(-1, 2, 3)  # type: ignore[operator]
+    return (values[:, 0] - values[:, 1]) / 0.02
+
+
+def speeds(geometry: nn.Module, x: Tensor, repeats: int) -> list[float]:
+    """Points per second of the four jobs."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            geometry.sdf(x)  # type: ignore[operator]
+
+    def backward() -> None:
+        geometry.zero_grad()
+        geometry.sdf(x).sum().backward()  # type: ignore[operator]
+
+    def analytic() -> None:
+        geometry.zero_grad()
+        value, slope = geometry.sdf_and_gradient(x)  # type: ignore[operator]
+        (value.sum() + (slope.square().sum(-1) - 1.0).square().sum()).backward()
+
+    def differences() -> None:
+        geometry.zero_grad()
+        (six_points(geometry, x).square().sum(-1) - 1.0).square().sum().backward()
+
+    return [len(x) / median_seconds(job, repeats) for job in (forward, backward, analytic, differences)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=18000, help="points of each job")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's threads")
+    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each job")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    # About a surface, as in training: a shell of the sphere.
+    direction = nn.functional.normalize(torch.randn(arguments.points, 3), dim=-1)
+    x = direction * (0.5 + 0.05 * torch.randn(arguments.points, 1))
+
+    peer = EncodedSdf(NerfstudioLevels(), 64, 0.5)
+    rows = {"nerfstudio": speeds(peer, x, min(arguments.repeats, 3))}
+    grid = field("grid")
+    rows |= {"hash": speeds(field("hash").geometry, x, min(arguments.repeats, 3))}
+    rows |= {"dense": speeds(field("dense").geometry, x, arguments.repeats)}
+    rows |= {"grid": speeds(grid.geometry, x, arguments.repeats)}
+
+    jobs = ("sdf", "sdf, backward", "sdf + gradient, backward", "six-point, backward")
+    print(
+        f"{arguments.points} points, {arguments.threads} threads, thousand points/s (times nerfstudio's HashEncoding)"
+    )
+    print(f"{'encoding':12}" + "".join(f"{job:>28}" for job in jobs))
+    for name, row in rows.items():
+        cells = (f"{speed / 1e3:,.0f} (x{speed / base:.1f})" for speed, base in zip(row, rows["nerfstudio"]))
+        print(f"{name:12}" + "".join(f"{cell:>28}" for cell in cells))
+
+    for fused in (False, True):
+        optimizer = torch.optim.Adam(grid.param_groups()["sdf"], lr=1e-3, fused=fused)
+        seconds = median_seconds(optimizer.step, arguments.repeats)
+        print(f"Adam on the grid's {sum(p.numel() for p in grid.parameters()):,} values, fused={fused}: ", end="")
+        print(f"{1e3 * seconds:.1f} ms a step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The method end to end on a sphere of known radius, and every option of its training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SPHERE_CENTRE, SPHERE_RADIUS, hit_sphere
+from training import make_config, set_up
+
+from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
+from pmni_nerfstudio.model.loss_schedule import LossWeights
+from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated
+from pmni_nerfstudio.registration.start import Start
+
+
+def true_sdf(points: torch.Tensor) -> torch.Tensor:
+    return (points - torch.tensor(SPHERE_CENTRE).to(points)).norm(dim=-1) - SPHERE_RADIUS
+
+
+def rotation_error_deg(c2w: np.ndarray, truth: np.ndarray) -> float:
+    """Mean angle between orientations after the best common rotation."""
+    u, _, vt = np.linalg.svd(np.einsum("nij,nkj->ik", truth[:, :3, :3], c2w[:, :3, :3]))
+    common = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    cosine = (np.einsum("nij,nij->n", common @ c2w[:, :3, :3], truth[:, :3, :3]) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+
+
+def test_calibrated_training_recovers_the_sphere(sphere_folder: Path, tmp_path: Path):
+    trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 250))
+    trainer.train()
+    model = trainer.pipeline.model.eval()
+    # Points of the surface that the cameras see lie on the sphere: depths are along unit rays, at the true poses.
+    metrics, images = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    assert metrics["normal_mae_deg"] < 2.5 and metrics["mask_iou"] > 0.95
+    for image in images.values():
+        assert image.ndim == 3 and image.shape[-1] == 3 and 0 <= image.min() and image.max() <= 1
+    camera, _ = trainer.pipeline.datamanager.next_eval_image(0)
+    outputs = model.get_outputs_for_camera(camera)
+    bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
+    exact, _ = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
+    seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
+    error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
+    pixel = 15.0 / float(camera.fx[0])
+    assert seen.sum() > 300 and error.mean() < 0.1 * pixel
+    for name in ("rgb", "normals"):
+        assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
+    # Calibrated: poses are those of the data.
+    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+    np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), scene.c2w, atol=2e-5)
+
+
+def test_rough_poses_get_better(sphere_folder: Path, tmp_path: Path):
+    # A sphere leaves rotations open, but not where its outline lies: translations across the view come back.
+    config = make_config(
+        "pmni", sphere_folder, tmp_path, 300, pipeline__datamanager__dataparser__pose_noise_translation=0.05
+    )
+    trainer = set_up(config)
+    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+
+    def offsets_px() -> np.ndarray:
+        """Where the sphere's centre appears against where it should, after the best common shift of the world."""
+        w2c = np.linalg.inv(trainer.pipeline.model.camera_optimizer.c2w_opencv_double())
+        centre, rows, right = np.append(SPHERE_CENTRE, 1), [], []
+        for estimated, true, K in zip(w2c, np.linalg.inv(scene.c2w), scene.K):
+            seen = K @ (true @ centre)[:3]
+            moved = K @ (estimated @ centre)[:3]
+            rows.append((K @ estimated[:3, :3])[:2] / moved[2])
+            right.append(seen[:2] / seen[2] - moved[:2] / moved[2])
+        rows, right = np.concatenate(rows), np.concatenate(right)
+        return right - rows @ np.linalg.lstsq(rows, right, rcond=None)[0]
+
+    before = np.abs(offsets_px()).mean()
+    trainer.train()
+    after = np.abs(offsets_px()).mean()
+    assert after < 0.5 * before
+
+
+OPTIONS = {
+    "dense": {"pipeline__model__sdf_field": PmniFieldConfig(encoding="dense")},
+    "hash": {"pipeline__model__sdf_field": PmniFieldConfig(encoding="hash", hash_levels=4, hash_log2_table=12)},
+    "analytic": {"pipeline__model__gradients": "analytic"},
+    "numerical": {"pipeline__model__gradients": "numerical"},
+    "single rays": {"pipeline__datamanager__pixel_sampler__patch_size": 1},
+    "large patches": {"pipeline__datamanager__pixel_sampler__patch_size": 5},
+    "sphere start": {"pipeline__model__start": "sphere"},
+    "l1": {"pipeline__model__normal_loss": "l1"},
+    "angular": {"pipeline__model__normal_loss": "angular"},
+    "held out": {"pipeline__datamanager__dataparser__exclude_views": (1, 4)},
+    "half size": {"pipeline__datamanager__dataparser__scale_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
+    trainer = set_up(make_config("pmni", sphere_folder, tmp_path, 40, **OPTIONS[name]))
+    trainer.pipeline.datamanager.train_pixel_sampler.set_num_rays_per_batch(450)
+    losses = []
+    for step in range(40):
+        for callback in trainer.callbacks:
+            callback.run_callback_at_location(step, callback.where_to_run[0])
+        loss, loss_dict, _ = trainer.train_iteration(step)
+        losses.append(float(loss_dict["normal_loss"]))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+    metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    assert metrics["normal_mae_deg"] < 25
+
+
+def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, tmp_path: Path):
+    everything = LossWeights(**{name: (0.1,) for name in LossWeights().weights_at(0)})
+    config = make_config("pmni", sphere_folder, tmp_path, 10, pipeline__model__loss_weights=everything)
+    trainer = set_up(config)
+    model = trainer.pipeline.model
+    bundle, batch = trainer.pipeline.datamanager.next_train(0)
+    losses = model.get_loss_dict(model(bundle), batch)
+    assert set(losses) == {f"{name}_loss" for name in everything.weights_at(0)}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    # The hull of a sphere is nearly the sphere: depth maps scaled onto it lie on it.
+    assert losses["sdf_on_points_loss"] / 0.1 < 0.1
+    sum(losses.values()).backward()
+    for name, group in model.get_param_groups().items():
+        if name != "variance":
+            assert any(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in group), name
+    model.config.loss_weights = LossWeights(mask=(0.0,))
+    bundle, batch = trainer.pipeline.datamanager.next_train(1)
+    assert set(model.get_loss_dict(model(bundle), batch)) == {"normal_loss", "eikonal_loss"}
+
+
+def test_masks_draw_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: Path):
+    """Rays of the mask that pass the surface at a distance get no gradient from rendering; they must grow it."""
+    config = make_config(
+        "pmni-calibrated",
+        sphere_folder,
+        tmp_path,
+        150,
+        pipeline__model__start="sphere",
+        pipeline__model__sdf_field=PmniFieldConfig(encoding="grid", sphere_radius=0.25),
+    )
+    trainer = set_up(config)
+    trainer.train()
+    metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    assert metrics["mask_iou"] > 0.85
+
+
+def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Path):
+    """The seam of registration: poses and a surface, before the first step."""
+    trainer = set_up(make_config("pmni", sphere_folder, tmp_path, 5))
+    model = trainer.pipeline.model
+    axis = torch.linspace(-1, 1, 97)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+    turned = scene.c2w.copy()
+    turned[:, :3, :] = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]]) @ turned[:, :3, :]
+    model.warm_start(Start(c2w=turned, sdf=true_sdf(grid)))
+    np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), turned, atol=1e-5)
+    model.field.set_progress(1.0)
+    points = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * 0.4
+    assert (model.field.sdf(points) - true_sdf(points)).abs().mean() < 2e-3
+
+
+def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
+    first = set_up(make_config("pmni", sphere_folder, tmp_path, 30))
+    first.train()
+    config = make_config("pmni", sphere_folder, tmp_path, 45)
+    config.load_dir, config.timestamp = first.checkpoint_dir, "resumed"
+    second = set_up(config)
+    before = first.pipeline.model.state_dict()
+    for name, value in second.pipeline.model.state_dict().items():
+        torch.testing.assert_close(value, before[name], msg=name)
+    second.train()
+    assert second.step == 44
+
+
+def test_no_depth_maps_is_one_line(tmp_path: Path, sphere_folder: Path, capsys: pytest.CaptureFixture):
+    import shutil
+
+    shutil.rmtree(sphere_folder / "integration")
+    config = make_config("pmni", sphere_folder, tmp_path, 5, pipeline__model__loss_weights=LossWeights(depth=(1.0,)))
+    with pytest.raises(SystemExit) as stop:
+        set_up(config)
+    assert stop.value.code == 1
+    assert "needs depth maps" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_methods_are_registered():
+    from nerfstudio.configs.method_configs import all_methods
+
+    assert {"pmni", "pmni-calibrated"} <= set(all_methods)
+    assert pmni.config.pipeline.model.camera_optimizer.mode == "SE3"
+    assert pmni_calibrated.config.pipeline.model.camera_optimizer.mode == "off"

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of nerfstudio's Trainer on small scenes, in this process."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+
+from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated
+
+
+def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) -> TrainerConfig:
+    """A method's configuration for a scene; changes are given as pipeline__model__x=value."""
+    config = copy.deepcopy({"pmni": pmni, "pmni-calibrated": pmni_calibrated}[method].config)
+    config.data = config.pipeline.datamanager.data = data
+    config.output_dir, config.experiment_name, config.timestamp = out, "test", "run"
+    config.vis, config.max_num_iterations = "tensorboard", steps
+    config.machine.device_type = "cpu"
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        target: Any = config
+        for parent in parents:
+            target = getattr(target, parent)
+        assert hasattr(target, name), path
+        setattr(target, name, value)
+    return config
+
+
+def set_up(config: TrainerConfig) -> Trainer:
+    """The trainer, ready for its first step. Saves the configuration as ns-train does."""
+    trainer: Trainer = config.setup(local_rank=0, world_size=1)
+    config.save_config()
+    trainer.setup()
+    return trainer
