@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 DEMO := demo
 VIS ?= tensorboard
 export PYTHONNOUSERSITE := 1
+# OpenMP's threads sleep while they wait: on a machine that does other things too, spinning costs a factor of ten.
+export OMP_WAIT_POLICY := passive
 
 .PHONY: env demo test test-fast lint bench clean
 

@@ -4,8 +4,8 @@
     python benchmarks/bench_encodings.py [--points 18000] [--threads 2] [--repeats 7]
 
 Points per second (median of the repeats) of four jobs: the signed distance alone; with its backward pass; the signed
-distance and analytic gradient with the backward pass of both (double backward for the networks); and a step of that
-with six-point differences instead, counted by gradients. Adam isn't in them: it costs the same for any encoding of a
+distance and analytic gradient with the backward pass of both (double backward for the networks); and the same of
+six-point differences, counted by gradients. Adam isn't in them: it costs the same for any encoding of a
 size, and its share is printed apart.
 """
 
@@ -58,15 +58,11 @@ def field(encoding: str) -> PmniField:
     return built
 
 
-def median_seconds(job: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call, the first one left out."""
+def seconds(job: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
     job()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return time.perf_counter() - start
 
 
 def six_points(geometry: nn.Module, x: Tensor) -> Tensor:
@@ -76,8 +72,8 @@ def six_points(geometry: nn.Module, x: Tensor) -> Tensor:
     return (values[:, 0] - values[:, 1]) / 0.02
 
 
-def speeds(geometry: nn.Module, x: Tensor, repeats: int) -> list[float]:
-    """Points per second of the four jobs."""
+def jobs(geometry: nn.Module, x: Tensor) -> list[Callable[[], None]]:
+    """The four jobs."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -96,7 +92,7 @@ def speeds(geometry: nn.Module, x: Tensor, repeats: int) -> list[float]:
         geometry.zero_grad()
         (six_points(geometry, x).square().sum(-1) - 1.0).square().sum().backward()
 
-    return [len(x) / median_seconds(job, repeats) for job in (forward, backward, analytic, differences)]
+    return [forward, backward, analytic, differences]
 
 
 def main() -> None:
@@ -111,27 +107,36 @@ def main() -> None:
     direction = nn.functional.normalize(torch.randn(arguments.points, 3), dim=-1)
     x = direction * (0.5 + 0.05 * torch.randn(arguments.points, 1))
 
-    peer = EncodedSdf(NerfstudioLevels(), 64, 0.5)
-    rows = {"nerfstudio": speeds(peer, x, min(arguments.repeats, 3))}
     grid = field("grid")
-    rows |= {"hash": speeds(field("hash").geometry, x, min(arguments.repeats, 3))}
-    rows |= {"dense": speeds(field("dense").geometry, x, arguments.repeats)}
-    rows |= {"grid": speeds(grid.geometry, x, arguments.repeats)}
+    geometries = {
+        "nerfstudio": EncodedSdf(NerfstudioLevels(), 64, 0.5),
+        "hash": field("hash").geometry,
+        "dense": field("dense").geometry,
+        "grid": grid.geometry,
+    }
+    work = {name: jobs(geometry, x) for name, geometry in geometries.items()}
+    # In turns, so that whatever else the machine does falls on all of them; the first round warms up, uncounted.
+    rounds = [
+        {name: [seconds(job) for job in each] for name, each in work.items()} for _ in range(arguments.repeats + 1)
+    ][1:]
+    rows = {
+        name: [arguments.points / statistics.median(times[name][job] for times in rounds) for job in range(4)]
+        for name in work
+    }
 
-    jobs = ("sdf", "sdf, backward", "sdf + gradient, backward", "six-point, backward")
-    print(
-        f"{arguments.points} points, {arguments.threads} threads, thousand points/s (times nerfstudio's HashEncoding)"
-    )
-    print(f"{'encoding':12}" + "".join(f"{job:>28}" for job in jobs))
+    titles = ("sdf", "sdf, backward", "sdf + gradient, backward", "six-point, backward")
+    print(f"{arguments.points} points, {arguments.threads} threads: thousand points/s (times nerfstudio's encoding)")
+    print(f"{'encoding':12}" + "".join(f"{title:>28}" for title in titles))
     for name, row in rows.items():
         cells = (f"{speed / 1e3:,.0f} (x{speed / base:.1f})" for speed, base in zip(row, rows["nerfstudio"]))
         print(f"{name:12}" + "".join(f"{cell:>28}" for cell in cells))
 
     for fused in (False, True):
         optimizer = torch.optim.Adam(grid.param_groups()["sdf"], lr=1e-3, fused=fused)
-        seconds = median_seconds(optimizer.step, arguments.repeats)
-        print(f"Adam on the grid's {sum(p.numel() for p in grid.parameters()):,} values, fused={fused}: ", end="")
-        print(f"{1e3 * seconds:.1f} ms a step")
+        optimizer.step()
+        step = statistics.median(seconds(optimizer.step) for _ in range(arguments.repeats))
+        values = sum(parameter.numel() for parameter in grid.parameters())
+        print(f"Adam on the grid's {values:,} values, fused={fused}: {1e3 * step:.1f} ms a step")
 
 
 if __name__ == "__main__":

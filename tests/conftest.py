@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before torch is loaded: threads that spin while they wait slow tests down many times on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest

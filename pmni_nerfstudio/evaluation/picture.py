@@ -113,6 +113,7 @@ def comparison_picture(
         max_error_deg: end of the error's colour scale.
     """
     # the object interface with the Agg canvas: no global state, no display
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -125,8 +126,7 @@ def comparison_picture(
     figure = Figure(figsize=(4 * cell * width / height + 0.9, len(views) * cell + 0.75), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(views), 4, squeeze=False)
-    scale = ScalarMappable(Normalize(0, max_error_deg), "magma_r")
-    scale.cmap.set_bad("white")
+    scale = ScalarMappable(Normalize(0, max_error_deg), colormaps["magma_r"].with_extremes(bad="white"))
     rays = MeshRays(mesh)
     Ks = np.broadcast_to(K, (len(views), 3, 3))
     for row, view, pose, k, window in zip(axes, views, c2w, Ks, windows, strict=True):

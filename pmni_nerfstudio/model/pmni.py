@@ -30,6 +30,7 @@ from pmni_nerfstudio.model.lr_schedule import set_run_length
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
 from pmni_nerfstudio.model.supervision import Supervision
+from pmni_nerfstudio.model.threads import settle_threads
 from pmni_nerfstudio.registration.start import Start, start_from_hull
 
 Outputs = Dict[str, Any]
@@ -88,6 +89,8 @@ class PmniModel(Model):
     def populate_modules(self) -> None:
         """Field, poses, occupancy grid and losses, from the training split's scene."""
         super().populate_modules()
+        if not torch.cuda.is_available():
+            settle_threads()
         metadata: Dict[str, Any] = self.kwargs["metadata"]
         scene: Scene = metadata["scene"]
         self.views: Tuple[int, ...] = metadata["views"]
@@ -355,7 +358,8 @@ class PmniModel(Model):
         error = colormaps.apply_colormap((error_deg / 30.0).clamp(max=1.0)[..., None])
 
         def picture(normals: Tensor, on: Tensor) -> Tensor:
-            return torch.where(on, (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2, 1.0)
+            shown = (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2
+            return torch.where(on, shown.clamp(0.0, 1.0), 1.0)
 
         pair = torch.cat([picture(observed, mask), picture(rendered, seen)], dim=1)
         return metrics, {

@@ -63,11 +63,13 @@ def disturb_normals(
 
 def disturb_mask(mask: np.ndarray, noise_px: float, rng: np.random.Generator, holes: int = 4) -> np.ndarray:
     """A mask whose outline wanders smoothly by noise_px (root mean square, pixels) and which has a few holes of 3x3."""
-    outside_px, inside_px = (
+    to_inside, to_outside = (
         cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (~mask, mask)
     )
+    # the outline runs between pixels, half a pixel before the nearest one of the other side
+    outside_px = np.where(mask, 0.5 - to_outside, to_inside - 0.5)
     wander = gaussian_filter(rng.standard_normal(mask.shape), 2.0)
-    noisy = outside_px - inside_px - noise_px * wander / wander.std() < 0
+    noisy = outside_px - noise_px * wander / wander.std() < 0
     inside = np.argwhere(mask)
     for y, x in inside[rng.integers(0, len(inside), holes)]:
         noisy[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = False

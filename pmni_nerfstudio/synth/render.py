@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pmni_nerfstudio.data.pinhole import pixel_rays
-from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape
+from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape, one_thread
 
 RAYS_PER_CHUNK = 1 << 17
 """Bounds the memory of large scenes (some tens of MB a chunk); more rays at once are no faster."""
@@ -65,7 +65,7 @@ def _refine(shape: Shape, origins: Tensor, directions: Tensor, before: Tensor, a
     Newton's steps along the ray; bisection for the few rays that those would take out of the bracket: where a ray
     grazes, or cuts a sharp edge so thinly that the SDF inside already belongs to the face it leaves by.
     """
-    t = after
+    t, closing = after, torch.zeros_like(after)
     for _ in range(3):
         value, gradient = shape.gradient(origins + t[:, None] * directions)
         closing = (gradient * directions).sum(-1)
@@ -79,6 +79,7 @@ def _refine(shape: Shape, origins: Tensor, directions: Tensor, before: Tensor, a
     return t.index_put((slow,), low)
 
 
+@one_thread()
 def render(
     shape: Shape, K: np.ndarray, c2w: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,12 +8,13 @@ import torch
 import trimesh
 from skimage.measure import marching_cubes
 
-from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape
+from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape, one_thread
 
 BLOCK = 8
 """Samples along the side of a block: blocks that can't hold surface are filled with one value."""
 
 
+@one_thread()
 def surface_mesh(shape: Shape, resolution: int = 256, newton_steps: int = 8) -> trimesh.Trimesh:
     """Mesh of a shape's surface in the shape's own frame, watertight, normals outward.
 
