@@ -22,6 +22,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# From nothing to a scored mesh: rough poses, 5 deg off. A few minutes on two cores.
+demo: env
+	rm -rf $(DEMO)
+	$(BIN)/pmni synth $(DEMO)/scene --shape figure --jitter 1 --rotation-noise-deg 5 --truth $(DEMO)/truth
+	$(BIN)/ns-train pmni --data $(DEMO)/scene --output-dir $(DEMO)/runs --timestamp run --vis $(VIS)
+	$(BIN)/pmni export --load-config $(DEMO)/runs/scene/pmni/run/config.yml --output-dir $(DEMO)/result --maps
+	$(BIN)/pmni eval --mesh $(DEMO)/result/mesh.ply --poses $(DEMO)/result/poses.npy --truth $(DEMO)/truth --output $(DEMO)/scores.json
+	$(BIN)/python examples/01_picture.py $(DEMO)/scene $(DEMO)/result $(DEMO)/picture.png
+	@echo "Look at $(DEMO)/picture.png, $(DEMO)/result/mesh.ply and $(DEMO)/scores.json"
+
+bench: env
+	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_encodings.py
+
 lint: env
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -196,7 +196,7 @@ class PmniModel(Model):
         """Renders rays: patches in training, single rays in evaluation."""
         assert isinstance(ray_bundle, RayBundle)
         self.camera_optimizer.apply_to_raybundle(ray_bundle)
-        if self.training:
+        if self.training and "patch_size" in ray_bundle.metadata:
             return self._render_patches(ray_bundle)
         return self._render_rays(ray_bundle)
 

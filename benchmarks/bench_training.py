@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training speed on one core of a CPU, beside a small neus-facto on the same scene, in one process and one run.
+
+    python benchmarks/bench_training.py [--steps 120] [--stock-steps 8] [--threads 1]
+
+Ours is `pmni-calibrated` as `ns-train` runs it: batches drawn, callbacks, losses, Adam. All is the default but the
+run's length: its schedules (levels, sharpness, learning rates) go by the fraction of the run, so a short run passes
+through all of them, and its first and last quarters are shown apart. Setting up, the visual hull and the warm start
+come before the first step and aren't in the times; they are printed.
+
+neus-facto runs on no CPU as nerfstudio ships it. Here nerfstudio's own PyTorch HashEncoding stands in for
+tinycudann's and no LPIPS is built; every size is cut far below its defaults. Its batches are the same rays, drawn
+outside its times. The two take turns, so that whatever else the machine does falls on both. The median is of a step;
+the mean counts what only some steps do as well (our grid's refresh), and any hiccup.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the core from the one that works
+
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, List, Tuple
+from unittest import mock
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.fields.sdf_field import SDFFieldConfig
+from nerfstudio.models.neus_facto import NeuSFactoModel, NeuSFactoModelConfig
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from pmni_nerfstudio.pmni_config import pmni_calibrated
+from pmni_nerfstudio.synth.command import SynthCommand
+
+WARM_UP = 5  # of our steps, and STOCK_WARM_UP of the other's: allocator, thread pools, Adam's state
+STOCK_WARM_UP = 2
+PROPOSAL_NET: Dict[str, Any] = {"hidden_dim": 16, "log2_hashmap_size": 15, "num_levels": 5, "implementation": "torch"}
+
+
+@dataclass
+class Timed:
+    """A method being trained: a step that returns its loss, its rays, and what steps took and their losses."""
+
+    step: Callable[[int], float]
+    rays: int
+    seconds: List[float] = field(default_factory=list)
+    losses: List[float] = field(default_factory=list)
+
+    def run(self, step: int) -> None:
+        """One step, timed."""
+        start = time.perf_counter()
+        loss = self.step(step)
+        self.seconds.append(time.perf_counter() - start)
+        self.losses.append(loss)
+
+    def speed(self, first: int, last: int, average: Callable[[List[float]], float]) -> float:
+        """Rays per second, from the average of the steps first to last (excluded)."""
+        return self.rays / average(self.seconds[first:last])
+
+
+def set_up_ours(data: Path, out: Path, steps: int) -> Trainer:
+    """The trainer of `ns-train pmni-calibrated --data DATA --max-num-iterations STEPS`, before its first step."""
+    config: TrainerConfig = copy.deepcopy(pmni_calibrated.config)
+    config.data = config.pipeline.datamanager.data = data  # type: ignore[attr-defined]
+    config.output_dir, config.experiment_name, config.timestamp = out, "bench", "run"
+    config.vis, config.max_num_iterations, config.machine.device_type = "tensorboard", steps, "cpu"
+    trainer: Trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    return trainer
+
+
+def run_callbacks(callbacks: List[TrainingCallback], step: int, location: TrainingCallbackLocation) -> None:
+    """As the trainer's loop does."""
+    for callback in callbacks:
+        callback.run_callback_at_location(step, location=location)
+
+
+def ours(trainer: Trainer) -> Timed:
+    """A step as in Trainer.train, without the logging after it."""
+
+    def step(number: int) -> float:
+        trainer.pipeline.train()
+        run_callbacks(trainer.callbacks, number, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        loss = trainer.train_iteration(number)[0]
+        run_callbacks(trainer.callbacks, number, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+        return float(loss)
+
+    return Timed(step, trainer.pipeline.datamanager.get_train_rays_per_batch())
+
+
+class TorchHashGrid(HashEncoding):
+    """nerfstudio's PyTorch encoding behind the constructor of tinycudann's. It interpolates linearly only."""
+
+    def __init__(self, n_input_dims: int, encoding_config: Dict[str, Any]) -> None:
+        assert n_input_dims == 3 and encoding_config["otype"] == "HashGrid"
+        levels, base = encoding_config["n_levels"], encoding_config["base_resolution"]
+        super().__init__(
+            num_levels=levels,
+            min_res=base,
+            max_res=round(base * encoding_config["per_level_scale"] ** (levels - 1)),
+            log2_hashmap_size=encoding_config["log2_hashmap_size"],
+            features_per_level=encoding_config["n_features_per_level"],
+            implementation="torch",
+        )
+        self.n_output_dims = self.get_out_dim()
+
+
+def small_neus_facto(views: int) -> NeuSFactoModel:
+    """neus-facto as nerfstudio sets it up (configs/method_configs.py), in small and for a CPU."""
+    config = NeuSFactoModelConfig(
+        sdf_field=SDFFieldConfig(
+            use_grid_feature=True,
+            num_layers=2,
+            hidden_dim=64,
+            geo_feat_dim=64,
+            num_layers_color=2,
+            hidden_dim_color=64,
+            num_levels=8,
+            max_res=1024,
+            log2_hashmap_size=15,
+            smoothstep=False,
+            bias=0.5,
+            beta_init=0.3,
+            inside_outside=False,  # an object seen from outside
+        ),
+        background_model="none",
+        background_color="white",
+        num_proposal_samples_per_ray=(32, 16),
+        num_neus_samples_per_ray=16,
+        proposal_net_args_list=[{**PROPOSAL_NET, "max_res": 64}, {**PROPOSAL_NET, "max_res": 256}],
+    )
+    box = SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
+    with (
+        mock.patch("nerfstudio.fields.sdf_field.tcnn", SimpleNamespace(Encoding=TorchHashGrid)),
+        # evaluation's alone, and it downloads its weights
+        mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", nn.Identity),
+    ):
+        model: NeuSFactoModel = config.setup(scene_box=box, num_train_data=views)
+    return model.train()
+
+
+def neus_facto(model: NeuSFactoModel, batches: List[Tuple[RayBundle, Dict[str, Tensor]]]) -> Timed:
+    """Steps of the stock model's own forward pass, losses and callbacks, and Adam with its learning rates."""
+    groups = model.get_param_groups()
+    optimizer = torch.optim.Adam(
+        [{"params": groups["fields"], "lr": 5e-4}, {"params": groups["proposal_networks"], "lr": 1e-2}], eps=1e-15
+    )
+    callbacks = model.get_training_callbacks(
+        TrainingCallbackAttributes(optimizers=None, grad_scaler=None, pipeline=None, trainer=None)
+    )
+
+    def step(number: int) -> float:
+        rays, batch = batches[number]
+        run_callbacks(callbacks, number, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        optimizer.zero_grad()
+        outputs = model(rays)
+        loss = torch.stack(list(model.get_loss_dict(outputs, batch).values())).sum()
+        loss.backward()
+        optimizer.step()
+        run_callbacks(callbacks, number, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+        return loss.item()
+
+    return Timed(step, len(batches[0][0]))
+
+
+def stock_batches(trainer: Trainer, count: int, rays: int) -> List[Tuple[RayBundle, Dict[str, Tensor]]]:
+    """Batches of our data manager, as the stock model wants them: a random choice of a batch's rays."""
+    batches = []
+    for number in range(count):
+        bundle, batch = trainer.pipeline.datamanager.next_train(number)
+        chosen = torch.randperm(len(bundle))[:rays]
+        small = bundle[chosen]
+        small.metadata = {"directions_norm": torch.ones(rays, 1)}
+        # 'fg_mask' is nerfstudio's name for the mask in the losses of surface models
+        batches.append((small, {"image": batch["image"][chosen], "fg_mask": batch["mask"][chosen]}))
+    return batches
+
+
+def report(console: Console, own: Timed, stock: Timed) -> None:
+    """The table."""
+    steps, quarter = len(own.seconds), (len(own.seconds) - WARM_UP) // 4
+    machine = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}, {os.cpu_count()} cores"
+    )
+    table = Table(title=f"Training on the CPU: {machine}")
+    for column in ("method", "rays a step", "steps", "median rays/s", "ratio", "mean rays/s", "ratio", "loss"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    rows = (
+        ("neus-facto, small", stock, STOCK_WARM_UP, len(stock.seconds)),
+        ("pmni-calibrated", own, WARM_UP, steps),
+        ("  its first quarter", own, WARM_UP, WARM_UP + quarter),
+        ("  its last quarter", own, steps - quarter, steps),
+    )
+    for name, timed, first, last in rows:
+        cells = [name, str(timed.rays), str(last - first)]
+        for average in (statistics.median, statistics.mean):
+            speed = timed.speed(first, last, average)
+            ratio = speed / stock.speed(STOCK_WARM_UP, len(stock.seconds), average)
+            cells += [f"{speed:,.0f}", f"{ratio:.1f}"]
+        table.add_row(*cells, f"{timed.losses[first]:.3f} to {timed.losses[last - 1]:.3f}")
+    console.print(table)
+
+
+def main() -> None:
+    """Make the scene, train both in turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=120, help="steps of pmni-calibrated: the length of its run")
+    parser.add_argument("--stock-steps", type=int, default=8, help="timed steps of neus-facto")
+    parser.add_argument("--stock-rays", type=int, default=512, help="rays of a step of neus-facto")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    console = Console(width=110)
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Path(folder) / "scene"
+        SynthCommand(out=scene, shape="figure", mesh_resolution=32).main()
+        start = time.perf_counter()
+        trainer = set_up_ours(scene, Path(folder) / "out", arguments.steps)
+        console.print(f"pmni-calibrated: set up, with hull and warm start, in {time.perf_counter() - start:.1f} s")
+        torch.set_num_threads(arguments.threads)  # after the setup, which settles threads for itself
+        turns = STOCK_WARM_UP + arguments.stock_steps
+        own = ours(trainer)
+        views = len(trainer.pipeline.datamanager.train_dataset)  # type: ignore[arg-type]
+        stock = neus_facto(small_neus_facto(views), stock_batches(trainer, turns, arguments.stock_rays))
+        for step in range(arguments.steps):
+            own.run(step)
+            for stock_step in range(step * turns // arguments.steps, (step + 1) * turns // arguments.steps):
+                stock.run(stock_step)
+        report(console, own, stock)
+
+
+if __name__ == "__main__":
+    main()

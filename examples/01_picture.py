@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of a result: input normals, rendered normals, their angle, and the mesh, for four views.
+
+    python examples/01_picture.py SCENE RESULT picture.png
+
+SCENE is the folder that was trained on; RESULT is what `pmni export --maps` wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+import tyro
+
+from pmni_nerfstudio.data.images import read_normals
+from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.evaluation.picture import comparison_picture
+
+OPENCV_FROM_FILE = np.array([1.0, -1.0, -1.0])  # files: y up, z to the viewer
+
+
+def main(
+    scene_folder: tyro.conf.Positional[Path],
+    result: tyro.conf.Positional[Path],
+    picture: tyro.conf.Positional[Path],
+    /,
+    views: int = 4,
+) -> None:
+    """Draw the picture.
+
+    Args:
+        scene_folder: the scene.
+        result: what `pmni export --maps` wrote for it.
+        picture: PNG to write.
+        views: how many views to show.
+    """
+    with exit_on_error():
+        scene = read_scene(scene_folder)
+    chosen = np.linspace(0, scene.num_views, views, endpoint=False).astype(int)
+    shown = []
+    for i in chosen:
+        rendered = read_normals(result / "normal_camera_space" / f"{scene.names[i]}.exr") * OPENCV_FROM_FILE
+        shown.append({"input": scene.normals[i].astype(np.float32), "rendered": rendered, "mask": scene.masks[i]})
+    mesh = trimesh.load(result / "mesh.ply", force="mesh")
+    poses = np.load(result / "poses.npy")
+    comparison_picture(picture, shown, mesh, poses[chosen], scene.K[0], f"{scene_folder.name}: input and result")
+    print(f"wrote {picture}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
