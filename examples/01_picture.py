@@ -45,6 +45,7 @@ def main(
         rendered = read_normals(result / "normal_camera_space" / f"{scene.names[i]}.exr") * OPENCV_FROM_FILE
         shown.append({"input": scene.normals[i].astype(np.float32), "rendered": rendered, "mask": scene.masks[i]})
     mesh = trimesh.load(result / "mesh.ply", force="mesh")
+    assert isinstance(mesh, trimesh.Trimesh)
     poses = np.load(result / "poses.npy")
     comparison_picture(picture, shown, mesh, poses[chosen], scene.K[0], f"{scene_folder.name}: input and result")
     print(f"wrote {picture}")
