@@ -46,7 +46,7 @@ def test_calibrated_training_recovers_the_sphere(sphere_folder: Path, tmp_path: 
     seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
     error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
     pixel = 15.0 / float(camera.fx[0])
-    assert seen.sum() > 300 and error.mean() < 0.1 * pixel
+    assert seen.sum() > 300 and error.mean() < 0.2 * pixel
     for name in ("rgb", "normals"):
         assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
     # Calibrated: poses are those of the data.
