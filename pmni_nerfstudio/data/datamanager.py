@@ -29,13 +29,13 @@ class PmniDataManagerConfig(VanillaDataManagerConfig):
     """Target class to instantiate."""
     # The concrete class, not nerfstudio's union of all parsers: no other parser brings normals, and so the parser's
     # flags are the method's own (--pipeline.datamanager.dataparser.exclude-views).
-    dataparser: PmniDataParserConfig = field(default_factory=PmniDataParserConfig)  # pyright: ignore[reportIncompatibleVariableOverride]
+    dataparser: PmniDataParserConfig = field(default_factory=PmniDataParserConfig)
     """The scene's folder and how to read it."""
     train_num_rays_per_batch: int = 2048
     """Rays per training batch, rounded down to whole patches."""
     eval_num_rays_per_batch: int = 2048
     """Rays per evaluation batch, rounded down to whole patches."""
-    pixel_sampler: PatchSamplerConfig = field(default_factory=PatchSamplerConfig)  # pyright: ignore[reportIncompatibleVariableOverride]
+    pixel_sampler: PatchSamplerConfig = field(default_factory=PatchSamplerConfig)
     """Which patches a batch holds."""
 
     # nerfstudio's settings of image caches, which there are none of here, and settings that have their one place
@@ -69,7 +69,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
     `mask` (R, 1); `image` (R, 3), the normals as RGB. All but the indices are float32.
     """
 
-    config: PmniDataManagerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: PmniDataManagerConfig
     train_pixel_sampler: Optional[PatchSampler] = None
     eval_pixel_sampler: Optional[PatchSampler] = None
 

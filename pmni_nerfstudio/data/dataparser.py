@@ -53,7 +53,7 @@ class PmniDataParserConfig(DataParserConfig):
 class PmniDataParser(DataParser):
     """Reads the scene once and serves its splits. Mistakes in the data end the program with one line."""
 
-    config: PmniDataParserConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: PmniDataParserConfig
 
     @cached_property
     def scene(self) -> Scene:

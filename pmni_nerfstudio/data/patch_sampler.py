@@ -144,7 +144,7 @@ class PatchSampler(PixelSampler):
         PmniError: even or too large patches, negative fractions, no view to draw from.
     """
 
-    config: PatchSamplerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: PatchSamplerConfig
 
     def __init__(
         self,

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
+from pmni_nerfstudio.fields.trilinear import resample_volume
+
 SdfFn = Callable[[Float[Tensor, "p 3"]], Float[Tensor, "p"]]
 
 
@@ -101,10 +103,7 @@ class SurfaceGrid(nn.Module):
 
     def seed(self, sdf_grid: Float[Tensor, "m m m"]) -> None:
         """Takes a given SDF grid (corners on the bounds) as the cached one."""
-        upsampled = F.interpolate(
-            sdf_grid[None, None].to(self.volume), size=self.volume.shape, mode="trilinear", align_corners=True
-        )
-        self.volume.copy_(upsampled[0, 0])
+        self.volume.copy_(resample_volume(sdf_grid.to(self.volume), self.resolution + 1))
         self._mark(2.0 * self.cell)
 
     @torch.no_grad()

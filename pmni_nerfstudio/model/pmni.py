@@ -96,9 +96,8 @@ class PmniModel(Model):
         self.views: Tuple[int, ...] = metadata["views"]
         c2w = np.asarray(metadata["c2w"])
         self.field = cast(PmniField, _resolved(self.config.sdf_field, scene.K, c2w).setup())
-        base = torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
-            num_cameras=self.num_train_data, device="cpu", base_c2w=base
+            num_cameras=self.num_train_data, device="cpu", base_c2w=_opengl(c2w)
         )
         n = self.config.hull_resolution
         self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
@@ -121,8 +120,7 @@ class PmniModel(Model):
     def warm_start(self, start: Start) -> None:
         """Takes over poses and surface before the first step: the hull's, or what a registration found."""
         if self.camera_optimizer.learns:
-            c2w = start.c2w * np.array([1.0, -1.0, -1.0, 1.0])
-            self.camera_optimizer.set_start(torch.from_numpy(c2w)[:, :3].to(self.device))
+            self.camera_optimizer.set_start(_opengl(start.c2w).to(self.device))
         sdf = start.sdf.to(self.device)
         if self.config.start == "hull":
             self.field.fit(sdf)
@@ -321,10 +319,10 @@ class PmniModel(Model):
 
     def get_loss_dict(self, outputs: Outputs, batch: Dict[str, Tensor], metrics_dict=None) -> Dict[str, Tensor]:
         """Every loss with a weight at this stage of the run, weighted, under its own name."""
-        weights = self.config.loss_weights.weights_at(self.fraction)
         if not self.training:  # single rays in evaluation have no gradients: the mask's loss alone says how far it is
             accumulation, mask = outputs["accumulation"][:, 0], batch["mask"].to(self.device)[:, 0]
             return {"mask_loss": mask_loss(accumulation, mask, torch.ones_like(mask))}
+        weights = self.config.loss_weights.weights_at(self.fraction)
         losses = self.supervision.losses(outputs, batch, weights, self.field, self.camera_optimizer, self.grid)
         loss_dict = {f"{name}_loss": weights[name] * loss for name, loss in losses.items()}
         self.camera_optimizer.get_loss_dict(loss_dict)
@@ -368,6 +366,11 @@ class PmniModel(Model):
             "accumulation": outputs["accumulation"].expand(-1, -1, 3),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
         }
+
+
+def _opengl(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:
+    """OpenCV poses (y down, z forward) in nerfstudio's axes (y up, z back)."""
+    return torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()
 
 
 def _resolved(

@@ -25,7 +25,7 @@ class PmniPoseOptimizerConfig(CameraOptimizerConfig):
 
     _target: Type = field(default_factory=lambda: PmniPoseOptimizer)
     """Target class to instantiate."""
-    mode: Literal["off", "SE3"] = "SE3"  # pyright: ignore[reportIncompatibleVariableOverride]  # fewer than the parent
+    mode: Literal["off", "SE3"] = "SE3"  # fewer than the parent
     """Whether camera poses learn: off leaves them exactly as the data has them."""
     trans_l2_penalty: float = 0.0
     """Weight of the mean squared translation since the start, in scene radii."""

@@ -24,9 +24,9 @@ def mask_distance_px(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     return np.where(mask, 0.5 - inside, outside - 0.5).astype(np.float32)
 
 
-def grid_points(resolution: int, bound: float = 1.0) -> Float[Tensor, "n3 3"]:
-    """Vertices of a regular grid over [-bound, bound]^3, x slowest: (resolution^3, 3)."""
-    axis = torch.linspace(-bound, bound, resolution)
+def grid_points(resolution: int) -> Float[Tensor, "n3 3"]:
+    """Vertices of a regular grid over [-1, 1]^3, x slowest: (resolution^3, 3)."""
+    axis = torch.linspace(-1.0, 1.0, resolution)
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
