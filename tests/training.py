@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.scripts.train import _set_random_seed
 
 from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated
 
@@ -30,7 +31,8 @@ def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) 
 
 
 def set_up(config: TrainerConfig) -> Trainer:
-    """The trainer, ready for its first step. Saves the configuration as ns-train does."""
+    """The trainer, ready for its first step. Seeds and saves the configuration as ns-train does."""
+    _set_random_seed(config.machine.seed)
     trainer: Trainer = config.setup(local_rank=0, world_size=1)
     config.save_config()
     trainer.setup()
