@@ -54,24 +54,52 @@ def visual_hull(
     Raises:
         ValueError: `votes` is not between 1 and the number of views.
     """
-    if not 1 <= votes <= len(masks):
-        raise ValueError(f"votes: {votes} is not between 1 and the number of views, {len(masks)}")
-    height, width = masks.shape[1:]
     points = grid_points(resolution)
+    largest = hull_at(points.numpy(), mask_distances(masks), K, c2w, votes)
+    sdf = torch.maximum(torch.from_numpy(largest), points.norm(dim=-1) - 1.0)
+    return sdf.view(resolution, resolution, resolution)
+
+
+def mask_distances(masks: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h w"]:
+    """`mask_distance_px` of every view."""
+    return np.stack([mask_distance_px(mask) for mask in masks])
+
+
+def hull_at(
+    points: Float[np.ndarray, "p 3"],
+    distances_px: Float[np.ndarray, "n h w"],
+    K: Float[np.ndarray, "n 3 3"],
+    c2w: Float[np.ndarray, "n 4 4"],
+    votes: int = 1,
+) -> Float[np.ndarray, " p"]:
+    """How far points are outside the visual hull, world units, float32; see `visual_hull`, less the unit sphere.
+
+    Args:
+        points: world.
+        distances_px: `mask_distances`.
+        K: intrinsics in pixels, integer pixel centres.
+        c2w: camera-to-world, OpenCV axes.
+        votes: the k-th largest distance counts.
+
+    Raises:
+        ValueError: `votes` is not between 1 and the number of views.
+    """
+    if not 1 <= votes <= len(distances_px):
+        raise ValueError(f"votes: {votes} is not between 1 and the number of views, {len(distances_px)}")
+    height, width = distances_px.shape[1:]
+    world = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
     w2c = torch.from_numpy(np.linalg.inv(c2w)).float()
     intrinsics = torch.from_numpy(np.asarray(K)).float()
-    largest = torch.full((votes, len(points)), -torch.inf)
-    for i, mask in enumerate(masks):
-        distance_px = torch.from_numpy(mask_distance_px(mask))
-        camera = points @ w2c[i, :3, :3].T + w2c[i, :3, 3]
+    largest = torch.full((votes, len(world)), -torch.inf)
+    for i, distance_px in enumerate(distances_px):
+        camera = world @ w2c[i, :3, :3].T + w2c[i, :3, 3]
         depth = camera[:, 2].clamp(min=1e-6)
         pixel = (camera @ intrinsics[i].T)[:, :2] / depth[:, None]
         normalised = 2 * pixel / torch.tensor([width - 1.0, height - 1.0]) - 1
         looked_up = F.grid_sample(
-            distance_px[None, None], normalised[None, None], align_corners=True, padding_mode="border"
+            torch.from_numpy(distance_px)[None, None], normalised[None, None], align_corners=True, padding_mode="border"
         ).view(-1)
         distance = looked_up * depth / (0.5 * (intrinsics[i, 0, 0] + intrinsics[i, 1, 1]))
         # Running k largest: at most `votes` values a point are kept, whatever the number of views.
         largest = torch.cat([largest, distance[None]]).topk(votes, dim=0).values
-    sdf = torch.maximum(largest[-1], points.norm(dim=-1) - 1.0)
-    return sdf.view(resolution, resolution, resolution)
+    return largest[-1].numpy()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""World normals at points near the surface: what the views that see them say, averaged."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni_nerfstudio.registration.maps import lookup, lookup_volume, nearest, project
+from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.surface import Surface
+from pmni_nerfstudio.registration.views import Views
+
+
+def eroded(masks: np.ndarray) -> np.ndarray:
+    """(N, H, W) masks less their outermost pixels; the frame's edge is no outline."""
+    kernel = np.ones((3, 3), np.uint8)
+    return np.stack([cv2.erode(m.astype(np.uint8), kernel, borderValue=(1.0,)) > 0 for m in masks])
+
+
+def normal_channels(views: Views) -> list[Float[Tensor, "4 h w"]]:
+    """For lookups: normals, and 1 where all pixels about are on the mask."""
+    return [
+        torch.from_numpy(np.concatenate([np.moveaxis(n, -1, 0), c[None].astype(np.float32)]))
+        for n, c in zip(views.normals, eroded(views.masks))
+    ]
+
+
+def fuse_normals(
+    views: Views,
+    poses: Poses,
+    surface: Surface,
+    depths: Float[np.ndarray, "n h w"],
+    points: Float[np.ndarray, "m 3"],
+    sdf: Float[np.ndarray, " m"],
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, " m"]]:
+    """Normals that the views give for points near the surface, looked up at each point's nearest surface point.
+
+    A view counts by the cosine at which it sees the surface; pixels at the outline, which mix with what is behind,
+    count a tenth. Where no view looks, the surface keeps its own normal, at a low weight.
+
+    Returns:
+        normals (m, 3) in the world, and weights (m,) from .05 (unseen) to 1.
+    """
+    gradient = lookup_volume(surface.lookups[1:], points).astype(np.float64)
+    own = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
+    on_surface = points - sdf[:, None] * own
+    total, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
+    for i, channels in enumerate(normal_channels(views)):
+        camera = poses.to_camera(i, on_surface)
+        pixels = project(views.K[i], camera)
+        row, column, inside = nearest(pixels, views.width, views.height)
+        to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
+        facing = (own @ poses.R[i].T * to_view).sum(axis=1)
+        near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
+        seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
+        looked_up = lookup(channels, pixels[seen]).astype(np.float64)
+        normals, clear = looked_up[:, :3], looked_up[:, 3]
+        cosine = (normals * to_view[seen]).sum(axis=1).clip(0, 1)
+        weight = cosine * (0.1 + 0.9 * clear) * facing[seen].clip(0, 1)
+        total[seen] += weight[:, None] * (normals @ poses.R[i])
+        weight_sum[seen] += weight
+    known = weight_sum > 0.05
+    mean = total / np.maximum(weight_sum, 1e-6)[:, None]
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    # Where views contradict each other their mean is short, and stays so.
+    normals = np.where(known[:, None], mean / np.maximum(length, 0.2), own)
+    return normals, np.where(known, weight_sum.clip(0.1, 1.0), 0.05)

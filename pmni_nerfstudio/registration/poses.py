@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poses of registration: world-to-camera motions that turn about the object, and the similarity that nothing fixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from pmni_nerfstudio.registration.views import Views
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """World to camera: x_camera = R x_world + t, OpenCV axes, unit-sphere world."""
+
+    R: Float[np.ndarray, "n 3 3"]
+    t: Float[np.ndarray, "n 3"]
+
+    @staticmethod
+    def from_c2w(c2w: Float[np.ndarray, "n 4 4"]) -> Poses:
+        """Of camera-to-world matrices."""
+        w2c = np.linalg.inv(c2w)
+        return Poses(w2c[:, :3, :3], w2c[:, :3, 3])
+
+    def c2w(self) -> Float[np.ndarray, "n 4 4"]:
+        """Camera-to-world matrices."""
+        out = np.tile(np.eye(4), (len(self.R), 1, 1))
+        out[:, :3, :3] = np.swapaxes(self.R, 1, 2)
+        out[:, :3, 3] = self.centres()
+        return out
+
+    def centres(self) -> Float[np.ndarray, "n 3"]:
+        """The cameras' positions in the world."""
+        return -np.einsum("nji,nj->ni", self.R, self.t)
+
+    def __len__(self) -> int:
+        return len(self.R)
+
+    def subset(self, indices: np.ndarray | list[int]) -> Poses:
+        """Some of the poses."""
+        return Poses(self.R[indices], self.t[indices])
+
+    def retract(self, delta: Float[np.ndarray, "n 6"]) -> Poses:
+        """Moved by twists: a rotation vector (radians, camera axes) about the world's origin, and a shift of t.
+
+        Turning about the object and not about the camera keeps the two parts nearly independent for a camera that
+        is many radii away.
+        """
+        R = Rotation.from_rotvec(delta[:, :3]).as_matrix() @ self.R
+        u, _, vt = np.linalg.svd(R)  # products drift off the rotations, a little each
+        return Poses(u @ vt, self.t + delta[:, 3:])
+
+    def to_camera(self, view: int, points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3"]:
+        """World points in a view's camera axes."""
+        return points @ self.R[view].T + self.t[view]
+
+    def transformed(self, scale: float, rotation: Float[np.ndarray, "3 3"], shift: Float[np.ndarray, " 3"]) -> Poses:
+        """The same cameras in a world where x is at scale * rotation x + shift."""
+        R = self.R @ rotation.T
+        return Poses(R, scale * self.t - R @ shift)
+
+
+def centre_on_masks(views: Views, poses: Poses) -> Poses:
+    """Shift each camera sideways until the world's origin is at its mask's centroid; the depth stays."""
+    t = poses.t.copy()
+    for i, mask in enumerate(views.masks):
+        y, x = np.nonzero(mask)
+        ray = np.linalg.solve(views.K[i], [x.mean(), y.mean(), 1.0])
+        t[i] = t[i, 2] * ray
+    return Poses(poses.R, t)
+
+
+def align(poses: Poses, reference: Poses) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
+    """Similarity (scale, rotation, shift) of the world that brings poses nearest to reference ones.
+
+    The rotation is the mean of what the orientations say; scale and shift make the places agree where each camera sees
+    the world's origin. Both robustly (L1 by reweighting), since a reference may be rough.
+    """
+    relative = np.swapaxes(reference.R, 1, 2) @ poses.R
+    weights = np.ones(len(poses))
+    rotation = np.eye(3)
+    for _ in range(20):
+        u, _, vt = np.linalg.svd((weights[:, None, None] * relative).sum(axis=0))
+        rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+        weights = 1 / np.maximum(np.linalg.norm(relative - rotation, axis=(1, 2)), 1e-3)
+    turned = poses.R @ rotation.T
+    rows = np.concatenate([poses.t[:, :, None], -turned], axis=2)
+    weights = np.ones(len(poses))
+    scale, shift = 1.0, np.zeros(3)
+    for _ in range(20):
+        weighted = np.sqrt(weights)[:, None, None]
+        solution = np.linalg.lstsq(
+            (weighted * rows).reshape(-1, 4), (weighted[..., 0] * reference.t).ravel(), rcond=None
+        )
+        scale, shift = float(solution[0][0]), solution[0][1:]
+        weights = 1 / np.maximum(np.linalg.norm(rows @ solution[0] - reference.t, axis=1), 1e-3)
+    return scale, rotation, shift

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What registration looks at: normal maps, masks and intrinsics of the views to register, and blurred copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pmni_nerfstudio.data.scene import Scene
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """The observations of N views; poses are never part of them."""
+
+    names: tuple[str, ...]
+    """As the files are called."""
+    normals: Float[np.ndarray, "n h w 3"]
+    """float32, OpenCV camera axes (x right, y down, z forward), unit on the mask and zero off it."""
+    masks: Bool[np.ndarray, "n h w"]
+    """True on the object."""
+    K: Float[np.ndarray, "n 3 3"]
+    """Intrinsics in pixels, pixel centres at integers."""
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def height(self) -> int:
+        """Of all maps, in pixels."""
+        return self.masks.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Of all maps, in pixels."""
+        return self.masks.shape[2]
+
+    @property
+    def focal(self) -> Float[np.ndarray, " n"]:
+        """Mean focal length of each view, in pixels."""
+        return 0.5 * (self.K[:, 0, 0] + self.K[:, 1, 1])
+
+    def subset(self, indices: Sequence[int]) -> Views:
+        """Some of the views, in the order of the indices."""
+        index = list(indices)
+        names = tuple(self.names[i] for i in index)
+        return Views(names, self.normals[index], self.masks[index], self.K[index])
+
+    def blurred(self, sigma_px: float) -> Views:
+        """The same views with their normals smoothed within the mask (normalised convolution), unit again."""
+        if sigma_px <= 0:
+            return self
+        normals = np.stack([blur_normals(n, m, sigma_px) for n, m in zip(self.normals, self.masks)])
+        return replace(self, normals=normals)
+
+    def every(self, step: int) -> Views:
+        """Every step-th pixel of each axis: the pixel centres that stay are those at multiples of the step.
+
+        Thin parts of the masks are kept as they are sampled, not averaged; blur the normals first.
+        """
+        if step == 1:
+            return self
+        K = self.K.copy()
+        K[:, :2] /= step
+        return replace(
+            self,
+            normals=np.ascontiguousarray(self.normals[:, ::step, ::step]),
+            masks=np.ascontiguousarray(self.masks[:, ::step, ::step]),
+            K=K,
+        )
+
+
+def views_of_scene(scene: Scene, indices: Sequence[int] | None = None) -> Views:
+    """Views of a scene, all of them or those of the given indices."""
+    index = list(range(scene.num_views) if indices is None else indices)
+    return Views(
+        names=tuple(scene.names[i] for i in index),
+        normals=scene.normals[index].astype(np.float32),
+        masks=scene.masks[index],
+        K=scene.K[index],
+    )
+
+
+def blur_normals(
+    normals: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], sigma_px: float
+) -> Float[np.ndarray, "h w 3"]:
+    """Gaussian means of unit normals over the mask alone, unit again; zero off the mask."""
+    weight = mask.astype(np.float32)
+    total = cv2.GaussianBlur(normals * weight[..., None], (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
+    # A mean of unit vectors is divided by its length: the sum of the weights cancels.
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    return np.where(mask[..., None], total / np.maximum(length, 1e-12), 0).astype(np.float32)
