@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pmni_nerfstudio.registration.bundle import BundleOptions, BundleProblem, normal_and_slope_channels
+from pmni_nerfstudio.registration.framing import frame_object
 from pmni_nerfstudio.registration.fusion import fuse_normals
 from pmni_nerfstudio.registration.hull import hull_at, mask_distances, visual_hull
 from pmni_nerfstudio.registration.poisson import Band, PoissonOptions, band_poisson
@@ -28,7 +29,7 @@ class Level:
     rounds: int
     blur: float = 0.0
     """Gaussian's width on the normal maps, in scene radii at the object."""
-    huber: float = 0.05
+    huber: float = 0.02
     points: int = 4000
     """Surface points of the pose step."""
     hull_votes: int | None = None
@@ -86,12 +87,14 @@ def alternate(
         channels = None if fixed_poses else normal_and_slope_channels(blurred, schedule.bundle.bend)
         if surface is None or level.hull_votes is not None:
             votes = min(level.hull_votes or 1, max(1, len(views) // 4))
+            if not fixed_poses:
+                poses = frame_object(views, poses, votes)
             surface = Surface(visual_hull(views.masks, views.K, poses.c2w(), level.resolution, votes).numpy())
         surface = surface.resampled(level.resolution)
         outline = contours(views, schedule.bundle.contour_points)
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
+        surface = surface.redistanced(schedule.band_voxels + 1)
         for k in range(level.rounds):
-            surface = surface.redistanced(schedule.band_voxels + 1)
             depths = surface.depths(views, poses)
             residual = np.full(len(views), np.nan)
             if not fixed_poses:

@@ -165,9 +165,10 @@ class BundleProblem:
         o, count, size = self.options, len(self.points), 6 * len(self.views)
         observed = [self._observe(state, i) for i in range(len(self.views))]
         weights = self._robust_weights(observed)
-        own = np.zeros((count, 4, 4))  # Hessian of mean normal and place along the normal
+        # A point's own Hessian, of its mean normal and its place along it: [[w_sum I, -pull], [-pull^T, stiffness]].
+        weight_sum, pull = np.zeros(count), np.zeros((count, 3))
+        stiffness = np.full(count, (o.huber / (o.depth_sigma_voxels * self.surface.voxel)) ** 2)
         own_gradient = np.zeros((count, 4))
-        own[:, 3, 3] = (o.huber / (o.depth_sigma_voxels * self.surface.voxel)) ** 2
         hessian, gradient = np.zeros((size, size)), np.zeros(size)
         cost = 0.0
         mixed = []
@@ -180,16 +181,13 @@ class BundleProblem:
             weighted = by_twist * w[:, None, None]
             hessian[block, block] += np.einsum("pia,pib->ab", weighted, by_twist)
             gradient[block] += np.einsum("pia,pi->a", weighted, residual)
-            own[k, :3, :3] += w[:, None, None] * np.eye(3)
-            own[k, :3, 3] -= w[:, None] * by_depth
-            own[k, 3, :3] -= w[:, None] * by_depth
-            own[k, 3, 3] += w * (by_depth**2).sum(axis=1)
+            weight_sum[k] += w
+            pull[k] += w[:, None] * by_depth
+            stiffness[k] += w * (by_depth**2).sum(axis=1)
             own_gradient[k, :3] -= w[:, None] * residual
             own_gradient[k, 3] += w * (by_depth * residual).sum(axis=1)
             mixed.append(np.concatenate([-weighted, np.einsum("pi,pia->pa", by_depth, weighted)[:, None]], axis=1))
-        used = own[:, 0, 0] > 1e-9
-        own[~used] = np.eye(4)
-        half = np.linalg.inv(np.linalg.cholesky(own))
+        half = _inverse_root(weight_sum, pull, stiffness)
         whitened_gradient = np.einsum("pij,pj->pi", half, own_gradient)
         cost -= 0.5 * (whitened_gradient**2).sum()
         whitened = np.zeros((count, 4, size), dtype=np.float32)
@@ -241,6 +239,20 @@ class BundleProblem:
         twists = delta.reshape(-1, 6)
         largest = np.abs(twists[:, :3]).max()
         return state.retract(twists * min(1.0, 0.15 / max(largest, 1e-12)))
+
+
+def _inverse_root(
+    weight_sum: Float[np.ndarray, " p"], pull: Float[np.ndarray, "p 3"], stiffness: Float[np.ndarray, " p"]
+) -> Float[np.ndarray, "p 4 4"]:
+    """Inverses of the Cholesky factors of [[weight_sum I, -pull], [-pull^T, stiffness]]; zero where nothing is seen."""
+    seen = weight_sum > 1e-9
+    safe = np.where(seen, weight_sum, 1.0)
+    last = 1 / np.sqrt(stiffness - (pull**2).sum(axis=1) / safe)
+    out = np.zeros((len(safe), 4, 4))
+    out[:, [0, 1, 2], [0, 1, 2]] = (1 / np.sqrt(safe))[:, None]
+    out[:, 3, :3] = pull / safe[:, None] * last[:, None]
+    out[:, 3, 3] = last
+    return out * seen[:, None, None]
 
 
 def _huber(length: np.ndarray, radius: float) -> np.ndarray:

@@ -100,6 +100,9 @@ def hull_at(
             torch.from_numpy(distance_px)[None, None], normalised[None, None], align_corners=True, padding_mode="border"
         ).view(-1)
         distance = looked_up * depth / (0.5 * (intrinsics[i, 0, 0] + intrinsics[i, 1, 1]))
-        # Running k largest: at most `votes` values a point are kept, whatever the number of views.
-        largest = torch.cat([largest, distance[None]]).topk(votes, dim=0).values
+        # Running k largest, in order: at most `votes` values a point are kept, whatever the number of views.
+        for rank in range(votes):
+            larger = torch.maximum(largest[rank], distance)
+            distance = torch.minimum(largest[rank], distance)
+            largest[rank] = larger
     return largest[-1].numpy()

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.registration.views import Views
-
 
 @dataclass(frozen=True, eq=False)
 class Poses:
@@ -61,16 +59,6 @@ class Poses:
         """The same cameras in a world where x is at scale * rotation x + shift."""
         R = self.R @ rotation.T
         return Poses(R, scale * self.t - R @ shift)
-
-
-def centre_on_masks(views: Views, poses: Poses) -> Poses:
-    """Shift each camera sideways until the world's origin is at its mask's centroid; the depth stays."""
-    t = poses.t.copy()
-    for i, mask in enumerate(views.masks):
-        y, x = np.nonzero(mask)
-        ray = np.linalg.solve(views.K[i], [x.mean(), y.mean(), 1.0])
-        t[i] = t[i, 2] * ray
-    return Poses(poses.R, t)
 
 
 def align(poses: Poses, reference: Poses) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
