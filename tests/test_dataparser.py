@@ -14,7 +14,8 @@ import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from pmni_nerfstudio.data import dataparser
-from pmni_nerfstudio.data.dataparser import PmniDataParserConfig, perturb_poses, pmni_data, unit_from_world
+from pmni_nerfstudio.data.dataparser import PmniDataParserConfig, pmni_data, unit_from_world
+from pmni_nerfstudio.data.pose_noise import perturb_poses
 from pmni_nerfstudio.data.scene import Scene
 
 

@@ -197,6 +197,23 @@ def test_any_similarity_is_recovered_with_poses(truth: Truth, seed: int):
     assert found.surface.fscore == 1
 
 
+@pytest.mark.parametrize("scale", [0.8, 1.3])
+def test_positions_are_scored_exactly_from_fifteen_radii(truth: Truth, scale: float):
+    """A scale off by 1e-4 moves cameras at 15 radii by .16% of the object's radius: the fit has to be better."""
+    similarity = random_similarity(4, 25.0, scale, 10.0)
+    mesh, c2w = result_of(truth, similarity)
+    noise = 0.004 * np.random.default_rng(0).standard_normal((8, 3))
+    noise -= noise.mean(0)
+    stray = transform_poses(
+        similarity @ truth.world_from_unit, C2W + np.pad(noise[..., None], ((0, 0), (0, 1), (3, 0)))
+    )
+    np.testing.assert_allclose(stray[:, :3, :3], c2w[:, :3, :3])
+    found = score(mesh, stray, truth, align=True)
+    assert found is not None and found.poses is not None
+    put_in = 100 * np.linalg.norm(noise, axis=1).mean() / object_radius(truth.mesh)
+    assert found.poses.trans_pct == pytest.approx(put_in, rel=0.01)
+
+
 def test_a_near_similarity_is_recovered_from_the_surface_alone(truth: Truth):
     about_object = np.eye(4)
     about_object[:3, 3] = -truth.world_from_unit[:3, 3]

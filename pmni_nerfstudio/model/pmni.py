@@ -271,7 +271,8 @@ class PmniModel(Model):
         surface = origins + mean * directions
         gradient = self.field.numerical_gradient(surface, self.field.active_voxel)
         count = len(bundle.origins)
-        accumulation = origins.new_zeros(count).index_copy(0, index, visible)
+        # Weights sum to at most 1 but for rounding, and pictures must stay in [0, 1].
+        accumulation = origins.new_zeros(count).index_copy(0, index, visible.clamp(max=1.0))
         depth = origins.new_zeros(count).index_copy(0, index, mean[:, 0])
         normals = torch.zeros_like(bundle.origins).index_copy(0, index, nn.functional.normalize(gradient, dim=-1))
         # A headlight: enough to judge a shape by, whatever the side it is seen from.

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from pmni_nerfstudio.data.pose_noise import perturb_poses
+
 FRAME_FILL = 0.94
 """The unit sphere's silhouette takes this much of the frame's shorter side."""
 
@@ -83,6 +85,6 @@ def rough_poses(c2w: np.ndarray, rotation_deg: float, translation_radii: float, 
     """
     if rotation_deg == 0 and translation_radii == 0:
         return c2w.copy()
-    turn = Rotation.from_rotvec(np.deg2rad(rotation_deg) / np.sqrt(3) * rng.standard_normal((len(c2w), 3))).as_matrix()
-    eye = np.einsum("nij,nj->ni", turn, c2w[:, :3, 3]) + translation_radii * rng.standard_normal((len(c2w), 3))
-    return look_at(eye, np.zeros_like(eye), -np.einsum("nij,nj->ni", turn, c2w[:, :3, 1]))
+    # Aimed first: noise alone keeps the object at its true pixel, which a user doesn't know either.
+    aimed = look_at(c2w[:, :3, 3], np.zeros((len(c2w), 3)), -c2w[:, :3, 1])
+    return perturb_poses(aimed, rotation_deg, translation_radii, rng)
