@@ -36,9 +36,9 @@ def test_calibrated_training_recovers_the_sphere(sphere_folder: Path, tmp_path: 
     model = trainer.pipeline.model.eval()
     # Points of the surface that the cameras see lie on the sphere: depths are along unit rays, at the true poses.
     metrics, images = trainer.pipeline.get_eval_image_metrics_and_images(0)
-    assert metrics["normal_mae_deg"] < 4 and metrics["mask_iou"] > 0.9
+    assert metrics["normal_mae_deg"] < 1.3 and metrics["mask_iou"] > 0.98
     for image in images.values():
-        assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= -1e-4 and image.max() <= 1 + 1e-4
+        assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
     camera, _ = trainer.pipeline.datamanager.next_eval_image(0)
     outputs = model.get_outputs_for_camera(camera)
     bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
@@ -46,7 +46,7 @@ def test_calibrated_training_recovers_the_sphere(sphere_folder: Path, tmp_path: 
     seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
     error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
     pixel = 15.0 / float(camera.fx[0])
-    assert seen.sum() > 300 and error.mean() < 0.2 * pixel
+    assert seen.sum() > 300 and error.mean() < 0.08 * pixel
     for name in ("rgb", "normals"):
         assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
     # Calibrated: poses are those of the data.
@@ -84,10 +84,10 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
-    # The hull is nearly the sphere already; a sphere elsewhere has a way to go.
-    steps = 160 if name == "sphere start" else 40
+    steps = 160
     trainer = set_up(make_config("pmni", sphere_folder, tmp_path, steps, **OPTIONS[name]))
     trainer.pipeline.datamanager.train_pixel_sampler.set_num_rays_per_batch(450)
+    before, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
     losses = []
     for step in range(steps):
         for callback in trainer.callbacks:
@@ -95,10 +95,10 @@ def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
         loss, loss_dict, _ = trainer.train_iteration(step)
         losses.append(float(loss_dict["normal_loss"]))
     assert np.isfinite(losses).all()
-    # The sphere's hull is nearly the sphere already: there is little to gain, and much to spoil.
-    assert np.mean(losses[-8:]) < 1.25 * np.mean(losses[:8])
-    metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
-    assert metrics["normal_mae_deg"] < 25
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:8])
+    # Little to gain: the sphere's hull, on the coarsest level, is within 4 to 11 degrees already.
+    after, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    assert after["normal_mae_deg"] < 0.85 * before["normal_mae_deg"]
 
 
 def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, tmp_path: Path):
@@ -136,7 +136,7 @@ def test_masks_draw_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: P
     before = trainer.pipeline.get_average_eval_image_metrics()["mask_iou"]
     trainer.train()
     after = trainer.pipeline.get_average_eval_image_metrics()["mask_iou"]
-    assert before < 0.6 and after > before + 0.15
+    assert before < 0.6 and after > 0.8
 
 
 def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Path):
