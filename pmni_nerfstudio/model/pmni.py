@@ -258,7 +258,11 @@ class PmniModel(Model):
 
     @torch.no_grad()
     def _render_rays(self, bundle: RayBundle) -> Outputs:
-        """The outputs that viewer and exporters ask for; `depth` is the distance along the unit ray."""
+        """The outputs that viewer and exporters ask for; `depth` is the distance along the unit ray.
+
+        Where a ray meets no surface, depth lies behind the scene: nerfstudio's TSDF takes what no ray has passed for
+        solid, and a depth of zero for unknown.
+        """
         hits = self.grid.trace(bundle.origins, bundle.directions)
         index = torch.nonzero(hits.near)[:, 0]
         origins, directions = bundle.origins[index], bundle.directions[index]
@@ -273,7 +277,8 @@ class PmniModel(Model):
         count = len(bundle.origins)
         # Weights sum to at most 1 but for rounding, and pictures must stay in [0, 1].
         accumulation = origins.new_zeros(count).index_copy(0, index, visible.clamp(max=1.0))
-        depth = origins.new_zeros(count).index_copy(0, index, mean[:, 0])
+        behind = bundle.origins.norm(dim=-1) + 3**0.5  # the corners of the cube about the unit sphere
+        depth = behind.index_copy(0, index, torch.where(visible > 0.5, mean[:, 0], behind[index]))
         normals = torch.zeros_like(bundle.origins).index_copy(0, index, nn.functional.normalize(gradient, dim=-1))
         # A headlight: enough to judge a shape by, whatever the side it is seen from.
         facing = -(normals * bundle.directions).sum(dim=-1).clamp(max=0.0)
