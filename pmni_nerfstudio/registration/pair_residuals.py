@@ -75,10 +75,9 @@ def pair_terms(
         _chunk_terms(level, source[k : k + step], target[k : k + step], relative[k : k + step], kernels, derivatives)
         for k in range(0, len(source), step)
     ]
-    columns = [torch.cat(column).double().numpy() for column in zip(*parts)]
-    if not derivatives:
-        columns += [None, None]
-    return PairTerms(*columns)
+    loss, weight, inliers, *rest = (torch.cat(column).double().numpy() for column in zip(*parts))
+    hessian, gradient = rest if derivatives else (None, None)
+    return PairTerms(loss, weight, inliers, hessian, gradient)
 
 
 def _chunk_terms(
@@ -214,10 +213,10 @@ class PairwiseProblem:
         i, j = self._column[self.source], self._column[self.target]  # -1, the last, for views that stay
         np.add.at(blocks, (i, i), crossed @ chain)
         np.add.at(blocks, (j, j), terms.hessian)
-        np.add.at(blocks, (i, j), -crossed)
-        np.add.at(blocks, (j, i), -np.swapaxes(crossed, 1, 2))
+        np.subtract.at(blocks, (i, j), crossed)
+        np.subtract.at(blocks, (j, i), np.swapaxes(crossed, 1, 2))
         np.add.at(gradient, i, np.einsum("qab,qa->qb", chain, terms.gradient))
-        np.add.at(gradient, j, -terms.gradient)
+        np.subtract.at(gradient, j, terms.gradient)
         hessian = blocks[:count, :count].transpose(0, 2, 1, 3).reshape(7 * count, 7 * count)
         # The terms are those of r^2 / 2, and the kernels of r^2.
         scale = 2 / total

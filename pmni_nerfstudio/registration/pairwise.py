@@ -20,6 +20,9 @@ from pmni_nerfstudio.registration.views import Views
 Progress = Callable[[str, float, float], None]
 """Told the stage, how far it is (0 to 1), and the cost."""
 
+_INTEGRATION_ROUNDS = 12
+"""Rough depths will do: phase two has none of them."""
+
 
 @dataclass(frozen=True)
 class PairwiseLevel:
@@ -122,7 +125,7 @@ def integrated(views: Views, schedule: PairwiseSchedule, on_progress: Progress |
         count += 1
         if on_progress is not None:
             on_progress("depth maps", 0.0, float("nan"))
-        return integrate_normals(normals, mask, K)
+        return integrate_normals(normals, mask, K, max_rounds=_INTEGRATION_ROUNDS)
 
     return make_reliefs(small, integrate)
 
