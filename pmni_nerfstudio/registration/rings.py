@@ -58,7 +58,7 @@ def ring(reliefs: Reliefs, elevation_deg: float, clockwise: bool) -> Similaritie
     position = np.stack(
         [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)], axis=1
     )
-    world = _frames(-position, np.array([0.0, 1.0, 0.0]))
+    world = _frames(np.negative(position), np.array([0.0, 1.0, 0.0]))
     # The same about the ray through the centroid: as upright as the camera is.
     camera = _frames(reliefs.centres, np.array([0.0, -1.0, 0.0]))
     return Similarities(world @ np.swapaxes(camera, 1, 2), np.zeros((n, 3)), np.ones(n))
@@ -107,8 +107,8 @@ def register_without_poses(
     level = make_level(reliefs, spec.step, spec.points, np.random.default_rng(seed))
     rings = ring_hypotheses(reliefs)
     states, costs = [], []
-    for number, (name, state) in enumerate(rings):
-        state, _, cost = settle(level, spec, state, schedule, rounds=1)
+    for number, (name, begun) in enumerate(rings):
+        state, _, cost = settle(level, spec, begun, schedule, rounds=1)
         states.append(state)
         costs.append(cost)
         if on_progress is not None:
