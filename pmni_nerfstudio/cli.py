@@ -24,11 +24,19 @@ class Subcommand:
 
 
 SUBCOMMANDS = {
+    "register": Subcommand(
+        "pmni_nerfstudio.export.register_command",
+        "RegisterCommand",
+        "Recover poses and a first surface from a scene, with rough poses or none.",
+    ),
     "export": Subcommand(
         "pmni_nerfstudio.export.command", "ExportCommand", "Write the mesh and the refined cameras of a trained run."
     ),
     "eval": Subcommand(
         "pmni_nerfstudio.evaluation.command", "EvalCommand", "Score an exported mesh and poses against the truth."
+    ),
+    "integrate": Subcommand(
+        "pmni_nerfstudio.integration.command", "IntegrateCommand", "Integrate normal maps to depth maps."
     ),
     "synth": Subcommand(
         "pmni_nerfstudio.synth.command", "SynthCommand", "Make a synthetic scene whose truth is known."

@@ -46,6 +46,7 @@ def _trainer(
                 camera_optimizer=PmniPoseOptimizerConfig(mode=pose_mode),
                 loss_weights=loss_weights,
                 hull_votes=hull_votes,
+                registration=pose_mode != "off",
             ),
         ),
         optimizers={
@@ -64,7 +65,7 @@ def _trainer(
 
 pmni = MethodSpecification(
     config=_trainer("pmni", "SE3", steps=2000, loss_weights=LossWeights(mask=(0.1,)), hull_votes=3),
-    description="PMNI: surface and camera poses from normal maps and masks, poses rough.",
+    description="PMNI: surface and camera poses from normal maps and masks, poses rough or unknown.",
 )
 pmni_calibrated = MethodSpecification(
     config=_trainer("pmni-calibrated", "off", steps=1500, loss_weights=LossWeights(mask=(0.1,)), hull_votes=1),

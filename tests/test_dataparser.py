@@ -124,7 +124,7 @@ def test_scene_is_read_once_and_its_warnings_shown_once(sphere_scene, monkeypatc
         ({"exclude_views": (7,)}, False, "no view 7"),
         ({"exclude_views": (-1,)}, False, "no view -1"),
         ({"exclude_views": tuple(range(7))}, False, "all 7 views"),
-        ({}, True, "no camera poses"),
+        ({"exclude_views": (2,)}, True, "no views can be held out"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, outputs_of, capsys, settings, without_poses, words):
@@ -207,3 +207,14 @@ def test_import_pulls_in_no_data_manager_pipeline_or_trainer():
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_without_poses_cameras_stand_in_a_ring_that_holds_the_object(sphere_scene, outputs_of):
+    c2w = outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata["c2w"]
+    rotations, centres = c2w[:, :3, :3], c2w[:, :3, 3]
+    np.testing.assert_allclose(rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (7, 1, 1)), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1.0)
+    np.testing.assert_allclose(-centres / np.linalg.norm(centres, axis=1, keepdims=True), rotations[:, :, 2])
+    assert (rotations[:, 1, 1] < -0.5).all()  # the images' y points down, the world's up
+    # The sphere of radius .6 fills its masks: there it is thought to have .92.
+    assert np.linalg.norm(centres, axis=1) == pytest.approx(15.0 * 0.92 / 0.6, rel=0.06)

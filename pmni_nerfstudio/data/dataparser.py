@@ -22,6 +22,7 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
+from pmni_nerfstudio.data.placeholder import object_distance, ring_c2w
 from pmni_nerfstudio.data.pose_noise import perturb_poses
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
@@ -78,19 +79,17 @@ class PmniDataParser(DataParser):
         the index in the train split, which slices and rays of them keep; held-out views have no such entry.
 
         Raises:
-            SceneError: as `scene`, or no poses.
+            SceneError: as `scene`, or views are held out of a scene without poses.
             PmniError: views excluded that are not there, or all of them.
         """
         scene = self.scene
-        if scene.c2w is None:
-            raise SceneError(
-                f"{scene.root}: no camera poses; give a cameras_sphere.npz with rough ones "
-                "(registration of captures without any pose is not part of this version yet)"
-            )
         train, held_out = split_views(scene, self.config.exclude_views)
+        if scene.c2w is None and held_out:
+            raise SceneError(f"{scene.root}: has no camera poses, so that no views can be held out: drop exclude-views")
         is_train = split == "train" or not held_out
         views = train if is_train else held_out
-        c2w = scene.c2w
+        # Without poses, cameras stand where they might: the model registers the views before it trains.
+        c2w = ring_c2w(scene.num_views, object_distance(scene.K, scene.masks)) if scene.c2w is None else scene.c2w
         if is_train:
             c2w = perturb_poses(
                 c2w,

@@ -8,6 +8,7 @@
       cameras_sphere.npz             world_mat_i, scale_mat_i (see cameras.py), i counting the views in order, or
       intrinsics.json                fl_x fl_y cx cy w h: captures without poses
       integration/depth/NN.npy       optional: z depth, up to one scale a view
+      integration/perspective/NN.npy optional, for other tools: the same as distance along the ray
       image/NN.*                     optional: photographs
       mesh_Gt.ply                    optional: the true surface, in the world
 
@@ -62,6 +63,7 @@ CAMERA_SPACE = "normal_camera_space"
 WORLD_SPACE = "normal_world_space"
 TRUE_NORMALS = "normal_camera_space_GT"
 DEPTHS = "integration/depth"
+RAY_DEPTHS = "integration/perspective"
 IMAGES = "image"
 CAMERAS = "cameras_sphere.npz"
 INTRINSICS = "intrinsics.json"

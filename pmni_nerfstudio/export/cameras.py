@@ -20,6 +20,7 @@ from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import Scene, write_cameras
+from pmni_nerfstudio.errors import PmniError
 
 POSES = "poses.npy"
 CAMERAS = "cameras_refined.npz"
@@ -55,15 +56,23 @@ def all_poses(scene: Scene, views: Sequence[int], refined: np.ndarray) -> np.nda
     """Poses of all views: the refined ones of the training views, the given ones of those held out.
 
     Args:
-        scene: with poses.
+        scene: all its views.
         views: indices of the n training views in the scene.
         refined: (n, 4, 4), camera to unit-sphere world, OpenCV axes.
 
     Returns:
         (N, 4, 4), likewise.
+
+    Raises:
+        PmniError: the scene has no poses, and not all of its views were trained on.
     """
     if scene.c2w is None:
-        raise ValueError("scene: has no poses, so nothing is known of its held-out views")
+        if len(views) < scene.num_views:
+            raise PmniError(
+                f"{scene.root}: nothing is known of the poses of the {scene.num_views - len(views)} views that were "
+                "held out of training, since the scene has none: train on all views"
+            )
+        return refined
     c2w = scene.c2w.copy()
     c2w[list(views)] = refined
     return c2w

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, List, Literal, Tuple, Type, Union, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.renderers import RGBRenderer
@@ -31,7 +33,9 @@ from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
-from pmni_nerfstudio.registration.start import Start, start_from_hull
+from pmni_nerfstudio.registration.register import RegistrationSettings
+from pmni_nerfstudio.registration.start import Start, start_from_hull, start_from_registration
+from pmni_nerfstudio.registration.views import views_of_scene
 
 Outputs = Dict[str, Any]
 
@@ -64,6 +68,13 @@ class PmniModelConfig(ModelConfig):
     """Grid vertices per axis of the visual hull."""
     hull_votes: int = 1
     """A point is outside the hull if this many views say so; more than 1 where poses or masks are doubtful."""
+    registration: bool = False
+    """Find the poses and the first surface by registration before the first step, and keep the poses then. Off: the
+    dataset's poses are the start, learnt by gradient descent, and `start` says what the first surface is."""
+    refine_registered_poses: bool = False
+    """Learn poses by gradient descent after a registration, too. Measured: it makes good poses worse."""
+    registration_seed: int = 0
+    """Of the points that registration draws."""
     inv_s_floor: Tuple[float, float] = (100.0, 4000.0)
     """Least sharpness of the rendered surface (one over the density's standard deviation, per scene radius) at the
     start and at the end of the run; between them it grows geometrically."""
@@ -73,6 +84,8 @@ class PmniModelConfig(ModelConfig):
     """Training steps between refreshes of the occupancy grid."""
     enable_collider: bool = False
     """Unused: rays are bounded by the unit sphere."""
+    loss_coefficients: Dict[str, float] = to_immutable_dict({})
+    """Unused: `loss_weights` has them."""
     eval_num_rays_per_chunk: int = 1 << 15
     """Rays per chunk in evaluation."""
 
@@ -99,6 +112,9 @@ class PmniModel(Model):
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu", base_c2w=_opengl(c2w)
         )
+        self.registers = self.config.registration and self.camera_optimizer.learns
+        if self.registers and not self.config.refine_registered_poses:
+            self.camera_optimizer.freeze()
         n = self.config.hull_resolution
         self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
         self.supervision = Supervision(scene, self.views, self.config.normal_loss)
@@ -109,6 +125,9 @@ class PmniModel(Model):
 
     def _check_config(self) -> None:
         depths = self.supervision.has_depths
+        scene: Scene = self.kwargs["metadata"]["scene"]
+        if scene.c2w is None and not self.registers:
+            raise PmniError(f"{scene.root}: has no camera poses: train it with pmni and its registration")
         needy = [
             n for n in ("sdf_on_points", "point_consistency", "depth") if any(getattr(self.config.loss_weights, n))
         ]
@@ -122,9 +141,10 @@ class PmniModel(Model):
         if self.camera_optimizer.learns:
             self.camera_optimizer.set_start(_opengl(start.c2w).to(self.device))
         sdf = start.sdf.to(self.device)
-        if self.config.start == "hull":
+        if self.registers or self.config.start == "hull":
             self.field.fit(sdf)
-        self.grid.hull.copy_(sdf)
+        hull = nn.functional.interpolate(sdf[None, None], self.grid.hull.shape, mode="trilinear", align_corners=True)
+        self.grid.hull.copy_(hull[0, 0])
         self.grid.refresh(self.field.sdf, everywhere=True)
         weights = self.config.loss_weights
         if any(weights.sdf_on_points) or any(weights.point_consistency):
@@ -143,7 +163,8 @@ class PmniModel(Model):
         set_run_length(trainer.optimizers.schedulers, total)
         if trainer._start_step == 0:
             with exit_on_error():
-                start = self._hull_start()
+                folder = trainer.base_dir / "registration"
+                start = self._registered_start(folder) if self.registers else self._hull_start()
             self.warm_start(start)
 
         def before(step: int) -> None:
@@ -160,6 +181,13 @@ class PmniModel(Model):
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
         ]
+
+    def _registered_start(self, folder: Path) -> Start:
+        metadata = self.kwargs["metadata"]
+        scene: Scene = metadata["scene"]
+        rough = None if scene.c2w is None else metadata["c2w"]
+        settings = RegistrationSettings(seed=self.config.registration_seed)
+        return start_from_registration(views_of_scene(scene, self.views), rough, settings, folder, CONSOLE)
 
     def _hull_start(self) -> Start:
         metadata = self.kwargs["metadata"]

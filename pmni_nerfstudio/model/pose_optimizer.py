@@ -113,6 +113,11 @@ class PmniPoseOptimizer(CameraOptimizer):
         self.translation.zero_()
         self.rotation.zero_()
 
+    def freeze(self) -> None:
+        """Keep the poses where they start: they are as good as they get, and no gradients need computing."""
+        self.translation.requires_grad_(False)
+        self.rotation.requires_grad_(False)
+
     def twists(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
         """Corrections since the start in world axes, gauge taken out: translation in radii, rotation in radians."""
         to_world = self.start_c2w[:, :, :3].double()

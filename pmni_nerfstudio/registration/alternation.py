@@ -43,8 +43,7 @@ class AlternationSchedule:
     """Coarse to fine."""
 
     levels: tuple[Level, ...] = (
-        Level(33, 4, blur=0.033, huber=0.15, hull_votes=3, slack_voxels=2.0),
-        Level(49, 6, blur=0.0166, huber=0.15, slack_voxels=1.0),
+        Level(49, 4, blur=0.0166, huber=0.1, hull_votes=3, slack_voxels=1.0),
         Level(65, 5, hull_votes=2, slack_voxels=0.5),
         Level(97, 4, points=12000),
         Level(129, 3, points=12000),

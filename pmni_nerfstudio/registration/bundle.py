@@ -85,6 +85,7 @@ class BundleProblem:
         options: weights.
         rng: draws the points.
         channels: `normal_and_slope_channels` of these views, where they are at hand.
+        anchored: take the surface's normals for the true ones, so that each view is fitted to the surface by itself.
     """
 
     def __init__(
@@ -97,7 +98,9 @@ class BundleProblem:
         options: BundleOptions,
         rng: np.random.Generator,
         channels: list[Tensor] | None = None,
+        anchored: bool = False,
     ) -> None:
+        self.anchored = anchored
         self.views, self.surface, self.options = views, surface, options
         self.contours = contours
         self.channels = normal_and_slope_channels(views, options.bend) if channels is None else channels
@@ -129,7 +132,7 @@ class BundleProblem:
             count[index] += 1
             cosine = (looked_up[:, :3] * to_view[index]).sum(axis=1).clip(0.05, 1.0)
             sights.append(_Sight(index, cosine * looked_up[:, 10]))
-        shared = count >= 2
+        shared = count >= (1 if self.anchored else 2)
         kept = []
         for sight in sights:
             keep = shared[sight.index]
@@ -187,6 +190,10 @@ class BundleProblem:
             own_gradient[k, :3] -= w[:, None] * residual
             own_gradient[k, 3] += w * (by_depth * residual).sum(axis=1)
             mixed.append(np.concatenate([-weighted, np.einsum("pi,pia->pa", by_depth, weighted)[:, None]], axis=1))
+        scale = 1 / (o.huber**2 * count)
+        if self.anchored:
+            linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
+            return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
         half = _inverse_root(weight_sum, pull, stiffness)
         whitened_gradient = np.einsum("pij,pj->pi", half, own_gradient)
         cost -= 0.5 * (whitened_gradient**2).sum()
@@ -196,7 +203,6 @@ class BundleProblem:
         flat = whitened.reshape(-1, size)
         hessian -= (flat.T @ flat).astype(np.float64)
         gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
-        scale = 1 / (o.huber**2 * count)
         linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
         return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
 
@@ -209,7 +215,7 @@ class BundleProblem:
             for sight, w, (normals, _, _) in zip(self.sights, weights, observed):
                 total[sight.index] += w[:, None] * normals
                 weight_sum[sight.index] += w
-            self._means = total / np.maximum(weight_sum, 1e-9)[:, None]
+            self._means = self.normals if self.anchored else total / np.maximum(weight_sum, 1e-9)[:, None]
             weights = []
             for i, (sight, (normals, _, _)) in enumerate(zip(self.sights, observed)):
                 length = np.linalg.norm(normals - self._means[sight.index], axis=1)

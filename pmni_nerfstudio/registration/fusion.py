@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.registration.maps import lookup, lookup_volume, nearest, project
+from pmni_nerfstudio.registration.maps import lookup, nearest, project
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface import Surface
 from pmni_nerfstudio.registration.views import Views
@@ -45,8 +45,7 @@ def fuse_normals(
     Returns:
         normals (m, 3) in the world, and weights (m,) from .05 (unseen) to 1.
     """
-    gradient = lookup_volume(surface.lookups[1:], points).astype(np.float64)
-    own = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
+    own = surface.normals_at(points)
     on_surface = points - sdf[:, None] * own
     total, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
     for i, channels in enumerate(normal_channels(views)):

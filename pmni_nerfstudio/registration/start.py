@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
+from rich.console import Console
 from torch import Tensor
 
+from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.hull import visual_hull
+from pmni_nerfstudio.registration.progress import register_shown, show_summary
+from pmni_nerfstudio.registration.register import RegistrationSettings
+from pmni_nerfstudio.registration.views import Views
 
 
 @dataclass
@@ -41,3 +48,27 @@ def start_from_hull(
         allowed += 1
         sdf = visual_hull(masks, K, c2w, resolution, allowed)
     return Start(c2w=c2w, sdf=sdf)
+
+
+def start_from_registration(
+    views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, settings: RegistrationSettings, folder: Path, console: Console
+) -> Start:
+    """Registered poses and surface; from the folder's cache where the same scene was registered alike before.
+
+    Args:
+        views: to register.
+        c2w: rough poses in the unit-sphere world, or None.
+        settings: of the registration.
+        folder: of the cache; made if need be.
+        console: for progress and warnings.
+    """
+    path = folder / f"{registration_key(views, c2w, settings)}.npz"
+    if path.is_file():
+        registration = load_registration(path)
+        console.print(f"Registration: taken from {path}", highlight=False, soft_wrap=True)
+        show_summary(registration, views, console)
+    else:
+        registration = register_shown(views, c2w, settings, console)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_registration(path, registration)
+    return Start(c2w=registration.c2w, sdf=torch.from_numpy(registration.surface.sdf))

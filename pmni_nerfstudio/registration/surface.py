@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from pmni_nerfstudio.registration.maps import value_and_gradient
+from pmni_nerfstudio.registration.maps import lookup_volume, value_and_gradient
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 
@@ -48,7 +48,10 @@ class Surface:
     def mesh(self) -> tuple[Float[np.ndarray, "v 3"], np.ndarray]:
         """Vertices and triangles (F, 3)."""
         vertices, faces, _, _ = marching_cubes(
-            np.pad(self.sdf, 1, constant_values=self.voxel), 0.0, spacing=(self.voxel,) * 3, gradient_direction="ascent"
+            np.pad(self.sdf, 1, constant_values=self.voxel),
+            0.0,
+            spacing=(self.voxel,) * 3,
+            gradient_direction="descent",
         )
         return vertices.astype(np.float64) - 1 - self.voxel, faces.astype(np.int64)
 
@@ -64,12 +67,20 @@ class Surface:
         )
         return scene
 
-    def depths(self, views: Views, poses: Poses) -> Float[np.ndarray, "n h w"]:
-        """z depth of the first hit of every mask pixel's ray; infinite where it misses, and off the mask."""
+    def depths(
+        self, views: Views, poses: Poses, where: Bool[np.ndarray, "n h w"] | None = None
+    ) -> Float[np.ndarray, "n h w"]:
+        """z depth of the first hit of pixels' rays; infinite where they miss, and where none is asked for.
+
+        Args:
+            views: for pixels and intrinsics.
+            poses: of the views.
+            where: pixels to ask for; the masks', if not given.
+        """
         import open3d as o3d
 
         rays, places = [], []
-        for i, mask in enumerate(views.masks):
+        for i, mask in enumerate(views.masks if where is None else where):
             y, x = np.nonzero(mask)
             pixels = np.stack([x, y, np.ones(len(x))], axis=1)
             directions = pixels @ np.linalg.inv(views.K[i]).T @ poses.R[i]
@@ -80,6 +91,25 @@ class Surface:
         depths = np.full(views.masks.shape, np.inf, dtype=np.float32)
         depths.reshape(-1)[np.concatenate(places)] = hits
         return depths
+
+    def transformed(self, scale: float, rotation: Float[np.ndarray, "3 3"], shift: Float[np.ndarray, " 3"]) -> Surface:
+        """The surface in a world where x is at scale * rotation x + shift, exact distances near it, rough ones beyond."""
+        import open3d as o3d
+
+        n = self.resolution
+        axis = np.linspace(-1.0, 1.0, n)
+        points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+        before = (points - shift) @ rotation / scale
+        values = lookup_volume(self.lookups[:1], before)[:, 0]
+        near = np.flatnonzero(np.abs(values) < 4 * self.voxel)
+        distance = self.raycaster.compute_distance(o3d.core.Tensor(before[near].astype(np.float32))).numpy()
+        values[near] = np.copysign(distance, values[near])
+        return Surface((scale * values).astype(np.float32).reshape(n, n, n))
+
+    def normals_at(self, points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3"]:
+        """Unit gradients at world points; zero where there is none."""
+        gradients = lookup_volume(self.lookups[1:], points).astype(np.float64)
+        return gradients / np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-6)
 
     def samples(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points (count, 3) spread evenly over the mesh, and their faces' unit outward normals (count, 3)."""

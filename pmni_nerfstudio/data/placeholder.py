@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-in poses for scenes without any, until registration has found the true ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+OBJECT_RADIUS = 0.92
+"""Of the sphere about the origin that the object is thought to fill: the unit sphere with a margin."""
+
+
+def object_distance(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h w"]) -> float:
+    """Distance, in radii of the unit sphere, at which the largest of the masks fits a sphere of radius .92."""
+    largest = 0.0
+    for k, mask in zip(K, masks):
+        y, x = np.nonzero(mask)
+        rays = np.linalg.solve(k, np.stack([x, y, np.ones_like(x)])).T[:, :2]
+        largest = max(largest, float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max()))
+    return OBJECT_RADIUS / largest
+
+
+def ring_c2w(count: int, distance: float, elevation_deg: float = 20.0) -> Float[np.ndarray, "n 4 4"]:
+    """Cameras evenly round the y axis, which points up, counter-clockwise seen from above; they look at the origin.
+
+    Args:
+        count: of cameras.
+        distance: from the origin.
+        elevation_deg: above the plane y = 0.
+
+    Returns:
+        Camera-to-world, OpenCV axes (x right, y down, z forward).
+    """
+    azimuth, elevation = 2 * np.pi * np.arange(count) / count, np.deg2rad(elevation_deg)
+    back = np.stack(
+        [np.cos(elevation) * np.sin(azimuth), np.full(count, np.sin(elevation)), np.cos(elevation) * np.cos(azimuth)],
+        axis=1,
+    )
+    right = np.stack([np.cos(azimuth), np.zeros(count), -np.sin(azimuth)], axis=1)
+    c2w = np.tile(np.eye(4), (count, 1, 1))
+    c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2] = right, -np.cross(back, right), -back
+    c2w[:, :3, 3] = distance * back
+    return c2w

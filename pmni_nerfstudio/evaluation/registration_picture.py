@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A registration in one picture: what some views saw and what the surface shows them, and the cameras about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.evaluation.picture import normal_colours
+from pmni_nerfstudio.registration.judge import rendered_normals
+from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.register import Registration
+from pmni_nerfstudio.registration.views import Views
+
+_COLUMNS = 6
+_MOST_DEGREES = 15.0
+
+
+def write_registration_picture(path: Path, views: Views, registration: Registration) -> None:
+    """Draw up to six views, evenly chosen: observed normals, rendered ones, the angle between; and the cameras."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = np.unique(np.linspace(0, len(views) - 1, min(_COLUMNS, len(views))).round().astype(int))
+    figure = Figure(figsize=(2.1 * len(chosen) + 4.6, 6.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = np.ravel(figure.subfigures(1, 2, squeeze=False, width_ratios=[2.1 * len(chosen), 4.6]))
+    axes = np.asarray(left.subplots(3, len(chosen), squeeze=False))
+    poses = Poses.from_c2w(registration.c2w)
+    image = None
+    for column, view in zip(axes.T, chosen):
+        mask = views.masks[view]
+        rendered = rendered_normals(views, poses, registration.surface, int(view))
+        seen = np.linalg.norm(rendered, axis=-1) > 0.5
+        cosine = (rendered * views.normals[view]).sum(axis=-1).clip(-1, 1)
+        error = np.where(mask & seen, np.rad2deg(np.arccos(cosine)), np.nan)
+        rows, columns = (np.flatnonzero(mask.any(axis=a)) for a in (1, 0))
+        window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        column[0].imshow(normal_colours(views.normals[view], mask)[window])
+        column[1].imshow(normal_colours(rendered, seen)[window])
+        image = column[2].imshow(error[window], vmin=0, vmax=_MOST_DEGREES, cmap="magma")
+        doubt = "" if registration.trusted[view] else " (left out)"
+        column[0].set_title(f"{views.names[view]}{doubt}", fontsize=8)
+        column[2].set_title(f"{registration.judgement.residual_deg[view]:.1f} deg", fontsize=8)
+        for axis in column:
+            axis.set_axis_off()
+    assert image is not None
+    left.colorbar(image, ax=list(axes[2]), orientation="horizontal", label="degrees", shrink=0.5, aspect=40)
+    left.suptitle("observed normals, rendered normals, angle between them", fontsize=9)
+    _draw_cameras(right.add_subplot(projection="3d"), registration, poses)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _draw_cameras(axis, registration: Registration, poses: Poses) -> None:
+    """The surface's vertices, thinned, and each camera's viewing direction drawn at twice the sphere's radius."""
+    vertices, _ = registration.surface.mesh
+    thin = vertices[:: max(1, len(vertices) // 2500)]
+    axis.scatter(*thin.T, s=1, c="0.6", linewidths=0)
+    centres = poses.centres()
+    near = 2.2 * centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    ahead = near + 0.45 * poses.R[:, 2]
+    confidence = registration.judgement.confidence
+    for i, (start, end) in enumerate(zip(near, ahead)):
+        colour = "tab:red" if not registration.trusted[i] else (0.1, 0.3 + 0.5 * confidence[i], 0.6)
+        axis.plot(*np.stack([start, end]).T, color=colour, linewidth=1.5)
+        axis.scatter(*start, s=12, color=colour)
+    axis.set_title("cameras about the surface\n(distances not to scale; red: left out)", fontsize=9)
+    axis.set_aspect("equal")
+    axis.set_axis_off()

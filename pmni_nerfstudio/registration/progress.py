@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A registration that shows how far it is, and what it has to warn of."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pmni_nerfstudio.registration.register import Registration, RegistrationSettings, register
+from pmni_nerfstudio.registration.views import Views
+
+
+def register_shown(
+    views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, settings: RegistrationSettings, console: Console
+) -> Registration:
+    """`register` with a progress bar, the residual as it falls, and at its end a line of figures and the warnings."""
+    columns = (TextColumn("Registration: {task.description}"), BarColumn(), TextColumn("{task.fields[residual]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("depth maps", total=1.0, residual="")
+
+        def show(stage: str, done: float, residual: float) -> None:
+            bar.update(task, description=stage, completed=done, residual=f"residual {residual:.3g}")
+
+        registration = register(views, c2w, settings, show)
+    show_summary(registration, views, console)
+    return registration
+
+
+def show_summary(registration: Registration, views: Views, console: Console) -> None:
+    """Figures and warnings."""
+    j = registration.judgement
+    console.print(
+        f"Registration: {int(registration.trusted.sum())} of {len(views)} views in "
+        f"{sum(registration.seconds.values()):.1f} s; normals off by {np.median(j.median_deg):.2f} deg (median), "
+        f"masks overlap {j.iou.mean():.1%}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for warning in registration.warnings:
+        console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registration whole: from normal maps and masks, with rough poses or none, to poses and a surface."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate
+from pmni_nerfstudio.registration.judge import Judgement, judge
+from pmni_nerfstudio.registration.pairwise import PairwiseSchedule, register_pairwise
+from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.relocate import relocate
+from pmni_nerfstudio.registration.rings import Hypothesis, register_without_poses
+from pmni_nerfstudio.registration.surface import Surface
+from pmni_nerfstudio.registration.symmetry import find_symmetry
+from pmni_nerfstudio.registration.views import Views
+
+OnProgress = Callable[[str, float, float], None]
+"""Told the stage, how far the whole is (0 to 1), and the residual of the stage (its cost, or degrees)."""
+
+
+_LARGEST_RADIUS = 0.97
+"""Of the surface about the origin of the unit-sphere world."""
+
+
+@dataclass(frozen=True)
+class RegistrationSettings:
+    """What registration does; the results' cache is keyed by it."""
+
+    seed: int = 0
+    """Of the points drawn; the same seed gives the same result."""
+    pairwise: PairwiseSchedule = field(default_factory=PairwiseSchedule)
+    """Phase one: integrated depth maps laid onto each other."""
+    alternation: AlternationSchedule = field(default_factory=AlternationSchedule)
+    """Phase two: poses and surface in turn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """What came out, in the unit-sphere world of the poses that went in (or, without any, y up)."""
+
+    c2w: Float[np.ndarray, "n 4 4"]
+    """Camera-to-world, OpenCV axes."""
+    surface: Surface
+    trusted: Bool[np.ndarray, " n"]
+    """Views that the surface was made from."""
+    judgement: Judgement
+    """How well each view agrees with the surface."""
+    hypotheses: tuple[Hypothesis, ...]
+    """Rings that were tried, where there were no poses."""
+    pairwise_cost: float
+    seconds: dict[str, float]
+    warnings: tuple[str, ...]
+    """One line each, for the caller to show."""
+
+
+def register(
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    settings: RegistrationSettings = RegistrationSettings(),
+    on_progress: OnProgress | None = None,
+) -> Registration:
+    """Recover poses and a first surface (see design in the README).
+
+    Args:
+        views: all views to register.
+        c2w: rough poses, camera to unit-sphere world, OpenCV axes; None where nothing is known.
+        settings: schedules and seed.
+        on_progress: for a progress bar.
+    """
+    report = on_progress if on_progress is not None else lambda stage, done, residual: None
+    clock, seconds = time.perf_counter(), {}
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[name], clock = round(now - clock, 3), now
+
+    hypotheses: tuple[Hypothesis, ...] = ()
+    share = 0.15 if c2w is not None else 0.4
+
+    def on_pairwise(stage: str, done: float, cost: float) -> None:
+        report(stage, share * done, cost)
+
+    if c2w is None:
+        start = register_without_poses(views, settings.pairwise, settings.seed, on_pairwise)
+        hypotheses = start.hypotheses
+        reference = start.poses
+    else:
+        reference = Poses.from_c2w(c2w)
+        start = register_pairwise(views, reference, settings.pairwise, settings.seed, on_pairwise)
+    lap("pairwise")
+
+    rounds = sum(level.rounds for level in settings.alternation.levels)
+    finished = 0
+
+    def on_round(round_: Round) -> None:
+        nonlocal finished
+        finished += 1
+        residual = float(np.nanmedian(round_.residual_deg))
+        report(f"poses and surface at {round_.resolution}^3", share + (1 - share) * finished / rounds, residual)
+
+    poses, surface, trusted = _alternate_with_doubt(views, start.poses, settings, on_round)
+    lap("alternation")
+    poses, surface = _in_reference_frame(poses, surface, reference, trusted)
+    judgement = judge(views, poses, surface)
+    warnings = _warnings(views, surface, trusted)
+    lap("judgement")
+    return Registration(
+        c2w=poses.c2w(),
+        surface=surface,
+        trusted=trusted,
+        judgement=judgement,
+        hypotheses=hypotheses,
+        pairwise_cost=start.cost,
+        seconds=seconds,
+        warnings=warnings,
+    )
+
+
+def _alternate_with_doubt(
+    views: Views, poses: Poses, settings: RegistrationSettings, on_round: Callable[[Round], None]
+) -> tuple[Poses, Surface, Bool[np.ndarray, " n"]]:
+    """Phase two; views that fit far worse than the others after its coarse levels are set aside and tried again."""
+    schedule, seed = settings.alternation, settings.seed
+    restart = next((i for i, level in enumerate(schedule.levels) if i > 0 and level.hull_votes is not None), 0)
+    coarse, fine = (replace(schedule, levels=part) for part in (schedule.levels[:restart], schedule.levels[restart:]))
+    trusted = np.ones(len(views), dtype=bool)
+    if coarse.levels:
+        poses, surface = alternate(views, poses, coarse, seed, on_round=on_round)
+        doubtful = judge(views, poses, surface).doubtful()
+        if 0 < doubtful.sum() <= 0.4 * len(views) and (~doubtful).sum() >= 3:
+            poses, trusted = _try_again(views, poses, ~doubtful, coarse, seed)
+    index = np.flatnonzero(trusted)
+    some, surface = alternate(views.subset(list(index)), poses.subset(index), fine, seed, on_round=on_round)
+    poses = _with(poses, index, some)
+    if not trusted.all():
+        for view in np.flatnonzero(~trusted):
+            poses = relocate(views, poses, int(view), surface, list(index), schedule.bundle, seed)
+    return poses, surface, trusted
+
+
+def _try_again(
+    views: Views, poses: Poses, trusted: Bool[np.ndarray, " n"], schedule: AlternationSchedule, seed: int
+) -> tuple[Poses, Bool[np.ndarray, " n"]]:
+    """A surface of the trusted views alone, the others placed against it; which of them fit now."""
+    index = np.flatnonzero(trusted)
+    some, surface = alternate(views.subset(list(index)), poses.subset(index), schedule, seed)
+    poses = _with(poses, index, some)
+    for view in np.flatnonzero(~trusted):
+        poses = relocate(views, poses, int(view), surface, list(index), schedule.bundle, seed)
+    return poses, trusted | ~judge(views, poses, surface).doubtful()
+
+
+def _with(poses: Poses, index: np.ndarray, some: Poses) -> Poses:
+    """All poses, some of them replaced; the others follow the similarity by which the world has moved."""
+    scale, rotation, shift = align(poses.subset(index), some)
+    moved = poses.transformed(scale, rotation, shift)
+    R, t = moved.R.copy(), moved.t.copy()
+    R[index], t[index] = some.R, some.t
+    return Poses(R, t)
+
+
+def _in_reference_frame(
+    poses: Poses, surface: Surface, reference: Poses, trusted: Bool[np.ndarray, " n"]
+) -> tuple[Poses, Surface]:
+    """Poses and surface in the world of the poses that went in, as near as a similarity brings them."""
+    index = np.flatnonzero(trusted)
+    scale, rotation, shift = align(poses.subset(index), reference.subset(index))
+    # The model's world is the unit sphere: what rough poses would push out of it comes in, by as little as it takes.
+    vertices = scale * surface.mesh[0] @ rotation.T + shift
+    middle = 0.5 * (vertices.min(axis=0) + vertices.max(axis=0))
+    radius, off = float(np.linalg.norm(vertices - middle, axis=1).max()), float(np.linalg.norm(middle))
+    if radius + off > _LARGEST_RADIUS:
+        shrink = min(1.0, _LARGEST_RADIUS / radius)
+        kept = max(_LARGEST_RADIUS - shrink * radius, 0.0) / max(off, 1e-9)
+        scale, shift = shrink * scale, shrink * (shift - middle) + min(kept, 1.0) * middle
+    return poses.transformed(scale, rotation, shift), surface.transformed(scale, rotation, shift)
+
+
+def _warnings(views: Views, surface: Surface, trusted: Bool[np.ndarray, " n"]) -> tuple[str, ...]:
+    out = []
+    lost = [views.names[i] for i in np.flatnonzero(~trusted)]
+    if lost:
+        out.append(
+            f"{len(lost)} of {len(views)} views don't fit the others and were left out of the surface: "
+            f"{', '.join(lost)}; check their masks and normals, or leave them out (exclude-views)"
+        )
+    symmetry = find_symmetry(surface)
+    if symmetry is not None:
+        out.append(
+            f"the shape leaves the poses open: {symmetry.describe()}, so that masks and normals look the same from "
+            "several sides; the surface can be right and the poses still be turned against each other"
+        )
+    return tuple(out)
