@@ -28,8 +28,8 @@ _INTEGRATION_ROUNDS = 12
 class PairwiseLevel:
     """One resolution."""
 
-    step: int
-    """Every so many pixels of the working resolution."""
+    longest_side: int
+    """Of the maps, about, in pixels."""
     points: int
     """At most, a view."""
     kernels: Kernels
@@ -48,10 +48,10 @@ class PairwiseSchedule:
     longest_side: int = 160
     """Of the working resolution, about, in pixels."""
     levels: tuple[PairwiseLevel, ...] = (
-        PairwiseLevel(4, 150, Kernels(0.4, 0.25, 0.25), 15, 4, retries=2),
-        PairwiseLevel(4, 400, Kernels(0.2, 0.14, 0.14), 15, 3, retries=2),
-        PairwiseLevel(2, 600, Kernels(0.12, 0.08, 0.08), 20, 2, retries=1),
-        PairwiseLevel(1, 1000, Kernels(0.08, 0.06, 0.06), 15, 1),
+        PairwiseLevel(40, 150, Kernels(0.4, 0.25, 0.25), 15, 4, retries=2),
+        PairwiseLevel(40, 400, Kernels(0.2, 0.14, 0.14), 15, 3, retries=2),
+        PairwiseLevel(80, 600, Kernels(0.12, 0.08, 0.08), 20, 2, retries=1),
+        PairwiseLevel(160, 1000, Kernels(0.08, 0.06, 0.06), 15, 1),
     )
     largest_angle_deg: float = 60.0
     """Between the axes of two views that are laid onto each other."""
@@ -106,7 +106,7 @@ def register_pairwise(
         raise ValueError(f"start: {len(start)} poses for {len(views)} views")
     reliefs = integrated(views, schedule, on_progress) if reliefs is None else reliefs
     spec = schedule.levels[0]
-    level = make_level(reliefs, spec.step, spec.points, np.random.default_rng(seed))
+    level = level_of(reliefs, spec, np.random.default_rng(seed))
     # Places as they were given are better where the frame cuts the object, a common middle where they are very rough.
     begun = [settle(level, spec, state, schedule, rounds=1) for state in beginnings(reliefs, start)]
     state, _, _ = min(begun, key=lambda result: result[2])
@@ -128,6 +128,12 @@ def integrated(views: Views, schedule: PairwiseSchedule, on_progress: Progress |
         return integrate_normals(normals, mask, K, max_rounds=_INTEGRATION_ROUNDS)
 
     return make_reliefs(small, integrate)
+
+
+def level_of(reliefs: Reliefs, spec: PairwiseLevel, rng: np.random.Generator) -> ReliefLevel:
+    """The reliefs at a level's resolution, or at their own where that is lower."""
+    longest = max(reliefs.views.width, reliefs.views.height)
+    return make_level(reliefs, max(1, round(longest / spec.longest_side)), spec.points, rng)
 
 
 def beginnings(reliefs: Reliefs, start: Poses) -> list[Similarities]:
@@ -187,13 +193,16 @@ def refine(
     Args:
         reliefs: the views' depths.
         state: to start from.
-        reference: whose world the result is brought to.
+        reference: the rough poses: views that are stuck are sought about these, and the result is in their world.
         schedule: levels.
         seed: of the points drawn.
         on_progress: for a progress bar.
     """
     rng = np.random.default_rng(seed)
+    began = np.swapaxes(reference.R, 1, 2)
+    criteria = Criteria(30, schedule.initial_damping, schedule.damping_floor, schedule.relative_decrease)
     problem, cost = None, 1.0
+    at_home: set[int] = set()  # tried, and best where they were
     for number, spec in enumerate(schedule.levels):
         taken = 0
 
@@ -204,20 +213,21 @@ def refine(
                 part = min(1.0, taken / (spec.iterations * spec.rounds))
                 on_progress("pairs of views", (number + part) / len(schedule.levels), cost)
 
-        level = make_level(reliefs, spec.step, spec.points, rng)
+        level = level_of(reliefs, spec, rng)
         state, problem, cost = settle(level, spec, state, schedule, on_step=on_step)
-        criteria = Criteria(
-            schedule.stuck.iterations, schedule.initial_damping, schedule.damping_floor, schedule.relative_decrease
-        )
         for _ in range(spec.retries):
-            stuck = stuck_views(problem.view_costs(state)[0], schedule.stuck)
-            tried, moved = try_again(level, state, stuck, spec.kernels, criteria, schedule.stuck)
+            stuck = [v for v in stuck_views(problem, state, schedule.stuck) if v not in at_home]
+            tried, moved = try_again(level, state, np.array(stuck, int), began, spec.kernels, criteria, schedule.stuck)
+            at_home.update(set(stuck) - set(moved))
             if not moved:
                 break
             again = settle(level, spec, tried, schedule, on_step=on_step)
             if again[2] >= cost:  # all views together are the judge
+                at_home.update(moved)
                 break
             state, problem, cost = again
+        if number == 0:
+            at_home.clear()  # the coarsest level's word is not the last
     if problem is None:
         raise ValueError("schedule: has no levels")
     view_costs, inliers = problem.view_costs(state)

@@ -13,11 +13,12 @@ from pmni_nerfstudio.registration.pairwise import (
     PairwiseSchedule,
     Progress,
     integrated,
+    level_of,
     poses_of,
     refine,
     settle,
 )
-from pmni_nerfstudio.registration.relief import Reliefs, make_level
+from pmni_nerfstudio.registration.relief import Reliefs
 from pmni_nerfstudio.registration.similarity import Similarities
 from pmni_nerfstudio.registration.views import Views
 
@@ -104,7 +105,7 @@ def register_without_poses(
     """
     reliefs = integrated(views, schedule, on_progress) if reliefs is None else reliefs
     spec = schedule.levels[0]
-    level = make_level(reliefs, spec.step, spec.points, np.random.default_rng(seed))
+    level = level_of(reliefs, spec, np.random.default_rng(seed))
     rings = ring_hypotheses(reliefs)
     states, costs = [], []
     for number, (name, begun) in enumerate(rings):
