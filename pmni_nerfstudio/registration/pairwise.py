@@ -20,8 +20,9 @@ from pmni_nerfstudio.registration.views import Views
 Progress = Callable[[str, float, float], None]
 """Told the stage, how far it is (0 to 1), and the cost."""
 
-_INTEGRATION_ROUNDS = 12
-"""Rough depths will do: phase two has none of them."""
+_INTEGRATION_ROUNDS = 60
+"""Errors of depth are what is left of the poses' errors: .65, .55 and .38 deg on a part with flat faces with 12, 25 and
+60 rounds (.02 deg with true depths, on another shape)."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +118,12 @@ def integrated(views: Views, schedule: PairwiseSchedule, on_progress: Progress |
     """Depths of the views at the schedule's working resolution, roughly: what is laid onto each other needs no more."""
     from pmni_nerfstudio.integration.bilateral import integrate_normals
 
-    small = working_views(views, schedule.longest_side)
-    count = 0
-
-    def integrate(normals: np.ndarray, mask: np.ndarray, K: np.ndarray) -> np.ndarray:
-        nonlocal count
-        count += 1
-        if on_progress is not None:
-            on_progress("depth maps", 0.0, float("nan"))
-        return integrate_normals(normals, mask, K, max_rounds=_INTEGRATION_ROUNDS)
-
-    return make_reliefs(small, integrate)
+    if on_progress is not None:
+        on_progress("depth maps", 0.0, float("nan"))
+    return make_reliefs(
+        working_views(views, schedule.longest_side),
+        lambda normals, mask, K: integrate_normals(normals, mask, K, max_rounds=_INTEGRATION_ROUNDS),
+    )
 
 
 def level_of(reliefs: Reliefs, spec: PairwiseLevel, rng: np.random.Generator) -> ReliefLevel:

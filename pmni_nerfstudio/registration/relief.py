@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -45,9 +46,11 @@ class Reliefs:
 
 
 def working_views(views: Views, longest_side: int) -> Views:
-    """The views at about a resolution: every so many pixels, after a blur that fits."""
-    step = max(1, round(max(views.width, views.height) / longest_side))
-    return views.blurred(0.4 * step if step > 1 else 0.0).every(step)
+    """The views at about a resolution: every so many pixels.
+
+    Without a blur: integrated, a blurred edge between two faces is no edge, and turns them against each other.
+    """
+    return views.every(max(1, round(max(views.width, views.height) / longest_side)))
 
 
 def make_reliefs(views: Views, integrate: Integrate) -> Reliefs:
@@ -62,9 +65,10 @@ def make_reliefs(views: Views, integrate: Integrate) -> Reliefs:
     rays = pixel_directions(views)
     depths = np.full((n, height, width), np.nan, np.float32)
     middles, reach = np.empty((n, 3)), np.empty(n)
-    for i in range(n):
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        integrals = list(pool.map(integrate, views.normals, views.masks, views.K))
+    for i, depth in enumerate(integrals):
         mask = views.masks[i]
-        depth = integrate(views.normals[i], mask, views.K[i])
         # The outline of a solid lies about as deep as its middle. A median: parts before others have outlines, too.
         depths[i] = depth / np.nanmedian(depth[mask & (outside_px[i] > -1.5)])
         middles[i] = rays[i][mask].mean(axis=0)

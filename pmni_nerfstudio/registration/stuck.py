@@ -18,9 +18,9 @@ from pmni_nerfstudio.registration.solver import Criteria, solve
 class StuckOptions:
     """When a view is tried again, and how hard."""
 
-    cost_ratio: float = 1.4
+    cost_ratio: float = 1.5
     """Of a view's cost to the median view's."""
-    cost_excess: float = 0.08
+    cost_excess: float = 0.12
     """Of a view's cost over the median view's."""
     largest_share: float = 0.5
     """Of the views: no more are tried again, the worst first."""
@@ -34,6 +34,8 @@ class StuckOptions:
     """One start from the next."""
     kernels: Kernels = Kernels(0.4, 0.5, 0.4)
     """Of the search: wide, as the starts are far apart."""
+    points: int = 100
+    """Of the search, a view."""
     longest_step: float = 0.4
     """Of the search, radians and object radii together."""
     angle_deg: float = 60.0
@@ -126,9 +128,13 @@ def _place(
     """All similarities with this view's best; None if it is best where it is."""
     own = state[[view]]
     court = _Court(level, state, view, witnesses, options)
+    few = options.points  # they are in random order
+    thinned = replace(
+        level, points=level.points[:, :few], normals=level.normals[:, :few], weights=level.weights[:, :few]
+    )
     in_full = replace(criteria, max_iterations=options.iterations)
     best = None
-    for start in _starts(court, began, own.s[0]):
+    for start in _starts(_Court(thinned, state, view, witnesses, options), began, own.s[0]):
         refined = court.refine(start, kernels, in_full)
         cost = court.cost(refined, kernels)[0]
         if best is None or cost < best[0]:
