@@ -47,7 +47,8 @@ def main(
     mesh = trimesh.load(result / "mesh.ply", force="mesh")
     assert isinstance(mesh, trimesh.Trimesh)
     poses = np.load(result / "poses.npy")
-    comparison_picture(picture, shown, mesh, poses[chosen], scene.K[0], f"{scene_folder.name}: input and result")
+    title = f"{len(chosen)} of {scene.num_views} views of {scene.width}x{scene.height}"
+    comparison_picture(picture, shown, mesh, poses[chosen], scene.K[0], title)
     print(f"wrote {picture}")
 
 

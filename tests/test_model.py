@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, hit_sphere
 from training import make_config, set_up
 
@@ -187,3 +191,27 @@ def test_methods_are_registered():
     assert {"pmni", "pmni-calibrated"} <= set(all_methods)
     assert pmni.config.pipeline.model.camera_optimizer.mode == "SE3"
     assert pmni_calibrated.config.pipeline.model.camera_optimizer.mode == "off"
+
+
+@pytest.mark.parametrize("method", [pmni, pmni_calibrated])
+def test_every_option_has_a_help_line(method):
+    """Of `ns-train pmni --help`: what stands before an option's default must say something."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parser = tyro.extras.get_parser(type(method.config), default=method.config)
+    helps = {action.option_strings[0]: str(action.help) for action in all_actions(parser)}
+    assert {"--pipeline.model.sdf-field.encoding", "--pipeline.datamanager.pixel-sampler.patch-size"} <= set(helps)
+    bare = [name for name, text in helps.items() if not re.sub(r"\[/?\w+\]|\(default.*", "", text, flags=re.S).strip()]
+    assert not bare
+
+
+def all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Options of a parser and its subcommands."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for name in action.choices:
+                found += all_actions(action.choices[name])
+        elif action.option_strings:
+            found.append(action)
+    return found

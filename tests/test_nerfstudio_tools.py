@@ -7,13 +7,7 @@ They run in this process, as their commands do after they have read their option
 from __future__ import annotations
 
 import json
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +18,7 @@ from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_sce
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.exporter import ExportCameraPoses, ExportPointCloud, ExportPoissonMesh, ExportTSDFMesh
 from nerfstudio.scripts.render import DatasetRender
+from serving import serve_once
 from training import make_config, set_up
 
 pytestmark = pytest.mark.slow
@@ -99,29 +94,4 @@ def test_renders(run: Path, tmp_path: Path):
 
 
 def test_viewer_starts_serves_and_stops(run: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    viewer = Path(sys.executable).parent / "ns-viewer"
-    process = subprocess.Popen(
-        [viewer, "--load-config", run, "--viewer.websocket-port", str(port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        page = ""
-        for _ in range(240):
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-                    page = answer.read().decode()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.5)
-        assert "<html" in page
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
-    finally:
-        process.kill()
-        process.communicate()
+    assert "<html" in serve_once([Path(sys.executable).parent / "ns-viewer", "--load-config", run])

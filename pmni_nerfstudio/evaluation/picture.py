@@ -18,6 +18,9 @@ from pmni_nerfstudio.evaluation.raycast import MeshRays
 SUPERSAMPLING = 3
 """Rays per pixel along each axis in pictures of the mesh, which smooths its outline."""
 
+MESH_SCALE = 3
+"""Pixels of the mesh's picture for one of the maps', along each axis: the mesh holds more than the maps' pixels show."""
+
 CLAY = np.array([0.86, 0.80, 0.72])
 LIGHTS = (((-0.5, -0.65, -0.6), 0.75, (1.0, 0.98, 0.94)), ((0.7, -0.1, -0.7), 0.25, (0.85, 0.92, 1.0)))
 """Of the shading: direction to each light in camera axes (x right, y down, z forward), strength, colour."""
@@ -57,10 +60,7 @@ def shaded_view(
         (H, W, 3) RGB in [0, 1].
     """
     height, width = size
-    # pixel centres at integers: the finer grid's centres lie half a fine pixel inside the coarse pixel's edge
-    K_fine = np.diag([SUPERSAMPLING, SUPERSAMPLING, 1.0]) @ K
-    K_fine[:2, 2] += (SUPERSAMPLING - 1) / 2
-    origins, directions = pixel_rays(K_fine, c2w, width * SUPERSAMPLING, height * SUPERSAMPLING)
+    origins, directions = pixel_rays(_finer(K, SUPERSAMPLING), c2w, width * SUPERSAMPLING, height * SUPERSAMPLING)
     hits = rays.cast(origins, directions)
     on = np.isfinite(hits.distance)
     corners = mesh.faces[hits.face[on]]
@@ -73,8 +73,16 @@ def shaded_view(
         # light wraps a little round the edge, so that shadows keep their shape
         light += strength * np.clip((cosine + 0.25) / 1.25, 0, None)[:, None] * np.array(colour)
     image = np.ones((len(on), 3))
-    image[on] = np.clip(CLAY * light, 0, 1) ** (1 / 1.6)
+    image[on] = np.clip(CLAY * light, 0, 1) ** (1 / 1.3)
     return image.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean((1, 3))
+
+
+def _finer(K: np.ndarray, factor: int) -> np.ndarray:
+    """Intrinsics (3, 3) of an image with this many pixels for one, along each axis; pixel centres at integers."""
+    fine = np.diag([factor, factor, 1.0]) @ K
+    # the finer grid's centres lie half a fine pixel inside the coarse pixel's edge
+    fine[:2, 2] += (factor - 1) / 2
+    return fine
 
 
 def _windows(masks: np.ndarray, margin_px: int = 4) -> list[tuple[slice, slice]]:
@@ -97,7 +105,7 @@ def comparison_picture(
     c2w: np.ndarray,
     K: np.ndarray,
     title: str,
-    max_error_deg: float = 20.0,
+    max_error_deg: float = 15.0,
 ) -> None:
     """Write a PNG with a row for each view: input normals, rendered normals, angular error, the mesh shaded.
 
@@ -137,7 +145,9 @@ def comparison_picture(
         row[1].imshow(normal_colours(view["rendered"], has_surface)[window])
         row[2].imshow(error[window], norm=scale.norm, cmap=scale.cmap, interpolation="nearest")
         row[2].set_xlabel(f"mean {np.nanmean(error):.2f}°, median {np.nanmedian(error):.2f}°", fontsize=9)
-        row[3].imshow(shaded_view(mesh, rays, k, pose, (frame_height, frame_width))[window])
+        size = (MESH_SCALE * frame_height, MESH_SCALE * frame_width)
+        rows, columns = (slice(MESH_SCALE * w.start, MESH_SCALE * w.stop) for w in window)
+        row[3].imshow(shaded_view(mesh, rays, _finer(k, MESH_SCALE), pose, size)[rows, columns])
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("0.85")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command of README.md runs, on a small scene: its code blocks are read, and each line is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from serving import serve_once
+from training import make_config, set_up
+
+from pmni_nerfstudio import cli
+from pmni_nerfstudio.synth.command import SynthCommand
+
+ROOT = Path(__file__).parents[1]
+TINY_TRAIN = "--max-num-iterations 20 --vis tensorboard --output-dir OUT/runs"
+TINY_TEXTURE = "--target-num-faces 500 --num-pixels-per-side 64"
+
+EXTRA = {
+    "pmni synth": "--views 6 --width 48 --height 40 --mesh-resolution 48",
+    "pmni export": "--resolution 64",
+    "pmni eval": "",
+    "pmni register": "",
+    "pmni integrate": "--max-rounds 5 --overwrite",
+    "ns-train pmni": TINY_TRAIN,
+    "ns-train pmni-calibrated": TINY_TRAIN,
+    "ns-eval": "",
+    "ns-render dataset": "",
+    "ns-export pointcloud": "--num-points 2000",
+    "ns-export poisson": f"--num-points 10000 {TINY_TEXTURE}",
+    "ns-export tsdf": f"--downscale-factor 1 {TINY_TEXTURE}",
+    "ns-export cameras": "",
+    "python examples/01_picture.py": "",
+    "python benchmarks/bench_training.py": "--steps 12 --stock-steps 1 --stock-rays 16",
+}
+"""Commands that this test knows, with what makes each of them quick."""
+BUILDS = ("make demo", "make test")
+"""These run this very test, or train for minutes: make tells what they would do, and that all of it exists."""
+SERVERS = ("ns-viewer",)
+"""These serve a page until they are stopped."""
+QUICK = ("make", "pmni synth", "pmni eval", "pmni export", "pmni integrate")
+"""What begins so takes a few seconds."""
+
+
+def readme_commands() -> list[str]:
+    """Lines of the indented code blocks, without their comments, each once. (Fenced blocks hold no commands.)"""
+    text = re.sub(r"^```.*?^```", "", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    lines = re.findall(r"^ {4}(\S.*)$", text, flags=re.M)
+    return list(dict.fromkeys(re.sub(r"\s+#.*", "", line).strip() for line in lines))
+
+
+def known_as(command: str) -> str | None:
+    """The longest name in this test's lists that the command begins with."""
+    names = [name for name in (*EXTRA, *BUILDS, *SERVERS) if f"{command} ".startswith(f"{name} ")]
+    return max(names, key=len, default=None)
+
+
+@dataclass
+class Place:
+    """What DIR, CONFIG and OUT stand for."""
+
+    folder: Path
+
+    def words(self, command: str) -> list[str]:
+        """The command's words, with the programs of this environment."""
+        # a new scene goes into a folder of its own: later commands have left files in the common one
+        scene = tempfile.mkdtemp(dir=self.folder) if command.startswith("pmni synth") else self.folder / "scene"
+        for name, path in (
+            ("DIR", scene),
+            ("CONFIG", self.folder / "test" / "pmni-calibrated" / "run" / "config.yml"),
+            ("OUT", self.folder / "out"),
+        ):
+            command = re.sub(rf"\b{name}\b", str(path), command)
+        program, *rest = shlex.split(command)
+        here = Path(sys.executable).parent / program
+        return [str(here if here.exists() else program), *rest]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A scene in DIR, a run of it at CONFIG, and what was exported of that in OUT."""
+    found = Place(tmp_path_factory.mktemp("readme"))
+    SynthCommand(out=found.folder / "scene", views=6, width=48, height=40, mesh_resolution=48).main()
+    trainer = set_up(make_config("pmni-calibrated", found.folder / "scene", found.folder, 60))
+    trainer.train()
+    export = f"export --load-config CONFIG --output-dir OUT --maps {EXTRA['pmni export']}"
+    cli.main(found.words(f"pmni {export}")[1:])
+    return found
+
+
+def test_readme_holds_commands_and_this_test_knows_them_all():
+    commands = readme_commands()
+    assert len(commands) >= 10
+    unknown = [command for command in commands if known_as(command) is None]
+    assert not unknown, f"README.md has commands that this test doesn't run: {unknown}"
+    # and the other way round: every subcommand of ours is in the README
+    for name in cli.SUBCOMMANDS:
+        assert any(command.startswith(f"pmni {name} ") for command in commands), f"README.md lacks pmni {name}"
+
+
+def test_readme_s_files_exist():
+    text = (ROOT / "README.md").read_text()
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures
+    for picture in pictures:
+        assert 0 < (ROOT / picture).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[] if command.startswith(QUICK) else pytest.mark.slow)
+        for command in readme_commands()
+    ],
+)
+def test_command_runs(command: str, place: Place):
+    name = known_as(command)
+    assert name is not None
+    if name in BUILDS:
+        subprocess.run(["make", "--dry-run", *command.split()[1:]], cwd=ROOT, check=True, capture_output=True)
+        return
+    if name in SERVERS:
+        assert "<html" in serve_once(place.words(command))
+        return
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    words = place.words(f"{command} {EXTRA[name]}")
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
