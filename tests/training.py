@@ -14,12 +14,16 @@ from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated
 
 
 def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) -> TrainerConfig:
-    """A method's configuration for a scene; changes are given as pipeline__model__x=value."""
+    """A method's configuration for a scene; changes are given as pipeline__model__x=value.
+
+    Registration is off: what these runs test is training. (tests/test_registration.py has it on.)
+    """
     config = copy.deepcopy({"pmni": pmni, "pmni-calibrated": pmni_calibrated}[method].config)
     config.data = config.pipeline.datamanager.data = data
     config.output_dir, config.experiment_name, config.timestamp = out, "test", "run"
     config.vis, config.max_num_iterations = "tensorboard", steps
     config.machine.device_type = "cpu"
+    config.pipeline.model.registration = False
     for path, value in changes.items():
         *parents, name = path.split("__")
         target: Any = config

@@ -150,7 +150,7 @@ class _System:
         right = np.bincount(self.upper, right_edge, self.count) - np.bincount(self.lower, right_edge, self.count)
         if self.factor is not None:
             preconditioner = aslinearoperator(_Inverse(self.factor))
-            z, failed = cg(matrix, right, x0=start, rtol=1e-6, maxiter=_MOST_CG_STEPS, M=preconditioner)
+            z, failed = cg(matrix, right, x0=start, rtol=1e-8, maxiter=_MOST_CG_STEPS, M=preconditioner)
             if not failed:
                 return z
         factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})

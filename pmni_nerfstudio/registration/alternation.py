@@ -104,7 +104,7 @@ def alternate(
             if on_round is not None:
                 on_round(Round(number, k, level.resolution, poses, surface, residual))
     assert surface is not None
-    return poses, surface.redistanced(schedule.band_voxels + 1)
+    return poses, surface
 
 
 def surface_step(

@@ -204,7 +204,12 @@ class BundleProblem:
         hessian -= (flat.T @ flat).astype(np.float64)
         gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
         linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
-        return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
+        linear = self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
+        # The world's scale is the surface's to settle. Left to the poses, it runs away: a surface that stands out of its
+        # silhouettes pushes the cameras back, and the wider rays then let it grow again.
+        scaling = np.concatenate([np.zeros_like(state.t), state.t], axis=1).reshape(-1, 1)
+        stiffness = 1e3 * float(np.trace(linear.hessian)) / size / float((state.t**2).sum())
+        return Linearization(linear.hessian + stiffness * scaling @ scaling.T, linear.gradient, linear.cost)
 
     def _robust_weights(self, observed: list) -> list[np.ndarray]:
         """Huber's weights about the points' means, by reweighting the means once."""

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normal integration against surfaces known in closed form, and the command that writes it."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pmni_nerfstudio.cli import main
+from pmni_nerfstudio.data.depths import read_depths
+from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.integration import bilateral
+from pmni_nerfstudio.integration.bilateral import integrate_normals
+
+K = np.array([[900.0, 0.0, 38.0], [0.0, 860.0, 27.0], [0.0, 0.0, 1.0]])
+HEIGHT, WIDTH = 64, 90
+
+
+def rays() -> np.ndarray:
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    return np.linalg.solve(K, np.stack([x, y, np.ones_like(x)]).reshape(3, -1)).T.reshape(HEIGHT, WIDTH, 3)
+
+
+def sphere(
+    radius: float = 1.0, distance: float = 30.0, grazing: float = 0.15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth (NaN off the mask), normals, mask."""
+    p = rays()
+    a, b, c = (p**2).sum(-1), p[..., 2] * distance, distance**2 - radius**2
+    root = b**2 - a * c
+    depth = np.where(root > 0, (b - np.sqrt(np.maximum(root, 0))) / a, np.nan)
+    normals = (p * depth[..., None] - [0, 0, distance]) / radius
+    mask = (root > 0) & (np.abs((normals * p).sum(-1)) > grazing)
+    return depth, np.where(mask[..., None], normals, 0), mask
+
+
+def relative_error(found: np.ndarray, truth: np.ndarray, on: np.ndarray) -> np.ndarray:
+    """Of depths after the best factor (median), on some pixels."""
+    return np.abs(found[on] * np.median(truth[on] / found[on]) / truth[on] - 1)
+
+
+def test_sphere_with_unequal_focal_lengths_and_a_principal_point_off_the_middle():
+    truth, normals, mask = sphere()
+    depth = integrate_normals(normals, mask, K)
+    assert np.isnan(depth[~mask]).all()
+    assert np.log(depth[mask]).mean() == pytest.approx(0, abs=1e-9)
+    # Differences over a pixel of a surface that bends: 1/30 of the depth is a radius.
+    assert relative_error(depth, truth, mask).mean() < 0.01 / 30
+    swapped = K.copy()
+    swapped[0, 0], swapped[1, 1] = K[1, 1], K[0, 0]
+    assert relative_error(integrate_normals(normals, mask, swapped), truth, mask).mean() > 0.01 / 30
+
+
+def test_plane_is_exact():
+    n = np.array([0.5, -0.3, -0.8]) / np.linalg.norm([0.5, -0.3, -0.8])
+    truth = (n[2] * 10.0) / (rays() @ n)
+    mask = np.ones((HEIGHT, WIDTH), dtype=bool)
+    depth = integrate_normals(np.broadcast_to(n, (HEIGHT, WIDTH, 3)), mask, K)
+    assert relative_error(depth, truth, mask).max() < 2e-4
+
+
+def test_surface_breaks_where_it_should_and_not_with_k_zero():
+    """A sphere before a wall: connected on the mask, broken in depth."""
+    truth, normals, mask = sphere(grazing=0.0)
+    everywhere = np.ones_like(mask)
+    wall = np.where(mask[..., None], normals, [0.0, 0.0, -1.0])
+    broken = relative_error(integrate_normals(wall, everywhere, K), truth, mask).mean()
+    smooth = relative_error(integrate_normals(wall, everywhere, K, k=0.0), truth, mask).mean()
+    assert broken < 0.6 * smooth
+
+
+def test_first_round_equals_a_dense_solution():
+    rng = np.random.default_rng(0)
+    normals = rng.normal([0.2, 0.1, -1.0], 0.2, (5, 6, 3))
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    mask = np.ones((5, 6), dtype=bool)
+    mask[0, 0] = mask[3, 2] = False
+    found = np.log(integrate_normals(normals, mask, K, max_rounds=1))
+    number = np.full(mask.shape, -1)
+    number[mask] = np.arange(mask.sum())
+    rows, rights = [], []
+    for y, x in np.argwhere(mask):
+        p = np.linalg.solve(K, [x, y, 1.0])
+        along = normals[y, x] @ p
+        for dy, dx, f, c in ((0, 1, K[0, 0], 0), (0, -1, K[0, 0], 0), (1, 0, K[1, 1], 1), (-1, 0, K[1, 1], 1)):
+            if not (0 <= y + dy < 5 and 0 <= x + dx < 6) or not mask[y + dy, x + dx]:
+                continue
+            row = np.zeros(mask.sum())
+            row[number[y + dy, x + dx]] += (dy + dx) * f * along
+            row[number[y, x]] -= (dy + dx) * f * along
+            rows.append(row)
+            rights.append(-normals[y, x, c])
+    dense = np.linalg.lstsq(np.array(rows), np.array(rights), rcond=None)[0]
+    np.testing.assert_allclose(found[mask], dense - dense.mean(), atol=1e-7)
+
+
+def test_parts_slivers_and_single_pixels():
+    truth, normals, mask = sphere()
+    split = mask.copy()
+    split[:, 40] = False  # two halves
+    split[5, :] = False
+    split[5, 60] = mask[5, 60]
+    split[0, 0] = True  # a pixel by itself
+    normals = normals.copy()
+    normals[0, 0] = [0, 0, -1]
+    depth = integrate_normals(normals, split, K)
+    assert np.isfinite(depth[split]).all() and (depth[split] > 0).all()
+    assert depth[0, 0] == 1.0
+    left = split & (np.arange(WIDTH) < 40) & (np.arange(HEIGHT)[:, None] > 5)
+    assert relative_error(depth, truth, left).mean() < 0.01 / 30
+    assert np.isnan(integrate_normals(normals, np.zeros_like(mask), K)).all()
+
+
+def test_an_old_factorisation_serves_and_changes_nothing(monkeypatch):
+    truth, normals, mask = sphere()
+    fast = integrate_normals(normals, mask, K)
+    monkeypatch.setattr(bilateral, "cg", lambda matrix, right, x0, **_: (x0, 1))
+    always_new = integrate_normals(normals, mask, K)
+    np.testing.assert_allclose(fast[mask], always_new[mask], rtol=2e-5)
+
+
+@pytest.mark.parametrize("poses", [True, False])
+def test_command_writes_what_the_depth_losses_read(sphere_folder, sphere_scene, poses, tmp_path, capsys):
+    folder = sphere_folder
+    shutil.rmtree(folder / "integration")
+    if not poses:
+        folder = tmp_path / "bare"
+        s = sphere_scene
+        write_scene(
+            folder, names=s.names, K=np.repeat(s.K[:1], len(s.K), 0), c2w=None, world_from_unit=s.world_from_unit,
+            masks=s.masks, normals=s.normals.astype(np.float32),
+        )  # fmt: skip
+    main(["integrate", str(folder)])
+    scene = read_scene(folder)
+    depths = read_depths(scene)
+    assert depths.shape == scene.masks.shape
+    assert ((depths > 0) == scene.masks).all()
+    x, y = np.meshgrid(np.arange(scene.width), np.arange(scene.height))
+    pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
+    along_ray = np.load(folder / "integration" / "perspective" / f"{scene.names[1]}.npy")
+    stretch = np.linalg.norm(pixels @ np.linalg.inv(scene.K[1]).T, axis=-1)
+    np.testing.assert_allclose(along_ray, depths[1] * stretch, rtol=1e-5)
+    with pytest.raises(SystemExit) as caught:
+        main(["integrate", str(folder)])
+    assert caught.value.code == 1
+    assert "--overwrite" in capsys.readouterr().err
+    main(["integrate", str(folder), "--overwrite"])
