@@ -20,7 +20,7 @@ class StuckOptions:
 
     cost_ratio: float = 1.5
     """Of a view's cost to the median view's."""
-    cost_excess: float = 0.12
+    cost_excess: float = 0.06
     """Of a view's cost over the median view's."""
     largest_share: float = 0.5
     """Of the views: no more are tried again, the worst first."""
