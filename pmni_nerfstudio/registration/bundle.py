@@ -29,8 +29,9 @@ class BundleOptions:
     """Length of a normal's residual from where it counts linearly (radians, for small ones)."""
     depth_sigma_voxels: float = 0.5
     """How far a point may be off along its normal: it is free, held by this standard deviation."""
-    silhouette_weight: float = 1.0
-    """Of all contours against all normals."""
+    silhouette_weight: float = 3.0
+    """Of all contours against all normals. With much less, normals agree best where the cameras stand too far off, and
+    the surface grows after them, round by round; with much more, the pixels' steps in the masks turn the poses."""
     silhouette_huber_px: float = 2.0
     """Distance of a contour's ray from the surface from where it counts linearly."""
     contour_points: int = 150
@@ -146,8 +147,11 @@ class BundleProblem:
         camera = poses.to_camera(view, self.points[index])
         K = self.views.K[view]
         looked_up = lookup(self.channels[view], project(K, camera)).astype(np.float64)
-        normals = looked_up[:, :3]
-        slopes = looked_up[:, 3:9].reshape(-1, 2, 3).swapaxes(1, 2)  # d normal / d (x, y) in pixels
+        # Between pixels an interpolated normal is too short, the more so the more it bends.
+        length = np.maximum(np.linalg.norm(looked_up[:, :3], axis=1, keepdims=True), 1e-6)
+        normals = looked_up[:, :3] / length
+        slopes = looked_up[:, 3:9].reshape(-1, 2, 3).swapaxes(1, 2) / length[..., None]  # d normal / d pixel (x, y)
+        slopes = slopes - normals[:, :, None] * (normals[:, None] @ slopes)
         x, y, z = camera.T
         zero = np.zeros_like(z)
         projection = np.stack(
@@ -204,12 +208,7 @@ class BundleProblem:
         hessian -= (flat.T @ flat).astype(np.float64)
         gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
         linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
-        linear = self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
-        # The world's scale is the surface's to settle. Left to the poses, it runs away: a surface that stands out of its
-        # silhouettes pushes the cameras back, and the wider rays then let it grow again.
-        scaling = np.concatenate([np.zeros_like(state.t), state.t], axis=1).reshape(-1, 1)
-        stiffness = 1e3 * float(np.trace(linear.hessian)) / size / float((state.t**2).sum())
-        return Linearization(linear.hessian + stiffness * scaling @ scaling.T, linear.gradient, linear.cost)
+        return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
 
     def _robust_weights(self, observed: list) -> list[np.ndarray]:
         """Huber's weights about the points' means, by reweighting the means once."""

@@ -54,6 +54,6 @@ def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
             return poses
         middle = 0.5 * (inside.min(axis=0) + inside.max(axis=0))
         radius = float(np.linalg.norm(inside - middle, axis=1).max())
-        scale = min(1.0, _RADIUS / radius)
+        scale = min(1.0, max(_RADIUS / radius, 0.5))  # views from one side leave a hull that is all depth
         poses = poses.transformed(scale, np.eye(3), -scale * middle)
     return poses

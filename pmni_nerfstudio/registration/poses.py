@@ -76,13 +76,18 @@ def align(poses: Poses, reference: Poses) -> tuple[float, Float[np.ndarray, "3 3
         weights = 1 / np.maximum(np.linalg.norm(relative - rotation, axis=(1, 2)), 1e-3)
     turned = poses.R @ rotation.T
     rows = np.concatenate([poses.t[:, :, None], -turned], axis=2)
+    # Cameras that all look the same way can't tell a shift along it from a scaling: then it is the scaling.
+    no_shift = np.concatenate([np.zeros((3, 1)), 1e-2 * np.eye(3)], axis=1)
     weights = np.ones(len(poses))
     scale, shift = 1.0, np.zeros(3)
     for _ in range(20):
-        weighted = np.sqrt(weights)[:, None, None]
-        solution = np.linalg.lstsq(
-            (weighted * rows).reshape(-1, 4), (weighted[..., 0] * reference.t).ravel(), rcond=None
-        )
-        scale, shift = float(solution[0][0]), solution[0][1:]
-        weights = 1 / np.maximum(np.linalg.norm(rows @ solution[0] - reference.t, axis=1), 1e-3)
+        root = np.sqrt(weights)[:, None, None]
+        system = np.concatenate([(root * rows).reshape(-1, 4), no_shift])
+        right = np.concatenate([(root[..., 0] * reference.t).ravel(), np.zeros(3)])
+        solution = np.linalg.lstsq(system, right, rcond=None)[0]
+        scale, shift = float(solution[0]), solution[1:]
+        weights = 1 / np.maximum(np.linalg.norm(rows @ solution - reference.t, axis=1), 1e-3)
+    if scale <= 0:  # poses that have nothing to do with the reference: about the same size, at the same place
+        sizes = np.linalg.norm(reference.t, axis=1) / np.linalg.norm(poses.t, axis=1)
+        return float(np.median(sizes)), rotation, np.zeros(3)
     return scale, rotation, shift

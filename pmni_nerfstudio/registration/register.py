@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate
+from pmni_nerfstudio.registration.framing import centre_on_masks
 from pmni_nerfstudio.registration.judge import Judgement, judge
 from pmni_nerfstudio.registration.pairwise import PairwiseSchedule, register_pairwise
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.relocate import relocate
 from pmni_nerfstudio.registration.rings import Hypothesis, register_without_poses
+from pmni_nerfstudio.registration.similarity import angles_deg
 from pmni_nerfstudio.registration.surface import Surface
 from pmni_nerfstudio.registration.symmetry import find_symmetry
 from pmni_nerfstudio.registration.views import Views
@@ -26,6 +28,11 @@ OnProgress = Callable[[str, float, float], None]
 
 _LARGEST_RADIUS = 0.97
 """Of the surface about the origin of the unit-sphere world."""
+
+
+_LARGEST_TURN_DEG = 60.0
+"""Of the median view in phase one. Rough poses are not as rough; but views of a shape that leaves their poses open (a
+sphere, a vase) slide together, since those that coincide agree best. They start phase two from where they were."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,9 @@ def register(
     else:
         reference = Poses.from_c2w(c2w)
         start = register_pairwise(views, reference, settings.pairwise, settings.seed, on_pairwise)
+    begun = start.poses
+    if c2w is not None and _turned_deg(begun, reference) > _LARGEST_TURN_DEG:
+        begun = centre_on_masks(views, reference)
     lap("pairwise")
 
     rounds = sum(level.rounds for level in settings.alternation.levels)
@@ -105,7 +115,7 @@ def register(
         residual = float(np.nanmedian(round_.residual_deg))
         report(f"poses and surface at {round_.resolution}^3", share + (1 - share) * finished / rounds, residual)
 
-    poses, surface, trusted = _alternate_with_doubt(views, start.poses, settings, on_round)
+    poses, surface, trusted = _alternate_with_doubt(views, begun, settings, on_round)
     lap("alternation")
     poses, surface = _in_reference_frame(poses, surface, reference, trusted)
     judgement = judge(views, poses, surface)
@@ -121,6 +131,11 @@ def register(
         seconds=seconds,
         warnings=warnings,
     )
+
+
+def _turned_deg(poses: Poses, reference: Poses) -> float:
+    """Median angle by which views have turned against each other since the reference, degrees."""
+    return float(np.median(angles_deg(poses.transformed(*align(poses, reference)).R, reference.R)))
 
 
 def _alternate_with_doubt(

@@ -114,8 +114,8 @@ def _refined(
         weight = 1 / (1 + (found[:, 0] / (3 * surface.voxel)) ** 2)
         jacobian = np.concatenate([np.cross(at - shift, gradient), gradient], axis=1)
         system = (jacobian * weight[:, None]).T @ jacobian
-        # A round shape has turns that cost nothing: damping keeps those where they are.
-        system += 1e-3 * np.trace(system) / 6 * np.eye(6)
+        # A round shape has turns that cost nothing, and far from the surface no distance has a slope.
+        system += (1e-3 * np.trace(system) / 6 + 1e-6) * np.eye(6)
         step = -np.linalg.solve(system, (jacobian * weight[:, None]).T @ found[:, 0])
         rotation = Rotation.from_rotvec(step[:3]) * rotation
         shift = shift + step[3:]
