@@ -34,7 +34,7 @@ from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOpti
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
 from pmni_nerfstudio.registration.register import RegistrationSettings
-from pmni_nerfstudio.registration.start import Start, start_from_hull, start_from_registration
+from pmni_nerfstudio.registration.start import Start, start_from_hull, start_from_registration, start_from_sweep
 from pmni_nerfstudio.registration.views import views_of_scene
 
 Outputs = Dict[str, Any]
@@ -62,8 +62,10 @@ class PmniModelConfig(ModelConfig):
     """Samples along a ray, spread about the surface that it meets."""
     window_reach_px: float = 8.0
     """A patch's rays share their samples where their surfaces lie within this many pixels' widths in depth."""
-    start: Literal["hull", "sphere"] = "hull"
-    """First surface: the masks' visual hull, or the sphere that the field is initialised to."""
+    start: Literal["auto", "hull", "sweep", "sphere"] = "auto"
+    """First surface without a registration: the masks' visual hull; a plane sweep over all depths, for what the hull
+    can't show (courtyards, scenes seen from one side); or the sphere that the field is initialised to. auto: the hull,
+    unless poses are fixed and the views contradict each other on it."""
     hull_resolution: int = 97
     """Grid vertices per axis of the visual hull."""
     hull_votes: int = 1
@@ -141,7 +143,7 @@ class PmniModel(Model):
         if self.camera_optimizer.learns:
             self.camera_optimizer.set_start(_opengl(start.c2w).to(self.device))
         sdf = start.sdf.to(self.device)
-        if self.registers or self.config.start == "hull":
+        if self.registers or self.config.start != "sphere":
             self.field.fit(sdf)
         hull = nn.functional.interpolate(sdf[None, None], self.grid.hull.shape, mode="trilinear", align_corners=True)
         self.grid.hull.copy_(hull[0, 0])
@@ -198,6 +200,10 @@ class PmniModel(Model):
         )
         if not bool((start.sdf < 0).any()):
             raise PmniError(f"{scene.root}: the masks have no visual hull at these poses; check cameras and masks")
+        choice = self.config.start
+        if choice == "sweep" or (choice == "auto" and not self.camera_optimizer.learns):
+            swept = start_from_sweep(views_of_scene(scene, views), metadata["c2w"], CONSOLE, always=choice == "sweep")
+            return start if swept is None else swept
         return start
 
     def set_fraction(self, fraction: float) -> None:

@@ -87,7 +87,7 @@ def hull_at(
     if not 1 <= votes <= len(distances_px):
         raise ValueError(f"votes: {votes} is not between 1 and the number of views, {len(distances_px)}")
     height, width = distances_px.shape[1:]
-    world = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
+    world = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32)).clone()
     w2c = torch.from_numpy(np.linalg.inv(c2w)).float()
     intrinsics = torch.from_numpy(np.asarray(K)).float()
     largest = torch.full((votes, len(world)), -torch.inf)

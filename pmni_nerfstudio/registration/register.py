@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate
@@ -80,6 +82,28 @@ def register(
         settings: schedules and seed.
         on_progress: for a progress bar.
     """
+    with one_torch_thread():
+        return _register(views, c2w, settings, on_progress)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Small kernels, one after the other: on a busy machine torch's threads wait for each other more than they help (10 s
+    became 87), and how many there are changes the last digits. Rays and linear algebra keep all cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _register(
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    settings: RegistrationSettings,
+    on_progress: OnProgress | None,
+) -> Registration:
     report = on_progress if on_progress is not None else lambda stage, done, residual: None
     clock, seconds = time.perf_counter(), {}
 

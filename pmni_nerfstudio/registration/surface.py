@@ -62,7 +62,7 @@ class Surface:
         import open3d as o3d  # takes seconds to load
 
         vertices, faces = self.mesh
-        scene = o3d.t.geometry.RaycastingScene(nthreads=torch.get_num_threads())
+        scene = o3d.t.geometry.RaycastingScene()
         scene.add_triangles(
             o3d.core.Tensor(vertices.astype(np.float32)), o3d.core.Tensor(np.ascontiguousarray(faces, dtype=np.uint32))
         )
