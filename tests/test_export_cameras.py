@@ -11,6 +11,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.scene import read_cameras, read_scene
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import all_poses, data_world_poses, rigid, write_refined_cameras
 
 
@@ -144,8 +145,10 @@ def test_held_out_views_keep_their_place_and_their_given_pose(sphere_scene):
     assert (poses[list(views)] == refined).all()
     assert (poses[[1, 4, 5]] == sphere_scene.c2w[[1, 4, 5]]).all()
     assert not np.allclose(poses[2], sphere_scene.c2w[2])
-    with pytest.raises(ValueError, match="no poses"):
-        all_poses(dataclasses.replace(sphere_scene, c2w=None), views, refined)
+    without = dataclasses.replace(sphere_scene, c2w=None)
+    with pytest.raises(PmniError, match="held out"):
+        all_poses(without, views, refined)
+    assert all_poses(without, tuple(range(7)), sphere_scene.c2w) == pytest.approx(sphere_scene.c2w)
 
 
 def test_rigid_mends_rounding_and_changes_nothing_else(sphere_scene):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Tuple, Type, Union, cast
@@ -26,6 +25,7 @@ from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.model import rendering
+from pmni_nerfstudio.model.grid_levels import with_fitting_levels
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.losses import mask_loss
 from pmni_nerfstudio.model.lr_schedule import set_run_length
@@ -34,7 +34,7 @@ from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOpti
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
 from pmni_nerfstudio.registration.register import RegistrationSettings
-from pmni_nerfstudio.registration.start import Start, start_from_hull, start_from_registration, start_from_sweep
+from pmni_nerfstudio.registration.start import Start, start_from_masks, start_from_registration
 from pmni_nerfstudio.registration.views import views_of_scene
 
 Outputs = Dict[str, Any]
@@ -110,7 +110,7 @@ class PmniModel(Model):
         scene: Scene = metadata["scene"]
         self.views: Tuple[int, ...] = metadata["views"]
         c2w = np.asarray(metadata["c2w"])
-        self.field = cast(PmniField, _resolved(self.config.sdf_field, scene.K, c2w).setup())
+        self.field = cast(PmniField, with_fitting_levels(self.config.sdf_field, scene.K, c2w).setup())
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu", base_c2w=_opengl(c2w)
         )
@@ -165,8 +165,7 @@ class PmniModel(Model):
         set_run_length(trainer.optimizers.schedulers, total)
         if trainer._start_step == 0:
             with exit_on_error():
-                folder = trainer.base_dir / "registration"
-                start = self._registered_start(folder) if self.registers else self._hull_start()
+                start = self._first_start(trainer.base_dir / "registration")
             self.warm_start(start)
 
         def before(step: int) -> None:
@@ -184,27 +183,18 @@ class PmniModel(Model):
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
         ]
 
-    def _registered_start(self, folder: Path) -> Start:
-        metadata = self.kwargs["metadata"]
+    def _first_start(self, cache: Path) -> Start:
+        metadata, config = self.kwargs["metadata"], self.config
         scene: Scene = metadata["scene"]
-        rough = None if scene.c2w is None else metadata["c2w"]
-        settings = RegistrationSettings(seed=self.config.registration_seed)
-        return start_from_registration(views_of_scene(scene, self.views), rough, settings, folder, CONSOLE)
-
-    def _hull_start(self) -> Start:
-        metadata = self.kwargs["metadata"]
-        scene: Scene = metadata["scene"]
-        views = list(self.views)
-        start = start_from_hull(
-            scene.masks[views], scene.K[views], metadata["c2w"], self.config.hull_resolution, self.config.hull_votes
-        )
-        if not bool((start.sdf < 0).any()):
-            raise PmniError(f"{scene.root}: the masks have no visual hull at these poses; check cameras and masks")
-        choice = self.config.start
-        if choice == "sweep" or (choice == "auto" and not self.camera_optimizer.learns):
-            swept = start_from_sweep(views_of_scene(scene, views), metadata["c2w"], CONSOLE, always=choice == "sweep")
-            return start if swept is None else swept
-        return start
+        views = views_of_scene(scene, self.views)
+        if self.registers:
+            rough = None if scene.c2w is None else metadata["c2w"]
+            return start_from_registration(views, rough, RegistrationSettings(config.registration_seed), cache, CONSOLE)
+        # On rough poses views contradict each other on the hull for other reasons.
+        may_sweep = config.start == "auto" and not self.camera_optimizer.learns
+        sweeps = "always" if config.start == "sweep" else "auto" if may_sweep else "never"
+        n, votes = config.hull_resolution, config.hull_votes
+        return start_from_masks(scene.root, views, metadata["c2w"], n, votes, sweeps, CONSOLE)
 
     def set_fraction(self, fraction: float) -> None:
         """Sets all that depends on how far the run is, 0 to 1."""
@@ -411,21 +401,3 @@ class PmniModel(Model):
 def _opengl(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:
     """OpenCV poses (y down, z forward) in nerfstudio's axes (y up, z back)."""
     return torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()
-
-
-def _resolved(
-    config: PmniFieldConfig, K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "m 4 4"]
-) -> PmniFieldConfig:
-    """The field's configuration with grid levels fitting the maps, where none are given.
-
-    A voxel a little larger than what a pixel covers at the object's distance: smaller ones hold nothing that is
-    observed, and shake loose: on maps of 48x40, 96 cells left 3.3 deg of error on a sphere and 48 leave .8. Each level
-    halves the next one's cells, three or four levels in all.
-    """
-    if config.grid_vertices:
-        return config
-    footprint = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)) / np.median(K[:, 0, 0]))
-    # The first of these sizes that is fine enough, else the largest.
-    cells = next((cells for cells in (48, 96, 192) if 2.0 / cells <= 1.3 * footprint), 256)
-    levels = [cells // 4, cells // 2, cells] if cells < 192 else [cells // 8, cells // 4, cells // 2, cells]
-    return dataclasses.replace(config, grid_vertices=tuple(level + 1 for level in levels))

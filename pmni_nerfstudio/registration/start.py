@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 from torch import Tensor
 
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.hull import visual_hull
 from pmni_nerfstudio.registration.poses import Poses
@@ -54,6 +56,38 @@ def start_from_hull(
         allowed += 1
         sdf = visual_hull(masks, K, c2w, resolution, allowed)
     return Start(c2w=c2w, sdf=sdf)
+
+
+def start_from_masks(
+    root: Path,
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"],
+    resolution: int,
+    votes: int,
+    sweeps: Literal["always", "auto", "never"],
+    console: Console,
+) -> Start:
+    """The hull's surface, or a plane sweep's where that is asked for or the hull won't do.
+
+    Args:
+        root: of the scene, to name it.
+        views: to start from.
+        c2w: their poses.
+        resolution: of the hull.
+        votes: of the hull.
+        sweeps: auto: where the views contradict each other on the hull.
+        console: for a line that says so.
+
+    Raises:
+        PmniError: the masks have no hull.
+    """
+    start = start_from_hull(views.masks, views.K, c2w, resolution, votes)
+    if not bool((start.sdf < 0).any()):
+        raise PmniError(f"{root}: the masks have no visual hull at these poses; check cameras and masks")
+    if sweeps == "never":
+        return start
+    swept = start_from_sweep(views, c2w, console, always=sweeps == "always")
+    return start if swept is None else swept
 
 
 def start_from_sweep(
