@@ -14,7 +14,7 @@ from pmni_nerfstudio.registration.plane_sweep import PlaneSweep, PlaneSweepOptio
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.semi_global import SemiGlobalOptions, aggregate, winners
 from pmni_nerfstudio.registration.surface import Surface
-from pmni_nerfstudio.registration.sweep import SweepOptions, fused_surface, sweep_depths
+from pmni_nerfstudio.registration.sweep import SweepOptions, fused_surface, hull_agreement, sweep_depths
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.synth.render import render
 from pmni_nerfstudio.synth.rig import intrinsics, look_at
@@ -151,3 +151,11 @@ def test_agreement_counts_and_contradicts(seen):
 def test_a_lone_view_is_no_error(seen):
     alone = sweep_depths(seen.views.subset([0]), seen.poses.subset([0]), replace(OPTIONS, batch=1))
     assert np.isfinite(alone.z[alone.views.masks]).all()
+
+
+def test_the_hull_tells_whether_a_sweep_is_needed(seen):
+    assert hull_agreement(seen.views, seen.poses) < 0.85
+    # The same cameras about a ball, whose hull from one side is blunt and yet no lid.
+    solid = Shape(lambda p: ball(p, (0.0, 0.0, 0.0), 0.6), 1.0)
+    masks, normals, _ = render(solid, seen.views.K[0], seen.poses.c2w(), SIDE, SIDE)
+    assert hull_agreement(replace(seen.views, masks=masks, normals=normals), seen.poses) > 0.9

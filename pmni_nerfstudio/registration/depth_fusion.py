@@ -39,7 +39,8 @@ def integrate_depths(
 ) -> Float[Tensor, "n h w"]:
     """Log depths that follow the normals' slopes and stay near those found, least squares with robust weights (Geman-McClure).
 
-    Edges that the slopes contradict by more than a pixel's footprint lose their weight: there the surface breaks.
+    Edges that the slopes contradict by more than a step of depth, in the end by more than a pixel's footprint, lose
+    their weight: there the surface breaks.
 
     Args:
         log_depth: first guess, also what is held to.
@@ -57,10 +58,12 @@ def integrate_depths(
         known.append(torch.isfinite(slope))
         slopes.append(slope.nan_to_num(0.0))
     solution = log_depth.clone()
-    for _ in range(options.rounds):
+    for k in range(options.rounds):
+        # Steps of depth, at first, are no breaks.
+        break_at = max(step * (footprint / step) ** (k / max(options.rounds - 1, 1)), footprint)
         edges = []
         for axis, slope, there in zip((2, 1), slopes, known):
-            scale = footprint + 0.5 * slope.abs()
+            scale = break_at + 0.5 * slope.abs()
             edges.append(there / (1 + ((solution.diff(dim=axis) - slope) / scale) ** 2) ** 2)
         held = options.data_weight * confidence / (1 + ((solution - log_depth) / step) ** 2) + 1e-6
         right = held * log_depth

@@ -42,6 +42,8 @@ class PlaneSweepOptions:
     """Cost of a place outside the visual hull."""
     hull_slack_px: float = 1.5
     """How far outside the hull is still taken as inside."""
+    behind: float = 0.03
+    """Relative depth by which a place must stand behind a neighbour's depth to be taken as hidden from it."""
     most_steps: int = 128
     """Of depth."""
 
@@ -99,35 +101,39 @@ def world_normal_channels(views: Views, poses: Poses) -> Float[Tensor, "n 4 h w"
 def matching_costs(
     views: Views,
     poses: Poses,
-    sweep: PlaneSweep,
     view: int,
+    neighbours: np.ndarray,
+    depths: Float[Tensor, "p d"],
     channels: Float[Tensor, "n 4 h w"],
     hull: Float[Tensor, "1 r r r"],
     hull_extent: float,
     options: PlaneSweepOptions,
+    occluders: Float[np.ndarray, "n h w"] | None = None,
 ) -> Float[Tensor, "h w d"]:
     """How badly each depth of each pixel fits the neighbours, 0 to `truncation`, more outside the hull; 0 off the mask.
 
     Args:
         views: normals and masks.
         poses: of the views.
-        sweep: hypotheses.
         view: the view whose depths are searched.
+        neighbours: indices of the views it is compared with.
+        depths: hypotheses of each masked pixel, in row order, or of all of them (p = 1).
         channels: `world_normal_channels`.
         hull: signed distance to the visual hull, world units.
         hull_extent: the hull's grid is over [-extent, extent]^3.
         options: weights.
+        occluders: depths of every view, infinite where nothing is; a neighbour is not asked about what they hide.
     """
     height, width = views.height, views.width
     mask = torch.from_numpy(views.masks[view])
-    depths = sweep.depths(view)
     R, t = (torch.from_numpy(a[view]).float() for a in (poses.R, poses.t))
     directions, origin = pixel_rays(views, view)[mask] @ R, -t @ R  # a point is at origin + z direction
     normals = channels[view, :3][:, mask]
     # The k least, in order; a neighbour that can't see a place says nothing of it.
-    least = torch.full((options.best, len(directions), sweep.steps), torch.inf)
-    asked = torch.zeros(len(directions), sweep.steps)
-    for j in sweep.neighbours[view]:
+    steps = depths.shape[1]
+    least = torch.full((options.best, len(directions), steps), torch.inf)
+    asked = torch.zeros(len(directions), steps)
+    for j in neighbours:
         to_pixel = torch.from_numpy(views.K[j] @ poses.R[j]).float()
         shift = torch.from_numpy(views.K[j] @ poses.t[j]).float() + to_pixel @ origin
         x, y, z = (k[:, None] * depths + c for k, c in zip((directions @ to_pixel.T).T, shift))
@@ -140,6 +146,10 @@ def matching_costs(
         chord = (2 - 2 * cosine).clamp(min=0).sqrt().clamp(max=options.truncation)
         chord = torch.where(found[3] > 0.5, chord, options.truncation)
         usable = (at.abs().amax(dim=-1) <= 1) & (z > 1e-3) & (facing > options.facing * z)
+        if occluders is not None:
+            front = torch.from_numpy(occluders[j])[None, None]
+            nearest = F.grid_sample(front, at[None], "nearest", "border", align_corners=True)[0, 0]
+            usable &= z < nearest * (1 + options.behind)
         cost = torch.where(usable, chord, torch.inf)
         asked += usable
         for rank in range(options.best):
@@ -151,10 +161,10 @@ def matching_costs(
     mean = torch.where(chosen, least, 0.0).sum(dim=0) / counted.clamp(min=1)
     # Nobody to ask: neither good nor bad.
     mean = torch.where(asked > 0, mean, 0.6 * options.truncation)
-    points = (origin + depths[:, None] * directions[:, None]).reshape(-1, 3)
+    points = (origin + depths[..., None] * directions[:, None]).reshape(-1, 3)
     beyond = torch.from_numpy(lookup_volume(hull, points.numpy() / hull_extent)[:, 0]).view_as(mean)
     mean = mean + options.outside_hull * (beyond > options.hull_slack_px * depths / float(views.focal[view]))
-    costs = torch.zeros(height, width, sweep.steps)
+    costs = torch.zeros(height, width, steps)
     costs[mask] = mean
     return costs
 

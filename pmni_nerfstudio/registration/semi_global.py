@@ -31,6 +31,7 @@ def aggregate(
     along_x: Float[Tensor, "n h w"],
     along_y: Float[Tensor, "n h w"],
     options: SemiGlobalOptions = SemiGlobalOptions(),
+    base: Float[Tensor, "n h w"] | None = None,
 ) -> Float[Tensor, "n h w d"]:
     """Sum over eight directions of the least cost of a path that ends at each pixel and depth.
 
@@ -39,22 +40,26 @@ def aggregate(
         along_x: steps of depth that the surface rises from a pixel to the next on its right; NaN where unknown.
         along_y: the same from a pixel to the one below it.
         options: costs of jumps.
+        base: where each pixel's steps begin, in steps; the same for all, if not given.
     """
     total = torch.zeros_like(costs)
+    if base is None:
+        base = torch.zeros_like(along_x)
     down, right = along_y, along_x
     for sense in (1, -1):
         for shift in (-1, 0, 1):
             # From the pixel above (below, for -1), `shift` columns to the left.
             slope = sense * down + shift * right
-            _one_direction(costs, slope, sense, shift, options, total)
+            _one_direction(costs, slope, base, sense, shift, options, total)
     turned, turned_total = costs.transpose(1, 2), total.transpose(1, 2)
     for sense in (1, -1):
-        _one_direction(turned, sense * right.transpose(1, 2), sense, 0, options, turned_total)
+        turned_slope = sense * right.transpose(1, 2)
+        _one_direction(turned, turned_slope, base.transpose(1, 2), sense, 0, options, turned_total)
     return total
 
 
 def _one_direction(
-    costs: Tensor, slope: Tensor, sense: int, shift: int, options: SemiGlobalOptions, total: Tensor
+    costs: Tensor, slope: Tensor, base: Tensor, sense: int, shift: int, options: SemiGlobalOptions, total: Tensor
 ) -> None:
     """Adds one direction's path costs to the total, row by row."""
     n, height, width, steps = costs.shape
@@ -62,17 +67,18 @@ def _one_direction(
     levels = torch.arange(steps)
     before: Tensor | None = None
     offset = torch.zeros(n, width)
-    slope_before = torch.full((n, width), torch.nan)
+    slope_before = base_before = torch.full((n, width), torch.nan)
     for y in rows:
         cost = costs[:, y]
         if before is None:
             path = cost.clone()
         else:
-            moved, offset, slope_from = (_shifted(a, shift) for a in (before, offset, slope_before))
-            rise = 0.5 * (slope_from + slope[:, y])
+            last = (before, offset, slope_before, base_before)
+            moved, offset, slope_from, base_from = (_shifted(a, shift) for a in last)
+            rise = 0.5 * (slope_from + slope[:, y]) + base_from - base[:, y]
             known = torch.isfinite(rise)
             # The running sum is rounded, not each rise, so that slight slants add up.
-            fresh = offset + torch.where(known, rise, 0.0).clamp(-steps / 4, steps / 4)
+            fresh = torch.where(known, offset + rise, 0.0).clamp(-steps, steps)
             jump = torch.round(fresh)
             offset = fresh - jump
             index = levels - jump[..., None].long()
@@ -86,7 +92,7 @@ def _one_direction(
             path = cost + torch.where(known[..., None], best, 0.0)
             offset = torch.where(known, offset, 0.0)
         total[:, y] += path
-        before, slope_before = path, slope[:, y]
+        before, slope_before, base_before = path, slope[:, y], base[:, y]
 
 
 def _shifted(rows: Tensor, columns: int) -> Tensor:
