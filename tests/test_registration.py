@@ -107,7 +107,7 @@ def test_register_is_the_same_for_a_seed(rough_scene, registered):
     scene = read_scene(rough_scene)
     again = Poses.from_c2w(register(views_of_scene(scene), scene.c2w, RegistrationSettings(seed=0)).c2w)
     before = unit_poses(rough_scene, registered / "poses.npy")
-    assert rotation_errors_deg(again, before).max() < 0.02
+    assert rotation_errors_deg(again, before).max() < 0.1
 
 
 @pytest.mark.slow

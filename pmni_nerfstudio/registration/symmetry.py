@@ -38,7 +38,7 @@ class Symmetry:
         return f"{turn} about the axis ({axis}) maps the shape onto itself"
 
 
-def find_symmetry(surface: Surface, tolerance: float = 0.05, seed: int = 0) -> Symmetry | None:
+def find_symmetry(surface: Surface, tolerance: float = 0.065, seed: int = 0) -> Symmetry | None:
     """The turn of at least 30 degrees that maps the surface best onto itself, if it does at all.
 
     Turns about a few hundred axes are tried by the angles that a symmetry of order 2 to 6, or a round shape, must
