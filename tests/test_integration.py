@@ -11,6 +11,7 @@ import pytest
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.integration import bilateral
 from pmni_nerfstudio.integration.bilateral import integrate_normals
 
@@ -147,3 +148,87 @@ def test_command_writes_what_the_depth_losses_read(sphere_folder, sphere_scene, 
     assert caught.value.code == 1
     assert "--overwrite" in capsys.readouterr().err
     main(["integrate", str(folder), "--overwrite"])
+
+
+def test_each_part_has_a_mean_log_depth_of_zero():
+    _, normals, mask = sphere()
+    split = mask.copy()
+    split[:, 40] = False
+    depth = integrate_normals(normals, split, K)
+    columns = np.arange(WIDTH)
+    for part in (split & (columns < 40), split & (columns > 40)):
+        assert np.log(depth[part]).mean() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("left", ["one view", "no view", "another size", "another view's"])
+def test_overwrite_replaces_maps_that_the_reader_refuses(sphere_folder, left):
+    """As an interrupted run, another resolution or a view taken away leave them."""
+    folder = sphere_folder / "integration" / "depth"
+    files = sorted(folder.iterdir())
+    if left == "another size":
+        np.save(files[0], np.ones((3, 4), dtype=np.float32))
+    elif left == "another view's":
+        np.save(folder / "77.npy", np.load(files[0]))
+    else:
+        for file in files[left == "one view" :]:
+            file.unlink()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(SceneError):
+        read_scene(sphere_folder)
+    main(["integrate", str(sphere_folder), "--overwrite"])
+    scene = read_scene(sphere_folder)
+    assert (read_depths(scene) > 0).any(axis=(1, 2)).all()
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["depth", "perspective"]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_run_that_stops_halfway_leaves_all_as_it_was(sphere_folder, monkeypatch, capsys, failure):
+    folder = sphere_folder / "integration"
+    before = {path.name: path.read_bytes() for path in (folder / "depth").iterdir()}
+    calls = []
+
+    def fail_the_third(normals: np.ndarray, mask: np.ndarray, *args: object, **options: object) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            raise failure
+        return mask.astype(float)
+
+    monkeypatch.setattr(bilateral, "integrate_normals", fail_the_third)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        main(["integrate", str(sphere_folder), "--overwrite"])
+    assert {path.name: path.read_bytes() for path in (folder / "depth").iterdir()} == before
+    assert [path.name for path in folder.iterdir()] == ["depth"]
+    if isinstance(failure, OSError):
+        assert "No space left on device" in one_error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--k", "-1"], "--k"),
+        (["--k", "nan"], "--k"),
+        (["--max-rounds", "0"], "--max-rounds"),
+        (["--normals-folder", "normal_camera_space_none"], "normal_camera_space_none"),
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(sphere_folder, capsys, options, says):
+    before = sorted(sphere_folder.rglob("*"))
+    with pytest.raises(SystemExit) as caught:
+        main(["integrate", str(sphere_folder), "--overwrite", *options])
+    assert caught.value.code == 1
+    assert says in one_error_line(capsys)
+    assert sorted(sphere_folder.rglob("*")) == before
+
+
+def test_a_scene_that_is_not_there_is_not_made(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["integrate", str(tmp_path / "none")])
+    assert "none" in one_error_line(capsys)
+    assert not (tmp_path / "none").exists()
+
+
+def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]

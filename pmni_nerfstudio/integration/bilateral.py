@@ -52,8 +52,10 @@ def integrate_normals(
         normals: unit, OpenCV camera axes.
         mask: pixels to integrate.
         K: intrinsics in pixels, pixel centres at integers.
-        k: how sharply a side is chosen; 0 gives plain least squares, which cannot break. The paper has 2; on five real
-            objects, solved to the end, 1.7 measured better on the whole (benchmarks/bench_integration.py).
+        k: how sharply a side is chosen; 0 gives plain least squares, which cannot break. The paper has 2, with solves
+            that stop early, which holds breaks back; solved to the end, as here, it breaks too readily on smooth real
+            objects. 1.7 was chosen on the very objects that benchmarks/bench_integration.py measures, and errors there
+            change by up to 22% from 1.6 to 1.7; on synthetic shapes 1.7 and 2 are alike.
         tolerance: of the energy's relative change, at which the weights have settled.
         max_rounds: of weights and depth in turn; a dozen gives a rough depth quickly.
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.errors import PmniError, one_line
 
 
 @dataclass(kw_only=True)
@@ -29,7 +30,7 @@ class IntegrateCommand:
     max_rounds: int = 60
     """At most so many rounds of weights and depth."""
     overwrite: bool = False
-    """Replace depth maps that are there."""
+    """Replace depth maps that are there, all of them and only once all new ones are done."""
 
     def main(self) -> None:
         """Read the scene, integrate two views at a time, write.
@@ -37,28 +38,38 @@ class IntegrateCommand:
         Raises:
             PmniError: a mistake in the scene or the options, or depth maps are there already.
         """
-        if self.k < 0:
-            raise PmniError(f"k: {self.k} is negative: give 0 or more")
+        if not 0 <= self.k < float("inf"):
+            raise PmniError(f"--k: {self.k} is no sharpness: give 0 or more")
         if self.max_rounds < 1:
-            raise PmniError(f"max-rounds: {self.max_rounds} is none: give 1 or more")
-        import numpy as np
-        from rich.console import Console
-        from rich.progress import track
-
-        from pmni_nerfstudio.data.files import atomic_path
-        from pmni_nerfstudio.data.scene import DEPTHS, RAY_DEPTHS, read_scene
-        from pmni_nerfstudio.integration.bilateral import integrate_normals
+            raise PmniError(f"--max-rounds: {self.max_rounds} is none: give 1 or more")
+        from pmni_nerfstudio.data.scene import DEPTHS, RAY_DEPTHS
+        from pmni_nerfstudio.integration.staging import replaced_folders
 
         folders = (self.data / DEPTHS, self.data / RAY_DEPTHS)
         for folder in folders:
             if not self.overwrite and folder.is_dir() and any(folder.glob("*.npy")):
                 raise PmniError(f"{folder}: holds depth maps already: add --overwrite to replace them")
+        if not self.data.is_dir():
+            raise PmniError(f"{self.data}: is no folder: give a scene's folder")
+        try:
+            with replaced_folders(folders, ".npy") as targets:
+                size = self._write(targets)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise PmniError(f"{folders[0].parent}: can't be written ({reason}): check permissions and space") from error
+        for i, folder in enumerate(folders):
+            print(f"{'wrote' if i == 0 else '':<8}{folder}: {size}")
+
+    def _write(self, folders: Sequence[Path]) -> str:
+        """Fill the folders, z depth and distance along the ray; what was written, in words."""
+        import numpy as np
+        from rich.console import Console
+        from rich.progress import track
+
+        from pmni_nerfstudio.data.scene import read_scene
+        from pmni_nerfstudio.integration.bilateral import integrate_normals
+
         scene = read_scene(self.data, self.normals_folder)
-        for folder in folders:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise PmniError(f"{folder}: can't be made ({error.strerror}): is the scene writable?") from error
         x, y = np.meshgrid(np.arange(scene.width), np.arange(scene.height))
         pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
 
@@ -68,12 +79,13 @@ class IntegrateCommand:
             depth = np.nan_to_num(depth)  # off the mask, where the files have zero
             stretch = np.linalg.norm(pixels @ np.linalg.inv(scene.K[view]).T, axis=-1)
             for folder, values in zip(folders, (depth, depth * stretch)):
-                with atomic_path(folder / f"{scene.names[view]}.npy") as temporary:
-                    np.save(temporary, values.astype(np.float32))
+                np.save(folder / f"{scene.names[view]}.npy", values.astype(np.float32))
 
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        pool = ThreadPoolExecutor(max_workers=2)
+        try:
             views = pool.map(work, range(scene.num_views))
             for _ in track(views, "Integrating", total=scene.num_views, console=Console(stderr=True), transient=True):
                 pass
-        for i, folder in enumerate(folders):
-            print(f"{'wrote' if i == 0 else '':<8}{folder}: {scene.num_views} maps of {scene.width}x{scene.height}")
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C the other views aren't worth their time
+        return f"{scene.num_views} maps of {scene.width}x{scene.height}"
