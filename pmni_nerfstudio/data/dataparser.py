@@ -22,8 +22,8 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
-from pmni_nerfstudio.data.placeholder import object_distance, ring_c2w
 from pmni_nerfstudio.data.pose_noise import perturb_poses
+from pmni_nerfstudio.data.ring import object_distance, ring_c2w
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.evaluation.metrics import angular_error_deg
 from pmni_nerfstudio.evaluation.picture import normal_colours
 from pmni_nerfstudio.registration.judge import rendered_normals
 from pmni_nerfstudio.registration.poses import Poses
@@ -34,8 +35,7 @@ def write_registration_picture(path: Path, views: Views, registration: Registrat
         mask = views.masks[view]
         rendered = rendered_normals(views, poses, registration.surface, int(view))
         seen = np.linalg.norm(rendered, axis=-1) > 0.5
-        cosine = (rendered * views.normals[view]).sum(axis=-1).clip(-1, 1)
-        error = np.where(mask & seen, np.rad2deg(np.arccos(cosine)), np.nan)
+        error = np.where(mask & seen, angular_error_deg(rendered, views.normals[view]), np.nan)
         rows, columns = (np.flatnonzero(mask.any(axis=a)) for a in (1, 0))
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         column[0].imshow(normal_colours(views.normals[view], mask)[window])

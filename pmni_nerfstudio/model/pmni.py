@@ -74,7 +74,7 @@ class PmniModelConfig(ModelConfig):
     """Find the poses and the first surface by registration before the first step, and keep the poses then. Off: the
     dataset's poses are the start, learnt by gradient descent, and `start` says what the first surface is."""
     refine_registered_poses: bool = False
-    """Learn poses by gradient descent after a registration, too. Measured: it makes good poses worse."""
+    """Learn poses by gradient descent after a registration, too. The method's prototypes got worse poses by it."""
     registration_seed: int = 0
     """Of the points that registration draws."""
     inv_s_floor: Tuple[float, float] = (100.0, 4000.0)

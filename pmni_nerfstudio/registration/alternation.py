@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from torch import Tensor
 
 from pmni_nerfstudio.registration.bundle import BundleOptions, BundleProblem, normal_and_slope_channels
 from pmni_nerfstudio.registration.framing import frame_object
-from pmni_nerfstudio.registration.fusion import fuse_normals
+from pmni_nerfstudio.registration.fusion import fuse_normals, normal_channels
 from pmni_nerfstudio.registration.hull import hull_at, mask_distances, visual_hull
 from pmni_nerfstudio.registration.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.poses import Poses
@@ -72,17 +73,18 @@ def alternate(
     poses: Poses,
     schedule: AlternationSchedule = AlternationSchedule(),
     seed: int = 0,
-    surface: Surface | None = None,
     fixed_poses: bool = False,
     on_round: Callable[[Round], None] | None = None,
 ) -> tuple[Poses, Surface]:
     """Pose steps (normal bundle adjustment) and surface steps (band-limited Poisson) in turn."""
     rng = np.random.default_rng(seed)
     distances = mask_distances(views.masks)
+    surface: Surface | None = None
     for number, level in enumerate(schedule.levels):
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
         blurred = views.blurred(sigma if sigma > 0.4 else 0.0)
+        normals = normal_channels(blurred)
         channels = None if fixed_poses else normal_and_slope_channels(blurred, schedule.bundle.bend)
         if surface is None or level.hull_votes is not None:
             votes = min(level.hull_votes or 1, max(1, len(views) // 4))
@@ -100,7 +102,7 @@ def alternate(
                 problem = BundleProblem(blurred, surface, poses, depths, outline, options, rng, channels)
                 poses = solve(problem, poses, schedule.criteria).state
                 residual = problem.residual_deg
-            surface = surface_step(blurred, poses, surface, depths, distances, outline, level, schedule)
+            surface = surface_step(blurred, normals, poses, surface, depths, distances, outline, level, schedule)
             if on_round is not None:
                 on_round(Round(number, k, level.resolution, poses, surface, residual))
     assert surface is not None
@@ -109,6 +111,7 @@ def alternate(
 
 def surface_step(
     views: Views,
+    channels: list[Tensor],
     poses: Poses,
     surface: Surface,
     depths: np.ndarray,
@@ -119,7 +122,7 @@ def surface_step(
 ) -> Surface:
     """The surface that the views' normals ask for, near the one there is and within the hull."""
     band = Band.of(surface.sdf, schedule.band_voxels)
-    normals, weights = fuse_normals(views, poses, surface, depths, band.points, band.sdf)
+    normals, weights = fuse_normals(views, channels, poses, surface, depths, band.points, band.sdf)
     grazing = [graze(surface, pixels, views.K[i], poses, i) for i, pixels in enumerate(outline)]
     near = 0.9 * schedule.band_voxels * surface.voxel
     zeros = np.concatenate([g.points[np.abs(g.sdf) < near] for g in grazing])

@@ -14,6 +14,7 @@ from pmni_nerfstudio.registration.fusion import eroded
 from pmni_nerfstudio.registration.maps import lookup, lookup_volume, nearest, project
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.silhouette import graze, silhouette_jacobian
+from pmni_nerfstudio.registration.similarity import cross_matrix
 from pmni_nerfstudio.registration.solver import Linearization
 from pmni_nerfstudio.registration.surface import Surface
 from pmni_nerfstudio.registration.views import Views
@@ -162,7 +163,7 @@ class BundleProblem:
             axis=1,
         )
         by_camera = slopes @ projection  # d normal / d camera point
-        turn = by_camera @ _cross_matrix(camera - poses.t[view]) - _cross_matrix(normals)
+        turn = cross_matrix(normals) - by_camera @ cross_matrix(camera - poses.t[view])
         by_twist = R.T @ np.concatenate([turn, by_camera], axis=2)
         by_depth = np.einsum("ij,pjk,pk->pi", R.T, by_camera, self.normals[index] @ R.T)
         return normals @ R, by_twist, by_depth
@@ -171,7 +172,7 @@ class BundleProblem:
         """Cost, gradient and Hessian with the points' own unknowns eliminated (Schur complement)."""
         o, count, size = self.options, len(self.points), 6 * len(self.views)
         observed = [self._observe(state, i) for i in range(len(self.views))]
-        weights = self._robust_weights(observed)
+        weights, means = self._robust_weights(observed)
         # A point's own Hessian, of its mean normal and its place along it: [[w_sum I, -pull], [-pull^T, stiffness]].
         weight_sum, pull = np.zeros(count), np.zeros((count, 3))
         stiffness = np.full(count, (o.huber / (o.depth_sigma_voxels * self.surface.voxel)) ** 2)
@@ -181,7 +182,7 @@ class BundleProblem:
         mixed = []
         for i, (sight, (normals, by_twist, by_depth)) in enumerate(zip(self.sights, observed)):
             k, w = sight.index, weights[i]
-            residual = normals - self._means[k]
+            residual = normals - means[k]
             length = np.linalg.norm(residual, axis=1)
             cost += (sight.weight * _huber(length, o.huber)).sum()
             block = slice(6 * i, 6 * i + 6)
@@ -194,38 +195,37 @@ class BundleProblem:
             own_gradient[k, :3] -= w[:, None] * residual
             own_gradient[k, 3] += w * (by_depth * residual).sum(axis=1)
             mixed.append(np.concatenate([-weighted, np.einsum("pi,pia->pa", by_depth, weighted)[:, None]], axis=1))
+        if not self.anchored:
+            half = _inverse_root(weight_sum, pull, stiffness)
+            whitened_gradient = np.einsum("pij,pj->pi", half, own_gradient)
+            cost -= 0.5 * (whitened_gradient**2).sum()
+            whitened = np.zeros((count, 4, size), dtype=np.float32)
+            for i, sight in enumerate(self.sights):
+                whitened[sight.index, :, 6 * i : 6 * i + 6] = half[sight.index] @ mixed[i]
+            flat = whitened.reshape(-1, size)
+            hessian -= (flat.T @ flat).astype(np.float64)
+            gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
         scale = 1 / (o.huber**2 * count)
-        if self.anchored:
-            linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
-            return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
-        half = _inverse_root(weight_sum, pull, stiffness)
-        whitened_gradient = np.einsum("pij,pj->pi", half, own_gradient)
-        cost -= 0.5 * (whitened_gradient**2).sum()
-        whitened = np.zeros((count, 4, size), dtype=np.float32)
-        for i, sight in enumerate(self.sights):
-            whitened[sight.index, :, 6 * i : 6 * i + 6] = half[sight.index] @ mixed[i]
-        flat = whitened.reshape(-1, size)
-        hessian -= (flat.T @ flat).astype(np.float64)
-        gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
         linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
         return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
 
-    def _robust_weights(self, observed: list) -> list[np.ndarray]:
-        """Huber's weights about the points' means, by reweighting the means once."""
+    def _robust_weights(self, observed: list) -> tuple[list[np.ndarray], np.ndarray]:
+        """Huber's weights about the points' means, by reweighting the means once; and these means (p, 3)."""
         count, huber = len(self.points), self.options.huber
-        weights = [sight.weight for sight in self.sights]
+        weights, means = [sight.weight for sight in self.sights], self.normals
         for _ in range(2):
             total, weight_sum = np.zeros((count, 3)), np.zeros(count)
             for sight, w, (normals, _, _) in zip(self.sights, weights, observed):
                 total[sight.index] += w[:, None] * normals
                 weight_sum[sight.index] += w
-            self._means = self.normals if self.anchored else total / np.maximum(weight_sum, 1e-9)[:, None]
+            if not self.anchored:
+                means = total / np.maximum(weight_sum, 1e-9)[:, None]
             weights = []
             for i, (sight, (normals, _, _)) in enumerate(zip(self.sights, observed)):
-                length = np.linalg.norm(normals - self._means[sight.index], axis=1)
+                length = np.linalg.norm(normals - means[sight.index], axis=1)
                 weights.append(sight.weight * np.minimum(1.0, huber / np.maximum(length, 1e-9)))
                 self.residual_deg[i] = np.rad2deg(np.median(length)) if len(length) else np.nan
-        return weights
+        return weights, means
 
     def _with_silhouettes(self, linear: Linearization, poses: Poses) -> Linearization:
         o, count = self.options, len(self.views)
@@ -268,10 +268,3 @@ def _inverse_root(
 def _huber(length: np.ndarray, radius: float) -> np.ndarray:
     """Half the square up to the radius, linear beyond."""
     return np.where(length < radius, 0.5 * length**2, radius * (length - 0.5 * radius))
-
-
-def _cross_matrix(vectors: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3 3"]:
-    """Matrices M whose M w is the cross product of w and each vector: how a small turn w moves it."""
-    x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    return np.stack([zero, z, -y, -z, zero, x, y, -x, zero], axis=1).reshape(-1, 3, 3)

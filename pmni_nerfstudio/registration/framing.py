@@ -6,12 +6,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from pmni_nerfstudio.data.ring import OBJECT_RADIUS
 from pmni_nerfstudio.registration.hull import grid_points, hull_at, mask_distances
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 
-_RADIUS = 0.92
-"""Of the sphere about the origin that should hold the object: the unit sphere with a margin."""
 _RESOLUTION = 49
 
 
@@ -39,7 +38,8 @@ def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
         poses: in a world of about the right scale, the object anywhere.
         votes: of the hull (see `visual_hull`).
     """
-    rays = centroid_rays(views) / np.linalg.norm(centroid_rays(views), axis=1, keepdims=True)
+    rays = centroid_rays(views)
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     across = np.eye(3) - rays[:, :, None] * rays[:, None, :]
     # The world point whose camera places are nearest to the rays.
     rows, right = across @ poses.R, np.einsum("nij,nj->ni", across, -poses.t)
@@ -54,6 +54,6 @@ def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
             return poses
         middle = 0.5 * (inside.min(axis=0) + inside.max(axis=0))
         radius = float(np.linalg.norm(inside - middle, axis=1).max())
-        scale = min(1.0, max(_RADIUS / radius, 0.5))  # views from one side leave a hull that is all depth
+        scale = min(1.0, max(OBJECT_RADIUS / radius, 0.5))  # views from one side leave a hull that is all depth
         poses = poses.transformed(scale, np.eye(3), -scale * middle)
     return poses

@@ -31,6 +31,7 @@ def normal_channels(views: Views) -> list[Float[Tensor, "4 h w"]]:
 
 def fuse_normals(
     views: Views,
+    channels: list[Float[Tensor, "4 h w"]],
     poses: Poses,
     surface: Surface,
     depths: Float[np.ndarray, "n h w"],
@@ -40,7 +41,8 @@ def fuse_normals(
     """Normals that the views give for points near the surface, looked up at each point's nearest surface point.
 
     A view counts by the cosine at which it sees the surface; pixels at the outline, which mix with what is behind,
-    count a tenth. Where no view looks, the surface keeps its own normal, at a low weight.
+    count a tenth. Where no view looks, the surface keeps its own normal, at a low weight. `channels` are the views'
+    `normal_channels`.
 
     Returns:
         normals (m, 3) in the world, and weights (m,) from .05 (unseen) to 1.
@@ -48,7 +50,7 @@ def fuse_normals(
     own = surface.normals_at(points)
     on_surface = points - sdf[:, None] * own
     total, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
-    for i, channels in enumerate(normal_channels(views)):
+    for i, maps in enumerate(channels):
         camera = poses.to_camera(i, on_surface)
         pixels = project(views.K[i], camera)
         row, column, inside = nearest(pixels, views.width, views.height)
@@ -56,7 +58,7 @@ def fuse_normals(
         facing = (own @ poses.R[i].T * to_view).sum(axis=1)
         near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
         seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
-        looked_up = lookup(channels, pixels[seen]).astype(np.float64)
+        looked_up = lookup(maps, pixels[seen]).astype(np.float64)
         normals, clear = looked_up[:, :3], looked_up[:, 3]
         cosine = (normals * to_view[seen]).sum(axis=1).clip(0, 1)
         weight = cosine * (0.1 + 0.9 * clear) * facing[seen].clip(0, 1)

@@ -28,8 +28,6 @@ class Kernels:
     """Width for distances of points from planes, object radii."""
     outline: float = 0.1
     """Width for distances of points beyond the outline, object radii."""
-    depth_weight: float = 0.5
-    """Of depths beside normals."""
     outline_weight: float = 0.5
     """Of outlines beside normals."""
 

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate
@@ -23,6 +21,7 @@ from pmni_nerfstudio.registration.similarity import angles_deg
 from pmni_nerfstudio.registration.surface import Surface
 from pmni_nerfstudio.registration.symmetry import find_symmetry
 from pmni_nerfstudio.registration.views import Views
+from pmni_nerfstudio.threads import one_thread
 
 OnProgress = Callable[[str, float, float], None]
 """Told the stage, how far the whole is (0 to 1), and the residual of the stage (its cost, or degrees)."""
@@ -42,7 +41,7 @@ class RegistrationSettings:
     """What registration does; the results' cache is keyed by it."""
 
     seed: int = 0
-    """Of the points drawn; the same seed gives the same result."""
+    """Of the points drawn; the same seed gives the same result, but for some hundredths of a degree that rounding makes."""
     pairwise: PairwiseSchedule = field(default_factory=PairwiseSchedule)
     """Phase one: integrated depth maps laid onto each other."""
     alternation: AlternationSchedule = field(default_factory=AlternationSchedule)
@@ -82,20 +81,8 @@ def register(
         settings: schedules and seed.
         on_progress: for a progress bar.
     """
-    with one_torch_thread():
+    with one_thread():
         return _register(views, c2w, settings, on_progress)
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Small kernels, one after the other: on a busy machine torch's threads wait for each other more than they help (10 s
-    became 87), and how many there are changes the last digits. Rays and linear algebra keep all cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _register(

@@ -13,11 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni_nerfstudio.data.ring import OBJECT_RADIUS
 from pmni_nerfstudio.registration.hull import mask_distances
 from pmni_nerfstudio.registration.views import Views
-
-OBJECT_RADIUS = 0.92
-"""Of the sphere about the world's origin that the object is thought to fill: the unit sphere with a margin."""
 
 Integrate = Callable[[Float[np.ndarray, "h w 3"], np.ndarray, Float[np.ndarray, "3 3"]], Float[np.ndarray, "h w"]]
 """Normals (OpenCV axes), mask, K to z depth up to a factor, NaN off the mask."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from pmni_nerfstudio.data.ring import ring_c2w
 from pmni_nerfstudio.registration.pairwise import (
     PairwiseResult,
     PairwiseSchedule,
@@ -53,14 +54,8 @@ def ring(reliefs: Reliefs, elevation_deg: float, clockwise: bool) -> Similaritie
         clockwise: as seen from above, y towards the reader.
     """
     n = len(reliefs)
-    azimuth = (-1 if clockwise else 1) * 2 * np.pi * np.arange(n) / n
-    elevation = np.full(n, np.radians(elevation_deg))
-    # From z to x, with y towards the reader: counter-clockwise.
-    position = np.stack(
-        [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)], axis=1
-    )
-    world = _frames(np.negative(position), np.array([0.0, 1.0, 0.0]))
-    # The same about the ray through the centroid: as upright as the camera is.
+    world = ring_c2w(n, 1.0, elevation_deg, clockwise)[:, :3, :3]
+    # The same axes about the ray through the centroid: as upright as the camera is.
     camera = _frames(reliefs.centres, np.array([0.0, -1.0, 0.0]))
     return Similarities(world @ np.swapaxes(camera, 1, 2), np.zeros((n, 3)), np.ones(n))
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pmni_nerfstudio.data.pinhole import pixel_rays
-from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape, one_thread
+from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape
+from pmni_nerfstudio.threads import one_thread
 
 RAYS_PER_CHUNK = 1 << 17
 """Bounds the memory of large scenes (some tens of MB a chunk); more rays at once are no faster."""

@@ -9,8 +9,7 @@ poses must have one right answer. The sphere is the exception, for tests with cl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -35,18 +34,6 @@ class Shape:
             value = self.sdf(x)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Evaluate shapes on one thread of torch: a shape is a hundred small operations, whose threads wait for each other
-    longer than they work, and without end on a machine that is busy with something else."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 # ---- primitives: points (..., 3) in, values (...) out; slope 1 unless said otherwise

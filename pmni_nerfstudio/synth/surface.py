@@ -8,7 +8,8 @@ import torch
 import trimesh
 from skimage.measure import marching_cubes
 
-from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape, one_thread
+from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape
+from pmni_nerfstudio.threads import one_thread
 
 BLOCK = 8
 """Samples along the side of a block: blocks that can't hold surface are filled with one value."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-in poses for scenes without any, until registration has found the true ones."""
+"""Cameras in a ring about an object that fits their masks: what is supposed where no poses are known."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ def object_distance(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h 
     return OBJECT_RADIUS / largest
 
 
-def ring_c2w(count: int, distance: float, elevation_deg: float = 20.0) -> Float[np.ndarray, "n 4 4"]:
-    """Cameras evenly round the y axis, which points up, counter-clockwise seen from above; they look at the origin.
+def ring_c2w(
+    count: int, distance: float, elevation_deg: float = 20.0, clockwise: bool = False
+) -> Float[np.ndarray, "n 4 4"]:
+    """Cameras evenly round the y axis, which points up; they look at the origin.
 
     Args:
         count: of cameras.
         distance: from the origin.
         elevation_deg: above the plane y = 0.
+        clockwise: as seen from above.
 
     Returns:
         Camera-to-world, OpenCV axes (x right, y down, z forward).
     """
-    azimuth, elevation = 2 * np.pi * np.arange(count) / count, np.deg2rad(elevation_deg)
+    azimuth = (-1 if clockwise else 1) * 2 * np.pi * np.arange(count) / count
+    elevation = np.deg2rad(elevation_deg)
     back = np.stack(
         [np.cos(elevation) * np.sin(azimuth), np.full(count, np.sin(elevation)), np.cos(elevation) * np.cos(azimuth)],
         axis=1,
