@@ -174,6 +174,24 @@ def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
     assert second.pipeline.model.fraction == pytest.approx(44 / 45)
 
 
+def test_a_sweeps_start_is_trained_gently_after_a_resume_too(sphere_folder: Path, tmp_path: Path):
+    """Its sharpness and learning rate are set by the run, not by the config: the checkpoint must bring them back."""
+    first = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 10, pipeline__model__start="sweep"))
+    first.train()
+    config = make_config("pmni-calibrated", sphere_folder, tmp_path, 20, pipeline__model__start="sweep")
+    config.load_dir, config.timestamp = first.checkpoint_dir, "resumed"
+    second = set_up(config)
+    second.train()
+    hull = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 20, pipeline__model__start="hull"))
+    hull.train()
+    rates = [t.optimizers.optimizers["sdf"].param_groups[0]["lr"] for t in (second, hull)]
+    assert rates[0] == pytest.approx(0.2 * rates[1])
+    for trainer, least in ((second, 1000.0), (hull, 100.0)):
+        model = trainer.pipeline.model
+        model.set_fraction(0.0)
+        assert float(model.field.inv_s()) == pytest.approx(least, rel=1e-3)
+
+
 def test_no_depth_maps_is_one_line(tmp_path: Path, sphere_folder: Path, capsys: pytest.CaptureFixture):
     import shutil
 

@@ -72,3 +72,10 @@ def set_run_length(schedulers: Dict[str, LRScheduler], max_steps: int) -> None:
         for factor in getattr(scheduler, "lr_lambdas", []):
             if isinstance(factor, RunFraction):
                 factor.max_steps = max_steps
+
+
+def scale_rate(scheduler: LRScheduler, factor: float) -> None:
+    """Multiplies a schedule's learning rate, from now on; saved with the scheduler in checkpoints."""
+    scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+    for group in scheduler.optimizer.param_groups:
+        group["lr"] *= factor

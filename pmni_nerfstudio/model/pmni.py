@@ -17,7 +17,6 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
@@ -25,10 +24,11 @@ from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.model import rendering
+from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
 from pmni_nerfstudio.model.grid_levels import with_fitting_levels
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.losses import mask_loss
-from pmni_nerfstudio.model.lr_schedule import set_run_length
+from pmni_nerfstudio.model.lr_schedule import scale_rate, set_run_length
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
 from pmni_nerfstudio.model.supervision import Supervision
@@ -80,6 +80,11 @@ class PmniModelConfig(ModelConfig):
     inv_s_floor: Tuple[float, float] = (100.0, 4000.0)
     """Least sharpness of the rendered surface (one over the density's standard deviation, per scene radius) at the
     start and at the end of the run; between them it grows geometrically."""
+    sweep_inv_s_floor: float = 1000.0
+    """The first of `inv_s_floor` where training starts from a plane sweep: its detail is there from the start, and
+    wide rendering mixes it with what stands beside it."""
+    sweep_lr_factor: float = 0.2
+    """On the field's learning rate where training starts from a plane sweep: there is nothing to be carved any more."""
     grid_resolution: int = 128
     """Cells per axis of the occupancy grid."""
     steps_per_grid_update: int = 20
@@ -100,6 +105,7 @@ class PmniModel(Model):
     """
 
     config: PmniModelConfig
+    first_inv_s: Tensor
 
     def populate_modules(self) -> None:
         """Field, poses, occupancy grid and losses, from the training split's scene."""
@@ -122,6 +128,8 @@ class PmniModel(Model):
         self.supervision = Supervision(scene, self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
+        # With the checkpoint: whoever resumes has no start to ask.
+        self.register_buffer("first_inv_s", torch.tensor(self.config.inv_s_floor[0]))
         with exit_on_error():
             self._check_config()
 
@@ -140,6 +148,8 @@ class PmniModel(Model):
 
     def warm_start(self, start: Start) -> None:
         """Takes over poses and surface before the first step: the hull's, or what a registration found."""
+        if start.searched:
+            self.first_inv_s.fill_(self.config.sweep_inv_s_floor)
         if self.camera_optimizer.learns:
             self.camera_optimizer.set_start(_opengl(start.c2w).to(self.device))
         sdf = start.sdf.to(self.device)
@@ -167,6 +177,8 @@ class PmniModel(Model):
             with exit_on_error():
                 start = self._first_start(trainer.base_dir / "registration")
             self.warm_start(start)
+            if start.searched:
+                scale_rate(trainer.optimizers.schedulers["sdf"], self.config.sweep_lr_factor)
 
         def before(step: int) -> None:
             self.set_fraction(min(step / total, 1.0))
@@ -200,7 +212,7 @@ class PmniModel(Model):
         """Sets all that depends on how far the run is, 0 to 1."""
         self.fraction = fraction
         self.field.set_progress(fraction)
-        first, last = self.config.inv_s_floor
+        first, last = float(self.first_inv_s), self.config.inv_s_floor[1]
         self.field.set_min_inv_s(first * (last / first) ** min(fraction / 0.9, 1.0))
 
     @torch.no_grad()
@@ -368,34 +380,10 @@ class PmniModel(Model):
     def get_image_metrics_and_images(
         self, outputs: Outputs, batch: Dict[str, Tensor]
     ) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
-        """Mean angular error of the rendered normals (degrees, on pixels of mask and surface), and the masks' overlap."""
-        rendered = outputs["normals_camera"]
-        observed, mask = batch["normal"].to(rendered), batch["mask"].to(rendered) > 0.5
-        seen = outputs["accumulation"] > 0.5
-        both = (mask & seen)[..., 0]
-        if not bool(both.any()):
-            CONSOLE.log("Evaluation: the surface is not seen in this view's mask.")
-        error_deg = torch.rad2deg(
-            torch.atan2(torch.linalg.cross(rendered, observed).norm(dim=-1), (rendered * observed).sum(dim=-1))
-        )
-        error_deg = torch.where(both, error_deg, 0.0)
-        metrics = {
-            "normal_mae_deg": float(error_deg[both].mean()) if bool(both.any()) else 180.0,
-            "mask_iou": float((mask & seen).sum() / (mask | seen).sum()),
-        }
-        error = colormaps.apply_colormap((error_deg / 30.0).clamp(max=1.0)[..., None])
-
-        def picture(normals: Tensor, on: Tensor) -> Tensor:
-            shown = (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2
-            return torch.where(on, shown.clamp(0.0, 1.0), 1.0)
-
-        pair = torch.cat([picture(observed, mask), picture(rendered, seen)], dim=1)
-        return metrics, {
-            "normals": pair,
-            "angular_error": error,
-            "accumulation": outputs["accumulation"].expand(-1, -1, 3),
-            "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
-        }
+        """See `image_metrics` and `image_pictures`."""
+        observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(outputs["depth"]) > 0.5
+        error_deg, metrics = image_metrics(outputs, observed, mask)
+        return metrics, image_pictures(outputs, observed, mask, error_deg)
 
 
 def _opengl(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:

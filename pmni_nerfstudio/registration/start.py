@@ -35,6 +35,8 @@ class Start:
     """Camera-to-world of the training views, OpenCV axes, unit-sphere world."""
     sdf: Float[Tensor, "r r r"]
     """Signed distance to the first surface on a grid over [-1, 1]^3, corners on the bounds, x slowest."""
+    searched: bool = False
+    """Found by a plane sweep: jagged where a hull is smooth, but with walls where they belong. To be trained gently."""
 
 
 def start_from_hull(
@@ -111,7 +113,7 @@ def start_from_sweep(
         return None
     console.log(f"Start: views agree on {agreement:.0%} of their visual hull; depths are searched by plane sweep.")
     surface = sweep_start(views, poses, _SWEEP_RESOLUTION)
-    return Start(c2w=c2w, sdf=torch.from_numpy(surface.sdf)) if surface.exists else None
+    return Start(c2w, torch.from_numpy(surface.sdf), searched=True) if surface.exists else None
 
 
 def start_from_registration(

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rendered view beside the observed one: numbers and pictures for nerfstudio's evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.utils import colormaps
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+
+def image_metrics(
+    outputs: Dict[str, Any], observed: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w 1"]
+) -> Tuple[Float[Tensor, "h w"], Dict[str, float]]:
+    """Angular error of the rendered normals on pixels of mask and surface, in degrees; its mean, and the masks' overlap.
+
+    Args:
+        outputs: of the view: `normals_camera`, `accumulation`.
+        observed: unit normals, camera space, OpenCV axes.
+        mask: of the object.
+    """
+    rendered, seen = outputs["normals_camera"], outputs["accumulation"] > 0.5
+    both = (mask & seen)[..., 0]
+    if not bool(both.any()):
+        CONSOLE.log("Evaluation: the surface is not seen in this view's mask.")
+    error_deg = torch.rad2deg(
+        torch.atan2(torch.linalg.cross(rendered, observed).norm(dim=-1), (rendered * observed).sum(dim=-1))
+    )
+    error_deg = torch.where(both, error_deg, 0.0)
+    return error_deg, {
+        "normal_mae_deg": float(error_deg[both].mean()) if bool(both.any()) else 180.0,
+        "mask_iou": float((mask & seen).sum() / (mask | seen).sum()),
+    }
+
+
+def image_pictures(
+    outputs: Dict[str, Any],
+    observed: Float[Tensor, "h w 3"],
+    mask: Bool[Tensor, "h w 1"],
+    error_deg: Float[Tensor, "h w"],
+) -> Dict[str, Tensor]:
+    """Observed and rendered normals side by side, their error (black 0, full scale 30 degrees), accumulation, depth."""
+    rendered, seen = outputs["normals_camera"], outputs["accumulation"] > 0.5
+
+    def picture(normals: Tensor, on: Tensor) -> Tensor:
+        shown = (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2
+        return torch.where(on, shown.clamp(0.0, 1.0), 1.0)
+
+    return {
+        "normals": torch.cat([picture(observed, mask), picture(rendered, seen)], dim=1),
+        "angular_error": colormaps.apply_colormap((error_deg / 30.0).clamp(max=1.0)[..., None]),
+        "accumulation": outputs["accumulation"].expand(-1, -1, 3),
+        "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
+    }
