@@ -355,9 +355,11 @@ def test_settled_poses_of_true_depths_are_true():
 
 def test_working_resolution():
     _, views = capture()
-    small = working_views(views, 40)
+    small = working_views(views, 40, 8000)
     assert (small.width, small.height) == (40, 34)
-    assert working_views(views, 160).width == 80
+    assert working_views(views, 160, 8000).width == 80
+    pixels = int(views.masks.sum(axis=(1, 2)).mean())
+    assert working_views(views, 160, pixels // 2).width == 40  # a view that fills its frame
 
 
 def test_as_many_poses_as_views():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_files_of_register(rough_scene, registered):
     assert set(figures["versions"]) >= {"python", "torch", "pmni-nerfstudio"}
     assert len(json.loads((registered / "transforms.json").read_text())["frames"]) == scene.num_views
     assert (registered / "registration.png").stat().st_size > 20_000
+
+
+def test_normals_that_agree_on_no_surface_are_doubted(rough_scene):
+    """Turned about each view's axis by its own angle, they still face the camera, and belong to no common shape."""
+    views = views_of_scene(read_scene(rough_scene))
+    normals = views.normals.copy()
+    normals[::2, ..., :2] *= -1
+    normals[1::2, ..., :2] = normals[1::2, ..., [1, 0]] * [1, -1]
+    result = register(replace(views, normals=normals), read_scene(rough_scene).c2w)
+    assert any("no surface was found that the views agree on" in line for line in result.warnings)
+    assert result.judgement.confidence.max() < 0.7
 
 
 def test_register_is_the_same_for_a_seed(rough_scene, registered):

@@ -14,6 +14,8 @@ from pmni_nerfstudio.registration.views import Views
 
 _PIXELS = 10_000
 """Of a view that are looked at, about."""
+_LARGEST_INLIER_DEG = 30.0
+"""However far off is usual: beyond it a normal says nothing for the surface."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,8 @@ class Judgement:
     median_deg: Float[np.ndarray, " n"]
     """The median of the same."""
     inliers: Float[np.ndarray, " n"]
-    """Share of the mask's pixels that show the surface with a normal within three times the usual angle."""
+    """Share of the mask's pixels that show the surface with a normal within three times the usual angle,
+    at least 5 and at most 30 degrees."""
     iou: Float[np.ndarray, " n"]
     """Overlap of mask and rendered silhouette, intersection over union."""
 
@@ -55,7 +58,7 @@ def judge(views: Views, poses: Poses, surface: Surface) -> Judgement:
     seen = np.isfinite(depths)
     errors = [_errors_deg(small, poses, surface, depths, seen, i) for i in range(len(views))]
     medians = np.array([np.median(e) if len(e) else 180.0 for e in errors])
-    agreeing = max(3 * float(np.median(medians)), 5.0)
+    agreeing = min(max(3 * float(np.median(medians)), 5.0), _LARGEST_INLIER_DEG)
     areas = small.masks.sum(axis=(1, 2))
     return Judgement(
         residual_deg=np.array([e.mean() if len(e) else 180.0 for e in errors]),

@@ -48,6 +48,8 @@ class PairwiseSchedule:
 
     longest_side: int = 160
     """Of the working resolution, about, in pixels."""
+    most_pixels: int = 8000
+    """Of a view's mask there, in the mean. Integration's time grows faster than they do."""
     levels: tuple[PairwiseLevel, ...] = (
         PairwiseLevel(40, 150, Kernels(0.4, 0.25, 0.25), 15, 4, retries=2),
         PairwiseLevel(40, 400, Kernels(0.2, 0.14, 0.14), 15, 3, retries=2),
@@ -121,7 +123,7 @@ def integrated(views: Views, schedule: PairwiseSchedule, on_progress: Progress |
     if on_progress is not None:
         on_progress("depth maps", 0.0, float("nan"))
     return make_reliefs(
-        working_views(views, schedule.longest_side),
+        working_views(views, schedule.longest_side, schedule.most_pixels),
         lambda normals, mask, K: integrate_normals(normals, mask, K, max_rounds=_INTEGRATION_ROUNDS),
     )
 

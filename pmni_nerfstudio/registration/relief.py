@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,12 +44,14 @@ class Reliefs:
         return len(self.views)
 
 
-def working_views(views: Views, longest_side: int) -> Views:
-    """The views at about a resolution: every so many pixels.
+def working_views(views: Views, longest_side: int, most_pixels: int) -> Views:
+    """The views at about a resolution, or a lower one where the object fills the frame: every so many pixels.
 
     Without a blur: integrated, a blurred edge between two faces is no edge, and turns them against each other.
     """
-    return views.every(max(1, round(max(views.width, views.height) / longest_side)))
+    every = max(1, round(max(views.width, views.height) / longest_side))
+    pixels = float(views.masks.sum(axis=(1, 2)).mean())
+    return views.every(max(every, math.ceil(math.sqrt(pixels / most_pixels))))
 
 
 def make_reliefs(views: Views, integrate: Integrate) -> Reliefs:
