@@ -23,7 +23,7 @@ class RegisterCommand:
     ignore_poses: bool = False
     """Start from nothing even where the scene has cameras."""
     seed: int = 0
-    """Of the points drawn; the same seed gives the same result, but for some hundredths of a degree."""
+    """Of the points drawn; the same seed gives the same result."""
 
     def main(self) -> None:
         """Read, register, write, and print what was written.
