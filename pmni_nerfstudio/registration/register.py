@@ -27,8 +27,9 @@ OnProgress = Callable[[str, float, float], None]
 """Told the stage, how far the whole is (0 to 1), and the residual of the stage (its cost, or degrees)."""
 
 
-_LARGEST_RESIDUAL_DEG = 20.0
-"""Of the normals, in the median of the views. Noise of 5 deg and a bias of 5 deg together left 7."""
+_LARGEST_RESIDUAL_DEG = 12.0
+"""Of the normals, in the median of the views. Noise of 5 deg and a bias of 5 deg together left 7,
+wrong poses 15 and more."""
 _LARGEST_RADIUS = 0.97
 """Of the surface about the origin of the unit-sphere world."""
 
@@ -132,7 +133,7 @@ def _register(
     lap("alternation")
     poses, surface = _in_reference_frame(poses, surface, reference, trusted)
     judgement = judge(views, poses, surface)
-    warnings = _warnings(views, surface, trusted, judgement)
+    warnings = _warnings(views, surface, trusted, judgement, posed=c2w is not None)
     lap("judgement")
     return Registration(
         c2w=poses.c2w(),
@@ -211,14 +212,20 @@ def _in_reference_frame(
     return poses.transformed(scale, rotation, shift), surface.transformed(scale, rotation, shift)
 
 
-def _warnings(views: Views, surface: Surface, trusted: Bool[np.ndarray, " n"], judgement: Judgement) -> tuple[str, ...]:
+def _warnings(
+    views: Views, surface: Surface, trusted: Bool[np.ndarray, " n"], judgement: Judgement, posed: bool
+) -> tuple[str, ...]:
     out = []
     usual = float(np.median(judgement.median_deg))
     if usual > _LARGEST_RESIDUAL_DEG:
         out.append(
             f"no surface was found that the views agree on: their normals are {usual:.0f} deg off it (median), so "
-            "that neither poses nor surface can be trusted; if the poses that you have are good, keep them "
-            "(ns-train pmni-calibrated)"
+            "that neither poses nor surface can be trusted; "
+            + (
+                "if the poses that you have are good, keep them (ns-train pmni-calibrated)"
+                if posed
+                else "views without poses must be in their order round the object"
+            )
         )
     lost = [views.names[i] for i in np.flatnonzero(~trusted)]
     if lost:
