@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from pmni_nerfstudio.registration.bundle import BundleOptions, BundleProblem, normal_and_slope_channels
+from pmni_nerfstudio.registration.bundle import BundleOptions, BundleProblem
+from pmni_nerfstudio.registration.channels import lookup_channels
 from pmni_nerfstudio.registration.framing import frame_object
-from pmni_nerfstudio.registration.fusion import fuse_normals, normal_channels
+from pmni_nerfstudio.registration.fusion import fuse_normals
 from pmni_nerfstudio.registration.hull import hull_at, mask_distances, visual_hull
 from pmni_nerfstudio.registration.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.poses import Poses
@@ -84,8 +85,7 @@ def alternate(
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
         blurred = views.blurred(sigma if sigma > 0.4 else 0.0)
-        normals = normal_channels(blurred)
-        channels = None if fixed_poses else normal_and_slope_channels(blurred, schedule.bundle.bend)
+        channels = lookup_channels(blurred, schedule.bundle.bend)
         if surface is None or level.hull_votes is not None:
             votes = min(level.hull_votes or 1, max(1, len(views) // 4))
             if not fixed_poses:
@@ -102,7 +102,7 @@ def alternate(
                 problem = BundleProblem(blurred, surface, poses, depths, outline, options, rng, channels)
                 poses = solve(problem, poses, schedule.criteria).state
                 residual = problem.residual_deg
-            surface = surface_step(blurred, normals, poses, surface, depths, distances, outline, level, schedule)
+            surface = surface_step(blurred, channels, poses, surface, depths, distances, outline, level, schedule)
             if on_round is not None:
                 on_round(Round(number, k, level.resolution, poses, surface, residual))
     assert surface is not None

@@ -6,11 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.registration.fusion import eroded
+from pmni_nerfstudio.registration.channels import ALONG_X, ALONG_Y, BELIEF, CLEAR, NORMAL, lookup_channels
 from pmni_nerfstudio.registration.maps import lookup, lookup_volume, nearest, project
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.silhouette import graze, silhouette_jacobian
@@ -49,27 +48,6 @@ class _Sight:
     weight: np.ndarray
 
 
-def normal_and_slope_channels(views: Views, bend: float) -> list[Float[Tensor, "11 h w"]]:
-    """For lookups: normals, their differences along x and along y a pixel, 1 where all pixels about are mask, and how
-    far an interpolated normal is to be believed.
-
-    Between pixels a normal is interpolated, with an error that grows with the second difference c of its neighbours:
-    it counts by bend^2 / (bend^2 + c^2). On exact maps of 153x128 pixels this alone took poses that were fitted to
-    the true surface from .093 to .021 deg.
-    """
-    out = []
-    for normals, clear in zip(views.normals, eroded(views.masks)):
-        n = torch.from_numpy(np.ascontiguousarray(np.moveaxis(normals, -1, 0)))
-        along_x, along_y, second = torch.zeros_like(n), torch.zeros_like(n), torch.zeros_like(n[:1])
-        along_x[:, :, 1:-1] = (n[:, :, 2:] - n[:, :, :-2]) / 2
-        along_y[:, 1:-1] = (n[:, 2:] - n[:, :-2]) / 2
-        second[0, :, 1:-1] += (n[:, :, 2:] + n[:, :, :-2] - 2 * n[:, :, 1:-1]).square().sum(dim=0)
-        second[0, 1:-1] += (n[:, 2:] + n[:, :-2] - 2 * n[:, 1:-1]).square().sum(dim=0)
-        belief = bend**2 / (bend**2 + second)
-        out.append(torch.cat([n, along_x, along_y, torch.from_numpy(clear)[None].float(), belief]))
-    return out
-
-
 class BundleProblem:
     """Poses that make normals agree, for `solver.solve`; a state is a `Poses`.
 
@@ -86,7 +64,7 @@ class BundleProblem:
         contours: outlines of the masks, sub-pixel, one array a view.
         options: weights.
         rng: draws the points.
-        channels: `normal_and_slope_channels` of these views, where they are at hand.
+        channels: `lookup_channels` of these views, where they are at hand.
         anchored: take the surface's normals for the true ones, so that each view is fitted to the surface by itself.
     """
 
@@ -105,7 +83,7 @@ class BundleProblem:
         self.anchored = anchored
         self.views, self.surface, self.options = views, surface, options
         self.contours = contours
-        self.channels = normal_and_slope_channels(views, options.bend) if channels is None else channels
+        self.channels = lookup_channels(views, options.bend) if channels is None else channels
         self.points, face_normals = surface.samples(options.points, rng)
         gradient = lookup_volume(surface.lookups[1:], self.points).astype(np.float64)
         length = np.linalg.norm(gradient, axis=1, keepdims=True)
@@ -129,11 +107,13 @@ class BundleProblem:
             seen &= np.isfinite(depths[i, row, column])
             index = np.flatnonzero(seen)
             looked_up = lookup(self.channels[i], pixels[index]).astype(np.float64)
-            clear = looked_up[:, 9] > 0.99
+            clear = looked_up[:, CLEAR] > 0.99
             index, looked_up = index[clear], looked_up[clear]
             count[index] += 1
-            cosine = (looked_up[:, :3] * to_view[index]).sum(axis=1).clip(0.05, 1.0)
-            sights.append(_Sight(index, cosine * looked_up[:, 10]))
+            seen_normals = looked_up[:, NORMAL]
+            length = np.maximum(np.linalg.norm(seen_normals, axis=1), 1e-6)
+            cosine = ((seen_normals * to_view[index]).sum(axis=1) / length).clip(0.05, 1.0)
+            sights.append(_Sight(index, cosine * looked_up[:, BELIEF]))
         shared = count >= (1 if self.anchored else 2)
         kept = []
         for sight in sights:
@@ -148,10 +128,10 @@ class BundleProblem:
         camera = poses.to_camera(view, self.points[index])
         K = self.views.K[view]
         looked_up = lookup(self.channels[view], project(K, camera)).astype(np.float64)
-        # Between pixels an interpolated normal is too short, the more so the more it bends.
-        length = np.maximum(np.linalg.norm(looked_up[:, :3], axis=1, keepdims=True), 1e-6)
-        normals = looked_up[:, :3] / length
-        slopes = looked_up[:, 3:9].reshape(-1, 2, 3).swapaxes(1, 2) / length[..., None]  # d normal / d pixel (x, y)
+        length = np.maximum(np.linalg.norm(looked_up[:, NORMAL], axis=1, keepdims=True), 1e-6)
+        normals = looked_up[:, NORMAL] / length
+        # d normal / d pixel (x, y)
+        slopes = np.stack([looked_up[:, ALONG_X], looked_up[:, ALONG_Y]], axis=2) / length[..., None]
         slopes = slopes - normals[:, :, None] * (normals[:, None] @ slopes)
         x, y, z = camera.T
         zero = np.zeros_like(z)

@@ -3,35 +3,20 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni_nerfstudio.registration.channels import BELIEF, CLEAR, NORMAL
 from pmni_nerfstudio.registration.maps import lookup, nearest, project
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface import Surface
 from pmni_nerfstudio.registration.views import Views
 
 
-def eroded(masks: np.ndarray) -> np.ndarray:
-    """(N, H, W) masks less their outermost pixels; the frame's edge is no outline."""
-    kernel = np.ones((3, 3), np.uint8)
-    return np.stack([cv2.erode(m.astype(np.uint8), kernel, borderValue=(1.0,)) > 0 for m in masks])
-
-
-def normal_channels(views: Views) -> list[Float[Tensor, "4 h w"]]:
-    """For lookups: normals, and 1 where all pixels about are on the mask."""
-    return [
-        torch.from_numpy(np.concatenate([np.moveaxis(n, -1, 0), c[None].astype(np.float32)]))
-        for n, c in zip(views.normals, eroded(views.masks))
-    ]
-
-
 def fuse_normals(
     views: Views,
-    channels: list[Float[Tensor, "4 h w"]],
+    channels: list[Float[Tensor, "11 h w"]],
     poses: Poses,
     surface: Surface,
     depths: Float[np.ndarray, "n h w"],
@@ -40,9 +25,9 @@ def fuse_normals(
 ) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, " m"]]:
     """Normals that the views give for points near the surface, looked up at each point's nearest surface point.
 
-    A view counts by the cosine at which it sees the surface; pixels at the outline, which mix with what is behind,
-    count a tenth. Where no view looks, the surface keeps its own normal, at a low weight. `channels` are the views'
-    `normal_channels`.
+    A view counts by the cosine at which it sees the surface; pixels at the outline, which mix with what is behind, and
+    those whose normal bends, count down to a tenth. Where no view looks, the surface keeps its own normal, at a low
+    weight. `channels` are the views' `lookup_channels`.
 
     Returns:
         normals (m, 3) in the world, and weights (m,) from .05 (unseen) to 1.
@@ -59,12 +44,13 @@ def fuse_normals(
         near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
         seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
         looked_up = lookup(maps, pixels[seen]).astype(np.float64)
-        normals, clear = looked_up[:, :3], looked_up[:, 3]
+        normals = looked_up[:, NORMAL] / np.maximum(np.linalg.norm(looked_up[:, NORMAL], axis=1, keepdims=True), 1e-6)
+        believed = looked_up[:, CLEAR] * looked_up[:, BELIEF]
         cosine = (normals * to_view[seen]).sum(axis=1).clip(0, 1)
-        weight = cosine * (0.1 + 0.9 * clear) * facing[seen].clip(0, 1)
+        weight = cosine * (0.1 + 0.9 * believed) * facing[seen].clip(0, 1)
         total[seen] += weight[:, None] * (normals @ poses.R[i])
         weight_sum[seen] += weight
-    known = weight_sum > 0.05
+    known = weight_sum > 0.015
     mean = total / np.maximum(weight_sum, 1e-6)[:, None]
     length = np.linalg.norm(mean, axis=1, keepdims=True)
     # Where views contradict each other their mean is short, and stays so.
