@@ -13,9 +13,9 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from pmni_nerfstudio.data.datamanager import PmniDataManagerConfig
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
+from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.lr_schedule import FusedAdamConfig, RunFractionSchedulerConfig
-from pmni_nerfstudio.model.pmni import PmniModelConfig
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizerConfig
 
 

@@ -34,13 +34,17 @@ def rotation_error_deg(c2w: np.ndarray, truth: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
 
 
-def test_calibrated_training_recovers_the_sphere(sphere_folder: Path, tmp_path: Path):
-    trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 250))
+@pytest.mark.parametrize(("start", "mae_deg", "depth_px"), [("auto", 0.7, 0.13), ("hull", 1.3, 0.08)])
+def test_calibrated_training_recovers_the_sphere(
+    start: str, mae_deg: float, depth_px: float, sphere_folder: Path, tmp_path: Path
+):
+    """Maps of 48x40: a hull is a good sphere already, what is integrated from normals has the masks' pixels in it."""
+    trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 250, pipeline__model__start=start))
     trainer.train()
     model = trainer.pipeline.model.eval()
     # Points of the surface that the cameras see lie on the sphere: depths are along unit rays, at the true poses.
     metrics, images = trainer.pipeline.get_eval_image_metrics_and_images(0)
-    assert metrics["normal_mae_deg"] < 1.3 and metrics["mask_iou"] > 0.98
+    assert metrics["normal_mae_deg"] < mae_deg and metrics["mask_iou"] > 0.98
     for image in images.values():
         assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
     camera, _ = trainer.pipeline.datamanager.next_eval_image(0)
@@ -50,7 +54,7 @@ def test_calibrated_training_recovers_the_sphere(sphere_folder: Path, tmp_path: 
     seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
     error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
     pixel = 15.0 / float(camera.fx[0])
-    assert seen.sum() > 300 and error.mean() < 0.08 * pixel
+    assert seen.sum() > 300 and error.mean() < depth_px * pixel
     for name in ("rgb", "normals"):
         assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
     # Calibrated: poses are those of the data.
@@ -167,7 +171,10 @@ def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
     second = set_up(config)
     before = first.pipeline.model.state_dict()
     for name, value in second.pipeline.model.state_dict().items():
-        torch.testing.assert_close(value, before[name], msg=name)
+        if isinstance(value, str):
+            assert value == before[name]
+        else:
+            torch.testing.assert_close(value, before[name], msg=name)
     second.train()
     # nerfstudio's loop counts one more before it sees that it has to stop.
     assert second.step == 45

@@ -3,98 +3,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Tuple, Type, Union, cast
+from typing import Any, Dict, List, Literal, Optional, Tuple, Union, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components.renderers import RGBRenderer
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
+from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.model import rendering
+from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
-from pmni_nerfstudio.model.grid_levels import with_fitting_levels
-from pmni_nerfstudio.model.loss_schedule import LossWeights
+from pmni_nerfstudio.model.grid_levels import fitting_steps, with_fitting_levels
 from pmni_nerfstudio.model.losses import mask_loss
 from pmni_nerfstudio.model.lr_schedule import scale_rate, set_run_length
 from pmni_nerfstudio.model.marching import SurfaceGrid
-from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
+from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, opengl_from_opencv
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
 from pmni_nerfstudio.registration.register import RegistrationSettings
-from pmni_nerfstudio.registration.start import Start, start_from_masks, start_from_registration
+from pmni_nerfstudio.registration.start import Start, StartKind, start_from_masks, start_from_registration
 from pmni_nerfstudio.registration.views import views_of_scene
 
 Outputs = Dict[str, Any]
-
-
-@dataclass
-class PmniModelConfig(ModelConfig):
-    """Surface and poses from normal maps."""
-
-    _target: Type = field(default_factory=lambda: PmniModel)
-    """Model class."""
-    # nerfstudio's own exporter looks for this name.
-    sdf_field: PmniFieldConfig = field(default_factory=PmniFieldConfig)
-    """The signed distance field."""
-    camera_optimizer: PmniPoseOptimizerConfig = field(default_factory=PmniPoseOptimizerConfig)
-    """The poses."""
-    loss_weights: LossWeights = field(default_factory=LossWeights)
-    """Weights of the losses by stage of the run."""
-    normal_loss: Literal["l1", "l2", "angular"] = "l2"
-    """How rendered and observed normals are compared."""
-    gradients: Literal["directional", "analytic", "numerical"] = "directional"
-    """Gradient of the field in training: differences between a patch's samples (fastest), exact, or six-point. Single
-    rays (patch size 1) take six-point ones in the place of directional ones."""
-    samples_per_ray: int = 12
-    """Samples along a ray, spread about the surface that it meets."""
-    window_reach_px: float = 8.0
-    """A patch's rays share their samples where their surfaces lie within this many pixels' widths in depth."""
-    start: Literal["auto", "hull", "sweep", "sphere"] = "auto"
-    """First surface without a registration: the masks' visual hull; a plane sweep over all depths, for what the hull
-    can't show (courtyards, scenes seen from one side); or the sphere that the field is initialised to. auto: the hull,
-    unless poses are fixed and the views contradict each other on it."""
-    hull_resolution: int = 97
-    """Grid vertices per axis of the visual hull."""
-    hull_votes: int = 1
-    """A point is outside the hull if this many views say so; more than 1 where poses or masks are doubtful."""
-    registration: bool = False
-    """Find the poses and the first surface by registration before the first step, and keep the poses then. Off: the
-    dataset's poses are the start, learnt by gradient descent, and `start` says what the first surface is."""
-    refine_registered_poses: bool = False
-    """Learn poses by gradient descent after a registration, too. The method's prototypes got worse poses by it."""
-    registration_seed: int = 0
-    """Of the points that registration draws."""
-    inv_s_floor: Tuple[float, float] = (100.0, 4000.0)
-    """Least sharpness of the rendered surface (one over the density's standard deviation, per scene radius) at the
-    start and at the end of the run; between them it grows geometrically."""
-    sweep_inv_s_floor: float = 1000.0
-    """The first of `inv_s_floor` where training starts from a plane sweep: its detail is there from the start, and
-    wide rendering mixes it with what stands beside it."""
-    sweep_lr_factor: float = 0.2
-    """On the field's learning rate where training starts from a plane sweep: there is nothing to be carved any more."""
-    grid_resolution: int = 128
-    """Cells per axis of the occupancy grid."""
-    steps_per_grid_update: int = 20
-    """Training steps between refreshes of the occupancy grid."""
-    enable_collider: bool = False
-    """Unused: rays are bounded by the unit sphere."""
-    loss_coefficients: Dict[str, float] = to_immutable_dict({})
-    """Unused: `loss_weights` has them."""
-    eval_num_rays_per_chunk: int = 1 << 15
-    """Rays per chunk in evaluation."""
 
 
 class PmniModel(Model):
@@ -105,7 +46,6 @@ class PmniModel(Model):
     """
 
     config: PmniModelConfig
-    first_inv_s: Tensor
 
     def populate_modules(self) -> None:
         """Field, poses, occupancy grid and losses, from the training split's scene."""
@@ -116,11 +56,12 @@ class PmniModel(Model):
         scene: Scene = metadata["scene"]
         self.views: Tuple[int, ...] = metadata["views"]
         c2w = np.asarray(metadata["c2w"])
-        self.field = cast(PmniField, with_fitting_levels(self.config.sdf_field, scene.K, c2w).setup())
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
-            num_cameras=self.num_train_data, device="cpu", base_c2w=_opengl(c2w)
+            num_cameras=self.num_train_data, device="cpu", base_c2w=opengl_from_opencv(c2w)
         )
         self.registers = self.config.registration and self.camera_optimizer.learns
+        detailed = self.registers or self._start_wanted() in ("auto", "surface")
+        self.field = cast(PmniField, with_fitting_levels(self.config.sdf_field, scene.K, c2w, detailed).setup())
         if self.registers and not self.config.refine_registered_poses:
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
@@ -128,8 +69,7 @@ class PmniModel(Model):
         self.supervision = Supervision(scene, self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
-        # With the checkpoint: whoever resumes has no start to ask.
-        self.register_buffer("first_inv_s", torch.tensor(self.config.inv_s_floor[0]))
+        self.start_kind: StartKind = "hull"
         with exit_on_error():
             self._check_config()
 
@@ -148,10 +88,9 @@ class PmniModel(Model):
 
     def warm_start(self, start: Start) -> None:
         """Takes over poses and surface before the first step: the hull's, or what a registration found."""
-        if start.searched:
-            self.first_inv_s.fill_(self.config.sweep_inv_s_floor)
+        self.start_kind = start.kind
         if self.camera_optimizer.learns:
-            self.camera_optimizer.set_start(_opengl(start.c2w).to(self.device))
+            self.camera_optimizer.set_start(opengl_from_opencv(start.c2w).to(self.device))
         sdf = start.sdf.to(self.device)
         if self.registers or self.config.start != "sphere":
             self.field.fit(sdf)
@@ -164,21 +103,31 @@ class PmniModel(Model):
                 self.supervision.initial_depth_scales(self.camera_optimizer, self.grid)
             )
 
+    def get_extra_state(self) -> str:
+        """For the checkpoint: whoever resumes has no start to ask."""
+        return self.start_kind
+
+    def set_extra_state(self, state: StartKind) -> None:
+        """From a checkpoint."""
+        self.start_kind = state
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> List[TrainingCallback]:
-        """Start, schedule by the fraction of the run, refresh of the occupancy grid, end at max_num_iterations."""
+        """Start, schedule by the fraction of the run, refresh of the occupancy grid, end of the run."""
         trainer = training_callback_attributes.trainer
         pipeline = training_callback_attributes.pipeline
         assert trainer is not None and pipeline is not None
-        total = trainer.config.max_num_iterations
-        set_run_length(trainer.optimizers.schedulers, total)
         if trainer._start_step == 0:
             with exit_on_error():
                 start = self._first_start(trainer.base_dir / "registration")
             self.warm_start(start)
-            if start.searched:
-                scale_rate(trainer.optimizers.schedulers["sdf"], self.config.sweep_lr_factor)
+            if start.kind != "hull":
+                scale_rate(trainer.optimizers.schedulers["sdf"], self.config.detailed_lr_factor)
+        total = trainer.config.max_num_iterations
+        if self.start_kind == "surface":
+            total = min(total, self.config.refine_steps or fitting_steps(self.supervision.pixels))
+        set_run_length(trainer.optimizers.schedulers, total)
 
         def before(step: int) -> None:
             self.set_fraction(min(step / total, 1.0))
@@ -189,6 +138,8 @@ class PmniModel(Model):
             # nerfstudio trains max_num_iterations *more* steps after a resume; here they count from the first.
             if step + 1 >= total:
                 trainer.stop_training = True
+                if total < trainer.config.max_num_iterations:
+                    CONSOLE.log(f"Training ends after {total} steps: the surface has its detail.")
 
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
@@ -202,17 +153,34 @@ class PmniModel(Model):
         if self.registers:
             rough = None if scene.c2w is None else metadata["c2w"]
             return start_from_registration(views, rough, RegistrationSettings(config.registration_seed), cache, CONSOLE)
-        # On rough poses views contradict each other on the hull for other reasons.
-        may_sweep = config.start == "auto" and not self.camera_optimizer.learns
-        sweeps = "always" if config.start == "sweep" else "auto" if may_sweep else "never"
         n, votes = config.hull_resolution, config.hull_votes
-        return start_from_masks(scene.root, views, metadata["c2w"], n, votes, sweeps, CONSOLE)
+        return start_from_masks(scene.root, views, metadata["c2w"], n, votes, self._start_wanted(), CONSOLE)
+
+    def _start_wanted(self) -> Literal["auto", "hull", "surface", "sweep"]:
+        # On rough poses views contradict each other on the hull for other reasons, and so do their normals.
+        if self.config.start == "sphere" or (self.config.start == "auto" and self.camera_optimizer.learns):
+            return "hull"
+        return self.config.start
+
+    @property
+    def gradients(self) -> Literal["surface", "directional", "analytic", "numerical"]:
+        """The configuration's, settled by what training starts from."""
+        if self.config.gradients == "auto":
+            return "surface" if self.start_kind == "surface" else "directional"
+        return self.config.gradients
+
+    @property
+    def samples_per_ray(self) -> int:
+        """The configuration's, settled by `gradients`."""
+        return self.config.samples_per_ray or (32 if self.gradients == "surface" else 12)
 
     def set_fraction(self, fraction: float) -> None:
         """Sets all that depends on how far the run is, 0 to 1."""
         self.fraction = fraction
-        self.field.set_progress(fraction)
-        first, last = float(self.first_inv_s), self.config.inv_s_floor[1]
+        self.field.set_progress(1.0 if self.start_kind == "surface" else fraction)
+        first, last = self.config.inv_s_floor
+        if self.start_kind != "hull":
+            first = self.config.detailed_inv_s_floor
         self.field.set_min_inv_s(first * (last / first) ** min(fraction / 0.9, 1.0))
 
     @torch.no_grad()
@@ -239,7 +207,7 @@ class PmniModel(Model):
         side = int(bundle.metadata["patch_size"].view(-1)[0])
         rays = side * side
         # Single rays have no neighbours to take differences with.
-        gradients = "numerical" if side == 1 and self.config.gradients == "directional" else self.config.gradients
+        gradients = "numerical" if side == 1 and self.gradients == "directional" else self.gradients
         hits = self.grid.trace(bundle.origins.detach(), bundle.directions.detach())
         norms = bundle.metadata["directions_norm"].view(-1, rays)
         origins, directions = bundle.origins.view(-1, rays, 3), bundle.directions.view(-1, rays, 3)
@@ -247,7 +215,7 @@ class PmniModel(Model):
         planes = rendering.patch_planes(
             hits,
             norms,
-            self.config.samples_per_ray,
+            self.samples_per_ray,
             self.half_width(),
             self.config.window_reach_px * footprint,
             jitter=True,
@@ -256,11 +224,15 @@ class PmniModel(Model):
         # Work on the patches that can meet the surface, and on no others.
         distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
         positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
-        square = (int(chosen.sum()), side, side, self.config.samples_per_ray)
+        square = (int(chosen.sum()), side, side, self.samples_per_ray)
         sdf, slopes = self._sdf_and_gradients(positions.view(*square, 3), gradients)
         weights = rendering.neus_weights(sdf, self.field.inv_s()).view_as(distances)
-        normals, accumulation = rendering.along_rays(weights, slopes.view_as(positions))
-        depth, _ = rendering.along_rays(weights, distances[..., None])
+        depth, accumulation = rendering.along_rays(weights, distances[..., None])
+        if slopes is None:
+            surface = origins[chosen] + depth.detach() * directions[chosen]
+            slopes = normals = self.field.numerical_gradient(surface, self.field.active_voxel)
+        else:
+            normals, _ = rendering.along_rays(weights, slopes.view_as(positions))
 
         index = torch.nonzero(chosen.repeat_interleave(rays))[:, 0]
         count = len(bundle.origins)
@@ -284,10 +256,13 @@ class PmniModel(Model):
 
     def _sdf_and_gradients(
         self, positions: Float[Tensor, "p k k s 3"], kind: str
-    ) -> Tuple[Float[Tensor, "p k k s"], Float[Tensor, "p k k s 3"]]:
+    ) -> Tuple[Float[Tensor, "p k k s"], Optional[Float[Tensor, "p k k s 3"]]]:
+        """Signed distances at samples, and gradients there, unless they are to be taken at the surface."""
         if kind == "analytic":
             return self.field.sdf_and_gradient(positions)
         sdf = self.field.sdf(positions)
+        if kind == "surface":
+            return sdf, None
         if kind == "numerical":
             return sdf, self.field.numerical_gradient(positions, self.field.active_voxel)
         return sdf, rendering.directional_gradients(sdf, positions)
@@ -303,7 +278,7 @@ class PmniModel(Model):
         index = torch.nonzero(hits.near)[:, 0]
         origins, directions = bundle.origins[index], bundle.directions[index]
         half = self.half_width()
-        offsets = torch.linspace(-half, half, self.config.samples_per_ray, device=origins.device)
+        offsets = torch.linspace(-half, half, self.samples_per_ray, device=origins.device)
         distances = hits.t[index][:, None] + offsets
         sdf = self.field.sdf(origins[:, None] + distances[..., None] * directions[:, None])
         weights = rendering.neus_weights(sdf, self.field.inv_s())
@@ -332,21 +307,10 @@ class PmniModel(Model):
 
         Besides the model's outputs: `normals_camera`, unit, in the camera's OpenCV axes, zero off the object.
         """
-        c2w = self.camera_optimizer.apply_to_camera(camera).to(self.device).view(-1, 3, 4)
-        posed = Cameras(
-            camera_to_worlds=c2w,
-            fx=camera.fx,
-            fy=camera.fy,
-            cx=camera.cx,
-            cy=camera.cy,
-            width=camera.width,
-            height=camera.height,
-            distortion_params=camera.distortion_params,
-            camera_type=camera.camera_type,
-        ).to(self.device)
+        posed = self.camera_optimizer.at_current_pose(camera).to(self.device)
         bundle = posed.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
         outputs = self.get_outputs_for_camera_ray_bundle(bundle)
-        axes = c2w[0, :, :3] * torch.tensor([1.0, -1.0, -1.0], device=self.device)
+        axes = posed.camera_to_worlds[0, :, :3] * torch.tensor([1.0, -1.0, -1.0], device=self.device)
         seen = outputs["accumulation"] > 0.5
         outputs["normals_camera"] = torch.where(seen, (outputs["normals"] * 2 - 1) @ axes.to(outputs["normals"]), 0.0)
         return outputs
@@ -384,8 +348,3 @@ class PmniModel(Model):
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(outputs["depth"]) > 0.5
         error_deg, metrics = image_metrics(outputs, observed, mask)
         return metrics, image_pictures(outputs, observed, mask, error_deg)
-
-
-def _opengl(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:
-    """OpenCV poses (y down, z forward) in nerfstudio's axes (y up, z back)."""
-    return torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()

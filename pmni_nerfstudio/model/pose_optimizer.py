@@ -187,6 +187,20 @@ class PmniPoseOptimizer(CameraOptimizer):
         delta = _homogeneous(self(view).double()).to(c2w.device)
         return (c2w.double() @ delta.view(*c2w.shape[:-2], 4, 4)).to(c2w.dtype)
 
+    def at_current_pose(self, camera: Cameras) -> Cameras:
+        """The same camera, moved by `apply_to_camera`; without its metadata, so that nothing moves it again."""
+        return Cameras(
+            camera_to_worlds=self.apply_to_camera(camera).view(-1, 3, 4),
+            fx=camera.fx,
+            fy=camera.fy,
+            cx=camera.cx,
+            cy=camera.cy,
+            width=camera.width,
+            height=camera.height,
+            distortion_params=camera.distortion_params,
+            camera_type=camera.camera_type,
+        )
+
     def depth_scales(self) -> Float[Tensor, "n"]:
         """Learnt factor from each view's integrated depth map to the unit-sphere world."""
         return self.depth_log_scale.exp()
@@ -255,3 +269,8 @@ def _homogeneous(c2w: Float[Tensor, "*b 3 4"]) -> Float[Tensor, "*b 4 4"]:
 def _opencv_from_opengl(c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
     """y down, z forward."""
     return c2w * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=c2w.dtype, device=c2w.device)
+
+
+def opengl_from_opencv(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:
+    """OpenCV poses (y down, z forward) in nerfstudio's axes (y up, z back)."""
+    return torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()

@@ -38,6 +38,7 @@ class Supervision:
         self.root = scene.root
         self.has_depths = scene.depth_files is not None
         self.normal_kind: Literal["l1", "l2", "angular"] = normal_kind
+        self.pixels = scene.normals.shape[1] * scene.normals.shape[2]
         self._scene = scene
         self._views = torch.tensor(views)
         self._K = torch.from_numpy(scene.K[list(views)]).float()

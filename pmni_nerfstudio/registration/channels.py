@@ -27,8 +27,8 @@ def lookup_channels(views: Views, bend: float) -> list[Float[Tensor, "11 h w"]]:
     far an interpolated normal is to be believed.
 
     The error of an interpolated normal grows with the second difference c of its neighbours: it counts by
-    bend^2 / (bend^2 + c^2). On exact maps of 153x128 pixels this alone took poses that were fitted to
-    the true surface from .093 to .021 deg.
+    bend^2 / (bend^2 + c^2). On exact maps of 153x128 pixels this alone took poses that were fitted to the true surface
+    from .093 to .021 deg, and a rough shape's surface (a skull, true poses) from .16% of the diameter to .11%.
 
     Args:
         views: their normals and masks.

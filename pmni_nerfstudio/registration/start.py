@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.hull import visual_hull
 from pmni_nerfstudio.registration.poses import Poses
@@ -21,10 +23,16 @@ from pmni_nerfstudio.registration.progress import register_shown, show_summary
 from pmni_nerfstudio.registration.register import RegistrationSettings
 from pmni_nerfstudio.registration.sweep import hull_agreement, sweep_start
 from pmni_nerfstudio.registration.views import Views
+from pmni_nerfstudio.threads import one_thread
 
 _LEAST_AGREEMENT = 0.77
 """Of the views on their hull. Turntable captures of solid objects have .81 to .95, a courtyard seen from one side .74."""
 _SWEEP_RESOLUTION = 129
+_MOST_PIXELS = 320_000
+"""Of a view that a surface is integrated from: its voxels are no finer."""
+
+
+StartKind = Literal["hull", "sweep", "surface"]
 
 
 @dataclass
@@ -35,8 +43,9 @@ class Start:
     """Camera-to-world of the training views, OpenCV axes, unit-sphere world."""
     sdf: Float[Tensor, "r r r"]
     """Signed distance to the first surface on a grid over [-1, 1]^3, corners on the bounds, x slowest."""
-    searched: bool = False
-    """Found by a plane sweep: jagged where a hull is smooth, but with walls where they belong. To be trained gently."""
+    kind: StartKind = "hull"
+    """hull: coarse, to be carved. sweep: jagged, with walls where they belong. surface: integrated from the normals, by
+    a registration or at given poses, with most of its detail. The last two are to be trained gently."""
 
 
 def start_from_hull(
@@ -66,10 +75,10 @@ def start_from_masks(
     c2w: Float[np.ndarray, "n 4 4"],
     resolution: int,
     votes: int,
-    sweeps: Literal["always", "auto", "never"],
+    wanted: Literal["auto", "hull", "surface", "sweep"],
     console: Console,
 ) -> Start:
-    """The hull's surface, or a plane sweep's where that is asked for or the hull won't do.
+    """The hull's surface, or one that is found at these poses before training.
 
     Args:
         root: of the scene, to name it.
@@ -77,7 +86,8 @@ def start_from_masks(
         c2w: their poses.
         resolution: of the hull.
         votes: of the hull.
-        sweeps: auto: where the views contradict each other on the hull.
+        wanted: auto: a plane sweep where the views contradict each other on the hull, else a surface integrated from
+            their normals within it.
         console: for a line that says so.
 
     Raises:
@@ -86,10 +96,29 @@ def start_from_masks(
     start = start_from_hull(views.masks, views.K, c2w, resolution, votes)
     if not bool((start.sdf < 0).any()):
         raise PmniError(f"{root}: the masks have no visual hull at these poses; check cameras and masks")
-    if sweeps == "never":
+    if wanted == "hull":
         return start
-    swept = start_from_sweep(views, c2w, console, always=sweeps == "always")
-    return start if swept is None else swept
+    found = None if wanted == "surface" else start_from_sweep(views, c2w, console, always=wanted == "sweep")
+    if found is None and wanted != "sweep":
+        found = start_from_normals(views, c2w, console)
+    return start if found is None else found
+
+
+def start_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"], console: Console) -> Start | None:
+    """The surface that the views' normals ask for within their hull, at given poses (see `alternate`).
+
+    Returns:
+        None where nothing is left of it.
+    """
+    step = max(1, round(float(np.sqrt(views.height * views.width / _MOST_PIXELS))))
+    small = views.blurred(0.5 * step).every(step) if step > 1 else views
+    schedule = AlternationSchedule()
+    fine = replace(schedule, levels=tuple(level for level in schedule.levels if not level.blur))
+    clock = time.perf_counter()
+    with one_thread():
+        _, surface = alternate(small, Poses.from_c2w(c2w), fine, fixed_poses=True)
+    console.log(f"Start: a surface integrated from the normals, in {time.perf_counter() - clock:.0f} s.")
+    return Start(c2w, torch.from_numpy(surface.sdf), kind="surface") if surface.exists else None
 
 
 def start_from_sweep(
@@ -113,7 +142,7 @@ def start_from_sweep(
         return None
     console.log(f"Start: views agree on {agreement:.0%} of their visual hull; depths are searched by plane sweep.")
     surface = sweep_start(views, poses, _SWEEP_RESOLUTION)
-    return Start(c2w, torch.from_numpy(surface.sdf), searched=True) if surface.exists else None
+    return Start(c2w, torch.from_numpy(surface.sdf), kind="sweep") if surface.exists else None
 
 
 def start_from_registration(
@@ -137,4 +166,4 @@ def start_from_registration(
         registration = register_shown(views, c2w, settings, console)
         folder.mkdir(parents=True, exist_ok=True)
         save_registration(path, registration)
-    return Start(c2w=registration.c2w, sdf=torch.from_numpy(registration.surface.sdf))
+    return Start(c2w=registration.c2w, sdf=torch.from_numpy(registration.surface.sdf), kind="surface")
