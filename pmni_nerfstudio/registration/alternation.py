@@ -126,9 +126,6 @@ def surface_step(
     grazing = [graze(surface, pixels, views.K[i], poses, i) for i, pixels in enumerate(outline)]
     near = 0.9 * schedule.band_voxels * surface.voxel
     zeros = np.concatenate([g.points[np.abs(g.sdf) < near] for g in grazing])
-    # Where the distance is zero, its trilinear interpolation is not: with zeros, convex shapes grew by .04% of the
-    # diameter.
-    values = np.concatenate([(g.trilinear - g.sdf)[np.abs(g.sdf) < near] for g in grazing])
     votes = 1 if len(views) < 8 else 2
     floor = hull_at(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
-    return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson, values))
+    return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson))

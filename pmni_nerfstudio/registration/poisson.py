@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.sparse.linalg import cg
 
 from pmni_nerfstudio.registration.surface import extend
@@ -54,7 +54,6 @@ def band_poisson(
     zeros: Float[np.ndarray, "p 3"],
     floor: Float[np.ndarray, " m"] | None = None,
     options: PoissonOptions = PoissonOptions(),
-    values: Float[np.ndarray, " p"] | None = None,
 ) -> Float[np.ndarray, "n n n"]:
     """Signed distance that follows a normal field in a band (after Kazhdan and Hoppe, "Screened Poisson surface
     reconstruction", TOG 2013, with the gradient itself and not an indicator's).
@@ -70,7 +69,6 @@ def band_poisson(
         zeros: points on the surface, world; those off the band are left out.
         floor: least value of each voxel of the band (a hull: no surface outside it).
         options: weights and the solver's end.
-        values: what the trilinear interpolation is at the points `zeros`, where not 0.
 
     Returns:
         The new volume; off the band it holds rough distances.
@@ -80,12 +78,10 @@ def band_poisson(
     place = np.full(n**3, -1, dtype=np.int64)
     place[band.index] = np.arange(len(band.index))
     system, right = _gradient_equations(n, place, band.index, normals, weights)
-    zero_rows, whole = _trilinear_rows(n, place, zeros, len(band.index))
+    zero_rows = _trilinear_rows(n, place, zeros, len(band.index))
     system = system + options.zero_weight * (zero_rows.T @ zero_rows)
     system = (system + options.keep_weight * sp.identity(len(band.index))).tocsr()
     right = right + options.keep_weight * band.sdf
-    if values is not None:
-        right += options.zero_weight * (zero_rows.T @ values[whole])
     inverse_diagonal = 1 / system.diagonal()
     preconditioner = sp.linalg.LinearOperator(system.shape, matvec=lambda x: inverse_diagonal * x)
     solution, _ = cg(system, right, x0=band.sdf, maxiter=options.iterations, rtol=options.tolerance, M=preconditioner)
@@ -126,10 +122,8 @@ def _gradient_equations(
     return (off + off.T + sp.diags(diagonal)).tocsr(), right
 
 
-def _trilinear_rows(
-    n: int, place: np.ndarray, points: np.ndarray, count: int
-) -> tuple[sp.csr_matrix, Int[np.ndarray, " k"]]:
-    """A row for each point whose cell is wholly in the band: its weights on the cell's corners; and which points."""
+def _trilinear_rows(n: int, place: np.ndarray, points: np.ndarray, count: int) -> sp.csr_matrix:
+    """A row for each point whose cell is wholly in the band: its weights on the cell's corners."""
     scaled = (points + 1) * (n - 1) / 2
     corner = np.floor(scaled).astype(np.int64)
     inside = ((corner >= 0) & (corner < n - 1)).all(axis=1)
@@ -139,7 +133,6 @@ def _trilinear_rows(
     columns = place[(at[..., 0] * n + at[..., 1]) * n + at[..., 2]]
     values = np.where(steps, share[:, None], 1 - share[:, None]).prod(axis=-1)
     whole = (columns >= 0).all(axis=1)
-    index = np.flatnonzero(inside)[whole]
     columns, values = columns[whole], values[whole]
     rows = np.repeat(np.arange(len(columns)), 8)
-    return sp.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(columns), count)), index
+    return sp.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(columns), count))

@@ -52,9 +52,6 @@ class Grazing:
     points: Float[np.ndarray, "p 3"]
     """World."""
     sdf: Float[np.ndarray, " p"]
-    """By cubic interpolation."""
-    trilinear: Float[np.ndarray, " p"]
-    """By trilinear interpolation, as the volume's equations have it."""
     normals: Float[np.ndarray, "p 3"]
     """Unit gradients, world."""
 
@@ -82,7 +79,7 @@ def graze(surface: Surface, pixels: Float[np.ndarray, "p 2"], K: np.ndarray, pos
     looked_up = lookup_volume(volume, points).astype(np.float64)
     gradients = looked_up[:, 1:]
     normals = gradients / np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-6)
-    return Grazing(points, surface.smooth_at(points), looked_up[:, 0], normals)
+    return Grazing(points, looked_up[:, 0], normals)
 
 
 def silhouette_jacobian(grazing: Grazing, poses: Poses, view: int) -> Float[np.ndarray, "p 6"]:

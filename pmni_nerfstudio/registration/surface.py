@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy.ndimage import map_coordinates, spline_filter
+from scipy.ndimage import map_coordinates
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -44,16 +44,6 @@ class Surface:
     def lookups(self) -> Float[Tensor, "4 n n n"]:
         """Value and gradient, for `lookup_volume`."""
         return value_and_gradient(self.sdf)
-
-    @cached_property
-    def _spline(self) -> np.ndarray:
-        return spline_filter(self.sdf.astype(np.float64), order=3, mode="nearest")
-
-    def smooth_at(self, points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, " p"]:
-        """Signed distances by cubic interpolation. Trilinear ones are too large wherever the surface is convex, by up
-        to an eighth of curvature times voxel squared along each axis."""
-        places = (points.T + 1) / self.voxel
-        return map_coordinates(self._spline, places, order=3, mode="nearest", prefilter=False)
 
     @cached_property
     def mesh(self) -> tuple[Float[np.ndarray, "v 3"], np.ndarray]:
