@@ -32,8 +32,8 @@ def with_fitting_levels(
         return config
     footprint = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)) / np.median(K[:, 0, 0]))
     coarsest = (0.65 if detailed else 1.3) * footprint
-    # The first of these sizes that is fine enough, else the largest. Such training is short: 256 cells
-    # were further off than 192 on maps of 306x256 (1.7 deg and 1.26).
+    # The first of these sizes that is fine enough, else the largest. Training from a detailed surface is short: 256
+    # cells were further off than 192 on maps of 306x256 (1.7 deg and 1.26).
     cells = next((cells for cells in (48, 96, 192) if 2.0 / cells <= coarsest), 192 if detailed else 256)
     levels = [cells // 4, cells // 2, cells] if cells < 192 else [cells // 8, cells // 4, cells // 2, cells]
     return dataclasses.replace(config, grid_vertices=tuple(level + 1 for level in levels))

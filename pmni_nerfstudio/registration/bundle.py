@@ -9,7 +9,15 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.registration.channels import ALONG_X, ALONG_Y, BELIEF, CLEAR, NORMAL, lookup_channels
+from pmni_nerfstudio.registration.channels import (
+    ALONG_X,
+    ALONG_Y,
+    BELIEF,
+    CLEAR,
+    WITHOUT_SLOPES,
+    lookup_channels,
+    unit_normals,
+)
 from pmni_nerfstudio.registration.maps import lookup, lookup_volume, nearest, project
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.silhouette import graze, silhouette_jacobian
@@ -106,13 +114,12 @@ class BundleProblem:
             seen &= camera[:, 2] < depths[i, row, column] + 2.5 * self.surface.voxel
             seen &= np.isfinite(depths[i, row, column])
             index = np.flatnonzero(seen)
-            looked_up = lookup(self.channels[i], pixels[index]).astype(np.float64)
+            looked_up = lookup(self.channels[i][WITHOUT_SLOPES], pixels[index]).astype(np.float64)
             clear = looked_up[:, CLEAR] > 0.99
             index, looked_up = index[clear], looked_up[clear]
             count[index] += 1
-            seen_normals = looked_up[:, NORMAL]
-            length = np.maximum(np.linalg.norm(seen_normals, axis=1), 1e-6)
-            cosine = ((seen_normals * to_view[index]).sum(axis=1) / length).clip(0.05, 1.0)
+            normals, _ = unit_normals(looked_up)
+            cosine = (normals * to_view[index]).sum(axis=1).clip(0.05, 1.0)
             sights.append(_Sight(index, cosine * looked_up[:, BELIEF]))
         shared = count >= (1 if self.anchored else 2)
         kept = []
@@ -128,8 +135,7 @@ class BundleProblem:
         camera = poses.to_camera(view, self.points[index])
         K = self.views.K[view]
         looked_up = lookup(self.channels[view], project(K, camera)).astype(np.float64)
-        length = np.maximum(np.linalg.norm(looked_up[:, NORMAL], axis=1, keepdims=True), 1e-6)
-        normals = looked_up[:, NORMAL] / length
+        normals, length = unit_normals(looked_up)
         # d normal / d pixel (x, y)
         slopes = np.stack([looked_up[:, ALONG_X], looked_up[:, ALONG_Y]], axis=2) / length[..., None]
         slopes = slopes - normals[:, :, None] * (normals[:, None] @ slopes)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.registration.channels import BELIEF, CLEAR, NORMAL
+from pmni_nerfstudio.registration.channels import BELIEF, CLEAR, WITHOUT_SLOPES, unit_normals
 from pmni_nerfstudio.registration.maps import lookup, nearest, project
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface import Surface
@@ -43,8 +43,8 @@ def fuse_normals(
         facing = (own @ poses.R[i].T * to_view).sum(axis=1)
         near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
         seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
-        looked_up = lookup(maps, pixels[seen]).astype(np.float64)
-        normals = looked_up[:, NORMAL] / np.maximum(np.linalg.norm(looked_up[:, NORMAL], axis=1, keepdims=True), 1e-6)
+        looked_up = lookup(maps[WITHOUT_SLOPES], pixels[seen]).astype(np.float64)
+        normals, _ = unit_normals(looked_up)
         believed = looked_up[:, CLEAR] * looked_up[:, BELIEF]
         cosine = (normals * to_view[seen]).sum(axis=1).clip(0, 1)
         weight = cosine * (0.1 + 0.9 * believed) * facing[seen].clip(0, 1)
