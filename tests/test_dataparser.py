@@ -125,6 +125,7 @@ def test_scene_is_read_once_and_its_warnings_shown_once(sphere_scene, monkeypatc
         ({"exclude_views": (-1,)}, False, "no view -1"),
         ({"exclude_views": tuple(range(7))}, False, "all 7 views"),
         ({"exclude_views": (2,)}, True, "no views can be held out"),
+        ({"exclude_views": (2,), "initial_poses": "ring"}, False, "no views can be held out"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, outputs_of, capsys, settings, without_poses, words):
@@ -207,6 +208,21 @@ def test_import_pulls_in_no_data_manager_pipeline_or_trainer():
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_a_ring_can_be_asked_for_in_the_place_of_the_files_poses(sphere_scene, outputs_of):
+    found = {}
+    for clockwise in (False, True):
+        how = {"initial_poses": "ring", "ring_elevation_deg": 35.0, "ring_clockwise": clockwise}
+        metadata = outputs_of(sphere_scene, **how).metadata
+        assert metadata["posed"]
+        centres = metadata["c2w"][:, :3, 3]
+        height = centres[:, 1] / np.linalg.norm(centres, axis=1)
+        np.testing.assert_allclose(np.rad2deg(np.arcsin(height)), 35.0)
+        found[clockwise] = np.unwrap(np.arctan2(centres[:, 0], centres[:, 2]))
+    np.testing.assert_allclose(np.diff(found[False]), 2 * np.pi / 7)
+    np.testing.assert_allclose(np.diff(found[True]), -2 * np.pi / 7)
+    assert not outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata["posed"]
 
 
 def test_without_poses_cameras_stand_in_a_ring_that_holds_the_object(sphere_scene, outputs_of):

@@ -81,7 +81,7 @@ def test_along_rays_divides_by_the_accumulation():
 
 
 def hits_of(t: list[float], hit: list[bool], near: list[bool]) -> SurfaceHits:
-    return SurfaceHits(t=torch.tensor(t), hit=torch.tensor(hit), near=torch.tensor(near))
+    return SurfaceHits(t=torch.tensor(t), hit=torch.tensor(hit), near=torch.tensor(near), lowest=torch.tensor(t))
 
 
 def test_planes_span_the_patch_and_leave_out_another_sheet():

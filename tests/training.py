@@ -10,7 +10,9 @@ from typing import Any
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.train import _set_random_seed
 
-from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated
+from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated, pmni_original
+
+METHODS = {"pmni": pmni, "pmni-calibrated": pmni_calibrated, "pmni-original": pmni_original}
 
 
 def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) -> TrainerConfig:
@@ -18,7 +20,7 @@ def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) 
 
     Registration is off: what these runs test is training. (tests/test_registration.py has it on.)
     """
-    config = copy.deepcopy({"pmni": pmni, "pmni-calibrated": pmni_calibrated}[method].config)
+    config = copy.deepcopy(METHODS[method].config)
     config.data = config.pipeline.datamanager.data = data
     config.output_dir, config.experiment_name, config.timestamp = out, "test", "run"
     config.vis, config.max_num_iterations = "tensorboard", steps

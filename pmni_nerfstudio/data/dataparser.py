@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Optional, Sequence, Tuple, Type
+from typing import Literal, Optional, Sequence, Tuple, Type
 
 import numpy as np
 import torch
@@ -42,6 +42,13 @@ class PmniDataParserConfig(DataParserConfig):
     """Factor on the size of the maps: 0.5 halves both sides; intrinsics follow."""
     exclude_views: Tuple[int, ...] = ()
     """Views held out of training, by index from 0 in the order of the file names; evaluation then uses these."""
+    initial_poses: Literal["file", "ring"] = "file"
+    """Where poses begin: as the scene's file has them, or evenly on a ring about the object that fits the masks (as
+    PMNI does). Scenes without poses are registered from nothing, or begin on the ring if it is asked for."""
+    ring_elevation_deg: float = 20.0
+    """Of the ring's cameras above the object."""
+    ring_clockwise: bool = False
+    """Whether the views go round clockwise, as seen from above."""
     pose_noise_rotation_deg: float = 0.0
     """For experiments: turns each camera about the object by an angle of this root mean square, in degrees."""
     pose_noise_translation: float = 0.0
@@ -84,12 +91,15 @@ class PmniDataParser(DataParser):
         """
         scene = self.scene
         train, held_out = split_views(scene, self.config.exclude_views)
-        if scene.c2w is None and held_out:
-            raise SceneError(f"{scene.root}: has no camera poses, so that no views can be held out: drop exclude-views")
+        ring = self.config.initial_poses == "ring"
+        if (scene.c2w is None or ring) and held_out:
+            raise SceneError(
+                f"{scene.root}: no camera poses are known, so that no views can be held out: drop exclude-views"
+            )
         is_train = split == "train" or not held_out
         views = train if is_train else held_out
         # Without poses, cameras stand where they might: the model registers the views before it trains.
-        c2w = ring_c2w(scene.num_views, object_distance(scene.K, scene.masks)) if scene.c2w is None else scene.c2w
+        c2w = self._ring() if scene.c2w is None or ring else scene.c2w
         if is_train:
             c2w = perturb_poses(
                 c2w,
@@ -105,10 +115,15 @@ class PmniDataParser(DataParser):
             mask_filenames=[scene.mask_files[view] for view in views],
             cameras=nerfstudio_cameras(scene.K[list(views)], c2w, scene.width, scene.height, cam_idx=is_train),
             scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
-            metadata={"scene": scene, "views": views, "c2w": c2w},
+            metadata={"scene": scene, "views": views, "c2w": c2w, "posed": ring or scene.c2w is not None},
             dataparser_transform=torch.from_numpy(transform).float(),
             dataparser_scale=scale,
         )
+
+    def _ring(self) -> Float[np.ndarray, "n 4 4"]:
+        scene, config = self.scene, self.config
+        distance = object_distance(scene.K, scene.masks)
+        return ring_c2w(scene.num_views, distance, config.ring_elevation_deg, config.ring_clockwise)
 
 
 def split_views(scene: Scene, exclude: Sequence[int]) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:

@@ -26,7 +26,7 @@ def read_depths(scene: Scene) -> Float[np.ndarray, "N H W"]:
     if scene.depth_files is None:
         raise SceneError(
             f"{scene.root}: no depth maps, which the depth losses need; "
-            "put them in integration/depth/NN.npy or set the weights of the depth losses to 0"
+            "`pmni integrate` makes them; or set the weights of the depth losses to 0"
         )
     depths = np.empty((scene.num_views, scene.height, scene.width), dtype=np.float32)
     for depth, file, mask in zip(depths, scene.depth_files, scene.masks, strict=True):

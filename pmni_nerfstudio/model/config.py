@@ -57,8 +57,12 @@ class PmniModelConfig(ModelConfig):
     registration: bool = False
     """Find the poses and the first surface by registration before the first step, and keep the poses then. Off: the
     dataset's poses are the start, learnt by gradient descent, and `start` says what the first surface is."""
-    refine_registered_poses: bool = False
-    """Learn poses by gradient descent after a registration, too. The method's prototypes got worse poses by it."""
+    registered_poses: Literal["fixed", "gauss-newton", "gradient"] = "gauss-newton"
+    """What training does with poses after a registration: keep them; move them by the registration's own step against
+    the surface as it is, every `steps_per_pose_step` steps; or learn them by gradient descent. (A bunny at 306x256:
+    .024, .013 and .20 deg.)"""
+    steps_per_pose_step: int = 50
+    """Training steps between Gauss-Newton steps of the poses."""
     registration_seed: int = 0
     """Of the points that registration draws."""
     inv_s_floor: Tuple[float, float] = (100.0, 4000.0)
@@ -67,11 +71,17 @@ class PmniModelConfig(ModelConfig):
     detailed_inv_s_floor: float = 1000.0
     """The first of `inv_s_floor` where training doesn't start from a hull: detail is there from the start, and wide
     rendering mixes it with what stands beside it."""
-    detailed_lr_factor: float = 0.2
+    detailed_lr_factor: float = 0.1
     """On the field's learning rate where training doesn't start from a hull: there is nothing to be carved any more."""
-    refine_steps: int = 0
-    """Training ends after so many steps where it starts from a registration or from a surface integrated from the
-    normals: only detail is left to find, and with more the surface wanders. 0: as many as fit the maps."""
+    schedule_steps: int = 0
+    """Steps over which sharpness and learning rates run their course, where training starts from a registration or from
+    a surface integrated from the normals: only detail is left to find. 0: as many as fit the maps. Other starts take
+    `max_num_iterations`."""
+    converged_normals_deg: float = 0.15
+    """Training ends, once sharpness has run its course, when the surface's normals turn by less than this in
+    `steps_per_grid_update` steps, and poses by less than the next. 0: it ends with `max_num_iterations` only."""
+    converged_poses_deg: float = 0.005
+    """See `converged_normals_deg`."""
     grid_resolution: int = 128
     """Cells per axis of the occupancy grid."""
     steps_per_grid_update: int = 20

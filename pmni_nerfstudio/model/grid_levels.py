@@ -40,12 +40,11 @@ def with_fitting_levels(
 
 
 def fitting_steps(pixels: int) -> int:
-    """Training steps from a surface that has most of its detail.
+    """Steps of the schedule from a surface that has most of its detail; training ends soon after, when it has converged.
 
-    At 153x128 the bunny's Chamfer distance was .054% after 300 steps and .064% after 600; at 306x256 it still fell from
-    400 to 800 (.039 to .034%), as did the error of the normals (1.09 to .96 deg).
+    A bunny's Chamfer distance at 153x128 was the same after 400 steps and 300, at half the rate.
 
     Args:
         pixels: of one view.
     """
-    return max(400, round(400 * (pixels / (153 * 128)) ** 0.5))
+    return max(300, round(300 * (pixels / (153 * 128)) ** 0.5))

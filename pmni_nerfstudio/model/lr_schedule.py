@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Dict, Tuple, Type
+from typing import Dict, Literal, Tuple, Type
 
 import torch
 from nerfstudio.engine.optimizers import OptimizerConfig
@@ -25,22 +25,35 @@ class FusedAdamConfig(OptimizerConfig):
     """Use the fused form."""
 
 
+Decay = Literal["exponential", "cosine", "third"]
+
+
 class RunFraction:
-    """Factor on the learning rate: a linear warm-up, then an exponential decay to `final` at the run's end.
+    """Factor on the learning rate: a linear warm-up, then a decay to `final` at the schedule's end.
+
+    exponential: goes on falling beyond it. cosine: half a period. third: `final` at once, after a third of the run.
 
     A callable object, so that PyTorch saves its numbers (Python's own, which load without an allow-list) with the
     checkpoint; the model fills in `max_steps` from the trainer, whatever number of iterations the user asks for.
     """
 
-    def __init__(self, warmup: float, final: float) -> None:
+    decay: Decay = "exponential"
+    """Of checkpoints of before there were others."""
+
+    def __init__(self, warmup: float, final: float, decay: Decay) -> None:
         self.warmup = warmup
         self.final = final
+        self.decay = decay
         self.max_steps = 0
 
     def __call__(self, step: int) -> float:
-        fraction = min(step / self.max_steps, 1.0) if self.max_steps else 0.0
+        fraction = step / self.max_steps if self.max_steps else 0.0
         ramp = 1.0 if fraction >= self.warmup else (fraction + 1e-3) / (self.warmup + 1e-3)
-        return ramp * math.exp(math.log(self.final) * fraction)
+        if self.decay == "exponential":
+            return ramp * math.exp(math.log(self.final) * fraction)
+        if self.decay == "cosine":
+            return ramp * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0))))
+        return ramp * (1.0 if fraction < 1 / 3 else self.final)
 
 
 @dataclass
@@ -53,6 +66,8 @@ class RunFractionSchedulerConfig(SchedulerConfig):
     """Fraction of the run over which the rate rises from zero."""
     final: float = 0.05
     """Share of the rate that is left at the end."""
+    decay: Decay = "exponential"
+    """How it gets there: exponential, cosine, or third: at once after a third of the run."""
 
 
 class RunFractionScheduler(Scheduler):
@@ -63,7 +78,7 @@ class RunFractionScheduler(Scheduler):
     def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LRScheduler:
         """The scheduler; its steps are counted by the trainer."""
         del lr_init
-        return LambdaLR(optimizer, RunFraction(self.config.warmup, self.config.final))
+        return LambdaLR(optimizer, RunFraction(self.config.warmup, self.config.final, self.config.decay))
 
 
 def set_run_length(schedulers: Dict[str, LRScheduler], max_steps: int) -> None:

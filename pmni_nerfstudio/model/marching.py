@@ -71,6 +71,8 @@ class SurfaceHits:
     """The ray crosses the surface from outside to inside."""
     near: Bool[Tensor, "r"]
     """The ray passes through occupied cells at all; the others cannot touch the surface and cost nothing."""
+    lowest: Float[Tensor, "r"]
+    """Distance along the ray to where the SDF is least on it, of near rays."""
 
 
 class SurfaceGrid(nn.Module):
@@ -107,7 +109,7 @@ class SurfaceGrid(nn.Module):
         self._mark(2.0 * self.cell)
 
     @torch.no_grad()
-    def refresh(self, sdf: SdfFn, margin: float = 0.0, everywhere: bool = False, chunk: int = 1 << 18) -> None:
+    def refresh(self, sdf: SdfFn, margin: float | Tensor = 0.0, everywhere: bool = False, chunk: int = 1 << 18) -> None:
         """Evaluates the SDF anew at the vertices within a few cells of the cached surface, or everywhere.
 
         Args:
@@ -128,7 +130,7 @@ class SurfaceGrid(nn.Module):
             CONSOLE.log("The surface vanished from the occupancy grid: seeded again from the visual hull.")
             self.seed(self.hull)
 
-    def _mark(self, margin: float) -> None:
+    def _mark(self, margin: float | Tensor) -> None:
         """Marks the cells whose corners come within `margin` of the surface, or lie on both sides of it."""
         volume = self.volume[None, None]
         highest = F.max_pool3d(volume, 2, stride=1)[0, 0]
@@ -178,7 +180,37 @@ class SurfaceGrid(nn.Module):
         least = torch.full((rays,), torch.inf, device=ray.device).scatter_reduce(0, ray, f_start, "amin")
         lowest = none.scatter_reduce(0, ray, torch.where(f_start <= least[ray], order, samples), "amin")
         near = lowest < samples
-        t = torch.zeros(rays, device=ray.device)
-        t[near] = t_start[lowest[near]]
+        deepest = torch.zeros(rays, device=ray.device)
+        deepest[near] = self._vertex(origins[near], directions[near], t_start[lowest[near]])
+        t = deepest.clone()
         t[hit] = crossing
-        return SurfaceHits(t=t, hit=hit, near=near)
+        return SurfaceHits(t=t, hit=hit, near=near, lowest=deepest)
+
+    def _vertex(
+        self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], t: Float[Tensor, "r"]
+    ) -> Float[Tensor, "r"]:
+        """Where a parabola through three of the SDF's values, a cell apart, is least; at most a cell from the middle."""
+        ends = torch.stack([t - self.cell, t, t + self.cell], dim=1)
+        before, at, after = self.lookup(origins[:, None] + ends[..., None] * directions[:, None]).unbind(dim=1)
+        bend = before + after - 2 * at
+        shift = torch.where(bend > 0, 0.5 * (before - after) / bend.clamp(min=1e-9), 0.0)
+        return t + self.cell * shift.clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def nearest_pass(
+        self,
+        origins: Float[Tensor, "r 3"],
+        directions: Float[Tensor, "r 3"],
+        wanted: Bool[Tensor, "r"],
+        steps: int = 64,
+    ) -> Float[Tensor, "r"]:
+        """Where the wanted rays come nearest the surface, however far they pass it; zero for the others."""
+        t = torch.zeros(len(origins), device=origins.device)
+        origins, directions = origins[wanted], directions[wanted]
+        if len(origins):
+            nears, fars = sphere_interval(origins, directions)
+            share = (torch.arange(steps, device=nears.device) + 0.5) / steps
+            along = nears[:, None] + (fars - nears)[:, None] * share
+            cached = self.lookup(origins[:, None] + along[..., None] * directions[:, None])
+            t[wanted] = along.gather(1, cached.argmin(dim=1, keepdim=True))[:, 0]
+        return t

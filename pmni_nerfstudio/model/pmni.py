@@ -23,6 +23,7 @@ from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.model import rendering
 from pmni_nerfstudio.model.config import PmniModelConfig
+from pmni_nerfstudio.model.convergence import Convergence
 from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
 from pmni_nerfstudio.model.grid_levels import fitting_steps, with_fitting_levels
 from pmni_nerfstudio.model.losses import mask_loss
@@ -31,11 +32,16 @@ from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, opengl_from_opencv
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
+from pmni_nerfstudio.registration.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.register import RegistrationSettings
 from pmni_nerfstudio.registration.start import Start, StartKind, start_from_masks, start_from_registration
+from pmni_nerfstudio.registration.surface import Surface
 from pmni_nerfstudio.registration.views import views_of_scene
 
 Outputs = Dict[str, Any]
+
+SHARP_AT = 0.9
+"""Fraction of the schedule at which sharpness has run its course."""
 
 
 class PmniModel(Model):
@@ -62,7 +68,7 @@ class PmniModel(Model):
         self.registers = self.config.registration and self.camera_optimizer.learns
         detailed = self.registers or self._start_wanted() in ("auto", "surface")
         self.field = cast(PmniField, with_fitting_levels(self.config.sdf_field, scene.K, c2w, detailed).setup())
-        if self.registers and not self.config.refine_registered_poses:
+        if self.registers and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
         self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
@@ -76,13 +82,13 @@ class PmniModel(Model):
     def _check_config(self) -> None:
         depths = self.supervision.has_depths
         scene: Scene = self.kwargs["metadata"]["scene"]
-        if scene.c2w is None and not self.registers:
+        if not self.kwargs["metadata"]["posed"] and not self.registers:
             raise PmniError(f"{scene.root}: has no camera poses: train it with pmni and its registration")
         needy = [
             n for n in ("sdf_on_points", "point_consistency", "depth") if any(getattr(self.config.loss_weights, n))
         ]
         if needy and not depths:
-            raise PmniError(f"loss-weights.{needy[0]}: needs depth maps, and {self.supervision.root} has none")
+            raise PmniError(f"loss-weights.{needy[0]}: needs depth maps, which `pmni integrate {scene.root}` makes")
 
     # ---- start, schedule ----
 
@@ -124,34 +130,54 @@ class PmniModel(Model):
             self.warm_start(start)
             if start.kind != "hull":
                 scale_rate(trainer.optimizers.schedulers["sdf"], self.config.detailed_lr_factor)
-        total = trainer.config.max_num_iterations
-        if self.start_kind == "surface":
-            total = min(total, self.config.refine_steps or fitting_steps(self.supervision.pixels))
-        set_run_length(trainer.optimizers.schedulers, total)
+        cap, length = trainer.config.max_num_iterations, self._schedule_steps(trainer.config.max_num_iterations)
+        set_run_length(trainer.optimizers.schedulers, length)
+        scene, config = self.kwargs["metadata"]["scene"], self.config
+        moves = self.registers and config.registered_poses == "gauss-newton"
+        pose_steps = PoseSteps(views_of_scene(scene, self.views), seed=config.registration_seed) if moves else None
+        convergence = Convergence(scene.masks[list(self.views)], scene.K[list(self.views)])
 
         def before(step: int) -> None:
-            self.set_fraction(min(step / total, 1.0))
-            if step % self.config.steps_per_grid_update == 0:
+            if pose_steps is not None and step % config.steps_per_pose_step == config.steps_per_pose_step - 1:
+                self._step_poses(pose_steps)
+            self.set_fraction(min(step / length, 1.0))
+            if step % config.steps_per_grid_update == 0:
                 self.grid.refresh(self.field.sdf, margin=self.half_width())
 
         def after(step: int) -> None:
             # nerfstudio trains max_num_iterations *more* steps after a resume; here they count from the first.
-            if step + 1 >= total:
+            if step + 1 >= cap:
                 trainer.stop_training = True
-                if total < trainer.config.max_num_iterations:
-                    CONSOLE.log(f"Training ends after {total} steps: the surface has its detail.")
+            if (step + 1) % config.steps_per_grid_update or step + 1 < SHARP_AT * length:
+                return
+            change = convergence.check(self.field, self.grid, self.camera_optimizer.c2w())
+            if change is not None and change.within(config.converged_normals_deg, config.converged_poses_deg):
+                trainer.stop_training = True
+                CONSOLE.log(f"Converged after {step + 1} steps: {change}.")
 
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
         ]
 
+    def _schedule_steps(self, cap: int) -> int:
+        if self.start_kind != "surface":
+            return cap
+        return min(cap, self.config.schedule_steps or fitting_steps(self.supervision.pixels))
+
+    def _step_poses(self, pose_steps: PoseSteps) -> None:
+        poses = self.camera_optimizer
+        surface = Surface(self.field.volume(min(self.field.levels.vertices[-1], 257)).cpu().numpy())
+        if surface.exists:
+            found = pose_steps.step(surface, poses.c2w_opencv_double())
+            poses.set_start(opengl_from_opencv(found).to(self.device))
+
     def _first_start(self, cache: Path) -> Start:
         metadata, config = self.kwargs["metadata"], self.config
         scene: Scene = metadata["scene"]
         views = views_of_scene(scene, self.views)
         if self.registers:
-            rough = None if scene.c2w is None else metadata["c2w"]
+            rough = metadata["c2w"] if metadata["posed"] else None
             return start_from_registration(views, rough, RegistrationSettings(config.registration_seed), cache, CONSOLE)
         n, votes = config.hull_resolution, config.hull_votes
         return start_from_masks(scene.root, views, metadata["c2w"], n, votes, self._start_wanted(), CONSOLE)
@@ -181,12 +207,15 @@ class PmniModel(Model):
         first, last = self.config.inv_s_floor
         if self.start_kind != "hull":
             first = self.config.detailed_inv_s_floor
-        self.field.set_min_inv_s(first * (last / first) ** min(fraction / 0.9, 1.0))
+        self.field.set_min_inv_s(first * (last / first) ** min(fraction / SHARP_AT, 1.0))
 
     @torch.no_grad()
-    def half_width(self) -> float:
-        """How far before and behind a surface rays are sampled: where the logistic density dies, and a voxel's share."""
-        return 4.0 / self.field.inv_s().item() + 0.7 * self.field.active_voxel
+    def half_width(self) -> Float[Tensor, ""]:
+        """How far before and behind a surface rays are sampled: where the logistic density dies, and a voxel's share.
+
+        A tensor: a number would make every step wait for the GPU.
+        """
+        return 4.0 / self.field.inv_s() + 0.7 * self.field.active_voxel
 
     def get_param_groups(self) -> Dict[str, List[nn.Parameter]]:
         """Parameters by optimizer."""
@@ -224,10 +253,10 @@ class PmniModel(Model):
         # Work on the patches that can meet the surface, and on no others.
         distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
         positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
-        square = (int(chosen.sum()), side, side, self.samples_per_ray)
+        square = (len(positions), side, side, self.samples_per_ray)
         sdf, slopes = self._sdf_and_gradients(positions.view(*square, 3), gradients)
         weights = rendering.neus_weights(sdf, self.field.inv_s()).view_as(distances)
-        depth, accumulation = rendering.along_rays(weights, distances[..., None])
+        depth, accumulation = rendering.along_rays(weights, rendering.between_samples(distances)[..., None])
         if slopes is None:
             surface = origins[chosen] + depth.detach() * directions[chosen]
             slopes = normals = self.field.numerical_gradient(surface, self.field.active_voxel)
@@ -246,6 +275,7 @@ class PmniModel(Model):
             "depth": spread(depth),
             "valid": planes.valid.view(-1, 1),
             "near": hits.near[:, None],
+            "lowest": hits.lowest[:, None],
             "gradients": slopes.reshape(-1, 3),
             "surface": bundle.origins + hits.t[:, None] * bundle.directions,
             "hit": hits.hit[:, None],
@@ -278,11 +308,11 @@ class PmniModel(Model):
         index = torch.nonzero(hits.near)[:, 0]
         origins, directions = bundle.origins[index], bundle.directions[index]
         half = self.half_width()
-        offsets = torch.linspace(-half, half, self.samples_per_ray, device=origins.device)
+        offsets = half * torch.linspace(-1.0, 1.0, self.samples_per_ray, device=origins.device)
         distances = hits.t[index][:, None] + offsets
         sdf = self.field.sdf(origins[:, None] + distances[..., None] * directions[:, None])
         weights = rendering.neus_weights(sdf, self.field.inv_s())
-        mean, visible = rendering.along_rays(weights, distances[..., None])
+        mean, visible = rendering.along_rays(weights, rendering.between_samples(distances)[..., None])
         surface = origins + mean * directions
         gradient = self.field.numerical_gradient(surface, self.field.active_voxel)
         count = len(bundle.origins)

@@ -28,7 +28,7 @@ def patch_planes(
     hits: SurfaceHits,
     norms: Float[Tensor, "p k2"],
     count: int,
-    half_width: float,
+    half_width: float | Tensor,
     reach: Float[Tensor, "p"],
     jitter: bool,
 ) -> PatchPlanes:
@@ -99,6 +99,15 @@ def directional_gradients(
     fa, fb, fc = (_differences(sdf, dim)[..., None] for dim in (1, 2, 3))
     bc, ca, ab = torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)
     return (fa * bc + fb * ca + fc * ab) / (a * bc).sum(dim=-1, keepdim=True)
+
+
+def between_samples(distances: Float[Tensor, "*rays s"]) -> Float[Tensor, "*rays s"]:
+    """Where along the ray the opacity of each sample belongs: the middle of the interval that ends at it.
+
+    At the interval's end the surface would lie half a spacing too deep; training then puts it so much too far out.
+    """
+    middles = 0.5 * (distances[..., 1:] + distances[..., :-1])
+    return torch.cat([distances[..., :1], middles], dim=-1)
 
 
 def along_rays(

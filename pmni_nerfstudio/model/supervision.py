@@ -13,7 +13,7 @@ from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.model import losses
-from pmni_nerfstudio.model.marching import SurfaceGrid, sphere_interval
+from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
 from pmni_nerfstudio.model.projection import unproject
 from pmni_nerfstudio.model.visibility import view_cosines, visible_by_sphere_tracing
@@ -114,8 +114,7 @@ class Supervision:
             rendered = (to_camera * outputs["normal_world"][:, None, :]).sum(dim=-1)
             result["normal"] = losses.normal_loss(rendered, batch["normal"], opaque, self.normal_kind)
         if weights["mask"]:
-            missed = (mask > 0.5) & ~outputs["near"][:, 0]
-            result["mask"] = losses.mask_loss(accumulation, mask, valid) + self._missed(outputs, missed, field, grid)
+            result["mask"] = self._silhouette(outputs, mask, field, grid)
         if weights["eikonal"]:
             result["eikonal"] = losses.eikonal_loss(outputs["gradients"])
         if weights["depth"]:
@@ -135,21 +134,22 @@ class Supervision:
         return result
 
     @staticmethod
-    def _missed(
-        outputs: Dict[str, Tensor], missed: Tensor, field: PmniField, grid: SurfaceGrid, steps: int = 64
+    def _silhouette(
+        outputs: Dict[str, Tensor], mask: Float[Tensor, "r"], field: PmniField, grid: SurfaceGrid
     ) -> Float[Tensor, ""]:
-        """Mask rays that pass the surface at a distance: volume rendering gives them no gradient, so the least SDF
-        along each is drawn below zero. Zero where there are none."""
-        if not bool(missed.any()):
-            return outputs["accumulation"].new_zeros(())
-        origins, directions = outputs["origins"][missed], outputs["directions"][missed]
-        nears, fars = sphere_interval(origins.detach(), directions.detach())
-        share = (torch.arange(steps, device=nears.device) + 0.5) / steps
-        t = nears[:, None] + (fars - nears)[:, None] * share
-        cached = grid.lookup(origins[:, None] + t[..., None] * directions[:, None])
-        nearest = t.gather(1, cached.argmin(dim=1, keepdim=True))
-        least = field.sdf(origins + nearest * directions)
-        return least.clamp(min=0.0).sum() / len(missed)
+        """The masks' loss where rays pass the surface nearest. Rays off the mask that come nowhere near it have none."""
+        near = outputs["near"][:, 0]
+        counted = torch.nonzero(near | (mask > 0.5))[:, 0]
+        if not len(counted):
+            return mask.new_zeros(())
+        origins, directions = outputs["origins"][counted], outputs["directions"][counted]
+        t = torch.where(
+            near[counted],
+            outputs["lowest"][counted, 0],
+            grid.nearest_pass(origins.detach(), directions.detach(), ~near[counted]),
+        )
+        least = field.sdf(origins + t[:, None] * directions)
+        return losses.silhouette_loss(least, mask[counted], field.inv_s()).sum() / len(mask)
 
     def _point_losses(
         self, batch: Dict[str, Tensor], weights: Dict[str, float], field: PmniField, poses: PmniPoseOptimizer

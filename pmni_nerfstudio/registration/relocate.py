@@ -59,7 +59,7 @@ def relocate(
 def _coarse_scores(one: Views, starts: Poses, surface: Surface) -> np.ndarray:
     """Of each start: mean over pixels of the normals' squared chord, and 2 where only mask or only surface is."""
     step = max(1, int(np.sqrt(one.height * one.width / _PIXELS)))
-    small = one.blurred(0.5 * step).every(step)
+    small = one.smaller(step)
     count = len(starts)
     copies = Views(
         small.names * count,

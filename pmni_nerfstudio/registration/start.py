@@ -28,8 +28,6 @@ from pmni_nerfstudio.threads import one_thread
 _LEAST_AGREEMENT = 0.77
 """Of the views on their hull. Turntable captures of solid objects have .81 to .95, a courtyard seen from one side .74."""
 _SWEEP_RESOLUTION = 129
-_MOST_PIXELS = 320_000
-"""Of a view that a surface is integrated from: its voxels are no finer."""
 
 
 StartKind = Literal["hull", "sweep", "surface"]
@@ -110,13 +108,11 @@ def start_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"], console: C
     Returns:
         None where nothing is left of it.
     """
-    step = max(1, round(float(np.sqrt(views.height * views.width / _MOST_PIXELS))))
-    small = views.blurred(0.5 * step).every(step) if step > 1 else views
     schedule = AlternationSchedule()
     fine = replace(schedule, levels=tuple(level for level in schedule.levels if not level.blur))
     clock = time.perf_counter()
     with one_thread():
-        _, surface = alternate(small, Poses.from_c2w(c2w), fine, fixed_poses=True)
+        _, surface = alternate(views, Poses.from_c2w(c2w), fine, fixed_poses=True)
     console.log(f"Start: a surface integrated from the normals, in {time.perf_counter() - clock:.0f} s.")
     return Start(c2w, torch.from_numpy(surface.sdf), kind="surface") if surface.exists else None
 

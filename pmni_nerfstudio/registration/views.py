@@ -12,6 +12,10 @@ from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.data.scene import Scene
 
+MOST_PIXELS = 320_000
+"""Of a view (612x512 and a little): the finest voxels of registration are a pixel of such maps, and 72 views of
+2000x1500 would take it 15 GB."""
+
 
 @dataclass(frozen=True, eq=False)
 class Views:
@@ -57,10 +61,14 @@ class Views:
         normals = np.stack([blur_normals(n, m, sigma_px) for n, m in zip(self.normals, self.masks)])
         return replace(self, normals=normals)
 
+    def smaller(self, step: int) -> Views:
+        """Every step-th pixel of each axis, of normals smoothed over about so many."""
+        return self.blurred(0.5 * step).every(step) if step > 1 else self
+
     def every(self, step: int) -> Views:
         """Every step-th pixel of each axis: the pixel centres that stay are those at multiples of the step.
 
-        Thin parts of the masks are kept as they are sampled, not averaged; blur the normals first.
+        Thin parts of the masks are kept as they are sampled, not averaged. Noisy normals want `smaller`.
         """
         if step == 1:
             return self
@@ -74,14 +82,24 @@ class Views:
         )
 
 
-def views_of_scene(scene: Scene, indices: Sequence[int] | None = None) -> Views:
-    """Views of a scene, all of them or those of the given indices."""
+def views_of_scene(scene: Scene, indices: Sequence[int] | None = None, most_pixels: int = MOST_PIXELS) -> Views:
+    """Views of a scene, all of them or those of the given indices; made smaller where they have more pixels."""
     index = list(range(scene.num_views) if indices is None else indices)
+    step = max(1, round(float(np.sqrt(scene.height * scene.width / most_pixels))))
+
+    # One view after another: in single precision all of them at once may not fit.
+    def small(i: int) -> Views:
+        one = Views(
+            (scene.names[i],), scene.normals[i : i + 1].astype(np.float32), scene.masks[i : i + 1], scene.K[[i]]
+        )
+        return one.smaller(step)
+
+    parts = [small(i) for i in index]
     return Views(
-        names=tuple(scene.names[i] for i in index),
-        normals=scene.normals[index].astype(np.float32),
-        masks=scene.masks[index],
-        K=scene.K[index],
+        names=tuple(name for part in parts for name in part.names),
+        normals=np.concatenate([part.normals for part in parts]),
+        masks=np.concatenate([part.masks for part in parts]),
+        K=np.concatenate([part.K for part in parts]),
     )
 
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All benchmarks, one after another, each printing ratios measured in one run.
+
+    python benchmarks/run_all.py [--quick]
+
+About half an hour on two cores; --quick only shows that everything runs. bench_cuda.py is left out: it wants a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+TINY = ["--views", "8", "--width", "60", "--height", "50", "--longest", "1", "--ours"]
+SCRIPTS = {
+    "bench_training.py": ["--steps", "12", "--stock-steps", "1", "--stock-rays", "16"],
+    "bench_encodings.py": ["--points", "200", "--repeats", "1"],
+    "bench_methods.py": [*TINY, "--max-num-iterations", "20"],
+    "bench_growth.py": ["--quick"],
+    "bench_integration.py": ["--sizes", "60x50"],
+}
+"""And what makes each of them quick."""
+
+
+def main() -> None:
+    """Run them; the first that fails ends it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny scenes and few steps: does it run?")
+    arguments = parser.parse_args()
+    console = Console()
+    for script, quick in SCRIPTS.items():
+        console.rule(script)
+        options = quick if arguments.quick else []
+        done = subprocess.run([sys.executable, str(Path(__file__).parent / script), *options], check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{script}: failed with exit code {done.returncode}")
+
+
+if __name__ == "__main__":
+    main()

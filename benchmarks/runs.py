@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole commands, each a process of its own: what they take and what comes out. For the benchmarks beside this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmni_nerfstudio.evaluation.score import Scores, score_files
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a process took."""
+
+    seconds: float
+    """Wall time."""
+    peak_mb: float
+    """Most memory resident at once."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method's run and its scores against the truth."""
+
+    spent: Spent
+    scores: Scores
+    mae_deg: float
+    """Rendered against input normals, mean over the pixels of all views."""
+
+
+def run(command: list[str], log: Path) -> Spent:
+    """Runs a command of this environment to its end; what it prints goes to a file.
+
+    Raises:
+        SystemExit: it failed; the end of its log is shown.
+    """
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    start = time.perf_counter()
+    with log.open("w") as file:
+        process = subprocess.Popen([str(BIN / command[0]), *command[1:]], stdout=file, stderr=file, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-2000:]}")
+    return Spent(time.perf_counter() - start, usage.ru_maxrss / 1024)  # Linux counts kilobytes
+
+
+def make_scene(folder: Path, options: list[str]) -> Path:
+    """A synthetic scene, its truth in a folder of its own beside it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    run(["pmni", "synth", str(folder), "--truth", f"{folder}_truth", *options], folder.with_suffix(".log"))
+    return folder
+
+
+def train(method: str, scene: Path, out: Path, options: list[str]) -> Spent:
+    """`ns-train`, without a viewer and with one checkpoint, at its end."""
+    out.mkdir(parents=True, exist_ok=True)
+    fixed = ["--experiment-name", "e", "--timestamp", "t", "--vis", "tensorboard", "--steps-per-save", "1000000"]
+    command = ["ns-train", method, "--data", str(scene), "--output-dir", str(out), *fixed, *options]
+    return run(command, out / "train.log")
+
+
+def train_and_score(method: str, scene: Path, out: Path, options: list[str], align: bool = True) -> Trained:
+    """Trains, exports, and scores mesh, poses and rendered normals."""
+    spent = train(method, scene, out, options)
+    config = str(out / "e" / method / "t" / "config.yml")
+    run(["pmni", "export", "--load-config", config, "--output-dir", str(out)], out / "export.log")
+    run(["ns-eval", "--load-config", config, "--output-path", str(out / "eval.json")], out / "eval.log")
+    mae = json.loads((out / "eval.json").read_text())["results"]["normal_mae_deg"]
+    return Trained(spent, score_files(out / "mesh.ply", Path(f"{scene}_truth"), out / "poses.npy", align, 1.0), mae)
