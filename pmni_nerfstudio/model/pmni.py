@@ -249,8 +249,8 @@ class PmniModel(Model):
             self.config.window_reach_px * footprint,
             jitter=True,
         )
-        chosen = planes.near
-        # Work on the patches that can meet the surface, and on no others.
+        # Work on the patches that meet the surface, and on no others: masks are judged without samples.
+        chosen = planes.meets
         distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
         positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
         square = (len(positions), side, side, self.samples_per_ray)

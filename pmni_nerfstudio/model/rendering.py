@@ -20,8 +20,8 @@ class PatchPlanes:
     """Depth along the camera's axis of each plane, ascending."""
     valid: Bool[Tensor, "p k2"]
     """Rays whose first surface lies between the planes, or that cross nothing; the others see something else."""
-    near: Bool[Tensor, "p"]
-    """Patches that come near the surface at all."""
+    meets: Bool[Tensor, "p"]
+    """Patches with a ray that crosses the surface."""
 
 
 def patch_planes(
@@ -47,20 +47,18 @@ def patch_planes(
         jitter: shift the planes at random by up to one spacing.
     """
     z = hits.t.view_as(norms) / norms
-    hit, near = hits.hit.view_as(norms), hits.near.view_as(norms)
-    # A ray that passes by takes part in placing the planes only where no ray of its patch crosses anything.
-    counted = torch.where(hit.any(dim=1, keepdim=True), hit, near)
-    middle = torch.where(counted, z, torch.nan).nanmedian(dim=1).values[:, None]
-    same_sheet = counted & ((z - middle).abs() <= reach[:, None])
+    hit = hits.hit.view_as(norms)
+    middle = torch.where(hit, z, torch.nan).nanmedian(dim=1).values[:, None]
+    same_sheet = hit & ((z - middle).abs() <= reach[:, None])
     first = torch.where(same_sheet, z, torch.inf).amin(dim=1) - half_width
     last = torch.where(same_sheet, z, -torch.inf).amax(dim=1) + half_width
-    some = near.any(dim=1)
-    # Patches far from the surface get planes too, so that shapes stay regular; the caller leaves them out.
+    some = hit.any(dim=1)
+    # Patches off the surface get planes too, so that shapes stay regular; the caller leaves them out.
     first, last = torch.where(some, first, 0.0), torch.where(some, last, 1.0)
     fraction = torch.arange(count, device=z.device, dtype=z.dtype).expand(len(z), count)
     offset = torch.rand(len(z), 1, device=z.device) - 0.5 if jitter else torch.zeros(len(z), 1, device=z.device)
     planes = first[:, None] + (last - first)[:, None] * (fraction + offset) / (count - 1)
-    return PatchPlanes(z=planes, valid=~hit | same_sheet, near=some)
+    return PatchPlanes(z=planes, valid=~hit | same_sheet, meets=some)
 
 
 def neus_weights(sdf: Float[Tensor, "*rays s"], inv_s: Float[Tensor, ""]) -> Float[Tensor, "*rays s"]:
