@@ -33,8 +33,7 @@ demo: env
 	@echo "Look at $(DEMO)/picture.png, $(DEMO)/result/mesh.ply and $(DEMO)/scores.json"
 
 bench: env
-	$(BIN)/python benchmarks/bench_training.py
-	$(BIN)/python benchmarks/bench_encodings.py
+	$(BIN)/python benchmarks/run_all.py
 
 lint: env
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

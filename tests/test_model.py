@@ -181,6 +181,21 @@ def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
     assert second.pipeline.model.fraction == pytest.approx(44 / 45)
 
 
+@pytest.mark.parametrize(
+    ("converged_deg", "steps", "words"), [(180.0, 60, "Converged after 60"), (1e-9, 80, "Not conv")]
+)
+def test_training_ends_when_nothing_changes_any_more(
+    converged_deg: float, steps: int, words: str, sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Two checks after the schedule's end, or the most steps allowed, and the log says which."""
+    how = {"pipeline__model__schedule_steps": 40, "pipeline__model__converged_normals_deg": converged_deg}
+    trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 80, **how))
+    trainer.train()
+    # nerfstudio's loop counts one more before it sees that it has to stop.
+    assert trainer.step in (steps - 1, steps)
+    assert words in capsys.readouterr().out
+
+
 def test_a_sweeps_start_is_trained_gently_after_a_resume_too(sphere_folder: Path, tmp_path: Path):
     """Its sharpness and learning rate are set by the run, not by the config: the checkpoint must bring them back."""
     first = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 10, pipeline__model__start="sweep"))

@@ -31,6 +31,7 @@ EXTRA = {
     "pmni integrate": "--max-rounds 5 --overwrite",
     "ns-train pmni": TINY_TRAIN,
     "ns-train pmni-calibrated": TINY_TRAIN,
+    "ns-train pmni-original": f"{TINY_TRAIN} --pipeline.datamanager.train-num-rays-per-batch 450",
     "ns-eval": "",
     "ns-render dataset": "",
     "ns-export pointcloud": "--num-points 2000",
@@ -38,7 +39,8 @@ EXTRA = {
     "ns-export tsdf": f"--downscale-factor 1 {TINY_TEXTURE}",
     "ns-export cameras": "",
     "python examples/01_picture.py": "",
-    "python benchmarks/bench_training.py": "--steps 12 --stock-steps 1 --stock-rays 16",
+    "python benchmarks/run_all.py": "--quick",
+    "python benchmarks/bench_cuda.py": "--device cpu --steps 10 --views 6 --width 60 --height 50 --rays 450",
 }
 """Commands that this test knows, with what makes each of them quick."""
 BUILDS = ("make demo", "make test")
@@ -87,7 +89,7 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A scene in DIR, a run of it at CONFIG, and what was exported of that in OUT."""
     found = Place(tmp_path_factory.mktemp("readme"))
-    SynthCommand(out=found.folder / "scene", views=6, width=48, height=40, mesh_resolution=48).main()
+    SynthCommand(out=found.folder / "scene", views=6, width=48, height=40, mesh_resolution=48, depth_maps=True).main()
     trainer = set_up(make_config("pmni-calibrated", found.folder / "scene", found.folder, 60))
     trainer.train()
     export = f"export --load-config CONFIG --output-dir OUT --maps {EXTRA['pmni export']}"

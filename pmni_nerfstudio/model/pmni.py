@@ -146,14 +146,15 @@ class PmniModel(Model):
 
         def after(step: int) -> None:
             # nerfstudio trains max_num_iterations *more* steps after a resume; here they count from the first.
-            if step + 1 >= cap:
-                trainer.stop_training = True
-            if (step + 1) % config.steps_per_grid_update or step + 1 < SHARP_AT * length:
-                return
-            change = convergence.check(self.field, self.grid, self.camera_optimizer.c2w())
-            if change is not None and change.within(config.converged_normals_deg, config.converged_poses_deg):
-                trainer.stop_training = True
-                CONSOLE.log(f"Converged after {step + 1} steps: {change}.")
+            ends = step + 1 >= cap
+            if (step + 1) % config.steps_per_grid_update == 0 and step + 1 >= SHARP_AT * length:
+                change = convergence.check(self.field, self.grid, self.camera_optimizer.c2w())
+                if change is not None and change.within(config.converged_normals_deg, config.converged_poses_deg):
+                    ends = True
+                    CONSOLE.log(f"Converged after {step + 1} steps: {change}.")
+                elif change is not None and ends and config.converged_normals_deg:
+                    CONSOLE.log(f"Not converged after {step + 1} steps, the most allowed: {change}.")
+            trainer.stop_training = trainer.stop_training or ends
 
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
