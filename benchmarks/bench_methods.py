@@ -45,19 +45,17 @@ def seconds_a_step(scene: Path, out: Path, options: list[str]) -> tuple[float, f
 
 def row(name: str, trained: runs.Trained, steps: str, ours: runs.Trained) -> list[str]:
     """Cells of the table; ratios are to ours."""
-    surface, poses = trained.scores.surface, trained.scores.poses
-    assert poses is not None and ours.scores.poses is not None
-    ratio = "" if trained is ours else f" (x{surface.chamfer / ours.scores.surface.chamfer:.1f})"
-    turned = "" if trained is ours else f" (x{poses.rot_deg / ours.scores.poses.rot_deg:.1f})"
-    return [
-        name,
-        steps,
-        f"{trained.spent.seconds:.0f}",
-        f"{poses.rot_deg:.3f}{turned}",
-        f"{surface.chamfer_pct:.3f}{ratio}",
-        f"{trained.mae_deg:.2f}",
-        f"{trained.spent.peak_mb / 1024:.1f}",
-    ]
+    rotation, chamfer = "-", "-"
+    assert ours.scores is not None and ours.scores.poses is not None
+    if trained.scores is not None:
+        surface, poses = trained.scores.surface, trained.scores.poses
+        assert poses is not None
+        rotation, chamfer = f"{poses.rot_deg:.3f}", f"{surface.chamfer_pct:.3f}"
+        if trained is not ours:
+            rotation += f" (x{poses.rot_deg / ours.scores.poses.rot_deg:.0f})"
+            chamfer += f" (x{surface.chamfer / ours.scores.surface.chamfer:.0f})"
+    seconds, gb = f"{trained.spent.seconds:.0f}", f"{trained.spent.peak_mb / 1024:.1f}"
+    return [name, steps, seconds, rotation, chamfer, f"{trained.mae_deg:.2f}", gb]
 
 
 def main() -> None:
@@ -81,11 +79,17 @@ def main() -> None:
         scene = runs.make_scene(folder / "scene", ["--shape", arguments.shape, *size, *noise])
         runs.run(["pmni", "integrate", str(scene)], folder / "integrate.log")
         ours = runs.train_and_score("pmni", scene, folder / "ours", arguments.ours)
+        assert ours.scores is not None
         table = Table(title=f"{arguments.shape}, {arguments.views} views of {arguments.width}x{arguments.height}")
         for column in ("method", "steps", "seconds", "rotation, deg", "Chamfer, %", "normals, deg", "GB"):
             table.add_column(column, justify="left" if column == "method" else "right")
-        table.add_row(*row("pmni", ours, "", ours))
-        console.print(f"pmni: {ours.spent.seconds:.0f} s")
+
+        def add(name: str, trained: runs.Trained, steps: str) -> None:
+            cells = row(name, trained, steps, ours)
+            table.add_row(*cells)
+            console.print("done:", *cells)
+
+        add("pmni", ours, "")
         lines = [f"Chamfer of {arguments.target_pct:g}%: pmni has {ours.scores.surface.chamfer_pct:.3f}% "
                  f"after {ours.spent.seconds:.0f} s"]  # fmt: skip
         for field, options in FIELDS.items():
@@ -95,10 +99,9 @@ def main() -> None:
                 steps = max(10, int((times * ours.spent.seconds - before) / step))
                 run = [*options, "--max-num-iterations", str(steps)]
                 theirs = runs.train_and_score("pmni-original", scene, folder / field / f"x{times:g}", run)
-                table.add_row(*row(f"pmni-original, {field}", theirs, str(steps), ours))
-                console.print(f"pmni-original, {field}, {steps} steps: {theirs.spent.seconds:.0f} s")
+                add(f"pmni-original, {field}", theirs, str(steps))
                 ratio = theirs.spent.seconds / ours.spent.seconds
-                reached = theirs.scores.surface.chamfer_pct <= arguments.target_pct
+                reached = theirs.scores is not None and theirs.scores.surface.chamfer_pct <= arguments.target_pct
                 found = f"reached after {ratio:.1f} times ours" if reached else f"not in {ratio:.1f} times ours"
                 times *= 2
             lines.append(f"  pmni-original, {field}: {found}")

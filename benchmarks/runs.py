@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.score import Scores, score_files
 
 BIN = Path(sys.executable).parent
@@ -31,7 +32,8 @@ class Trained:
     """A method's run and its scores against the truth."""
 
     spent: Spent
-    scores: Scores
+    scores: Scores | None
+    """None where the true cameras see nothing of the result."""
     mae_deg: float
     """Rendered against input normals, mean over the pixels of all views."""
 
@@ -74,4 +76,9 @@ def train_and_score(method: str, scene: Path, out: Path, options: list[str], ali
     run(["pmni", "export", "--load-config", config, "--output-dir", str(out)], out / "export.log")
     run(["ns-eval", "--load-config", config, "--output-path", str(out / "eval.json")], out / "eval.log")
     mae = json.loads((out / "eval.json").read_text())["results"]["normal_mae_deg"]
-    return Trained(spent, score_files(out / "mesh.ply", Path(f"{scene}_truth"), out / "poses.npy", align, 1.0), mae)
+    try:
+        scores = score_files(out / "mesh.ply", Path(f"{scene}_truth"), out / "poses.npy", align, 1.0)
+    except PmniError as error:
+        print(error)
+        scores = None
+    return Trained(spent, scores, mae)
