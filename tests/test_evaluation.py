@@ -464,3 +464,13 @@ def test_picture_is_written(tmp_path: Path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
     with pytest.raises(ValueError):
         comparison_picture(tmp_path / "b.png", views, mesh, scene.c2w[:2], scene.K, "a pose is missing")
+
+
+def test_a_result_that_has_nothing_to_do_with_the_truth_is_scored_as_bad(truth: Truth):
+    """Fitting its size to the surface would shrink it to a point, and so on without end."""
+    rng = np.random.default_rng(0)
+    soup = trimesh.Trimesh(rng.uniform(-1, 1, (6000, 3)), np.arange(6000).reshape(-1, 3), process=False)
+    soup.apply_transform(truth.world_from_unit)
+    found = score(soup, transform_poses(truth.world_from_unit, C2W), truth, align=True)
+    assert found is not None and 0.3 < found.scale < 3.0
+    assert found.surface.chamfer_pct > 5 and np.isfinite(found.surface.chamfer)

@@ -226,8 +226,11 @@ def test_training_starts_from_the_registration_and_never_repeats_it(tmp_path, mo
         ]
     )
     poses = unit_poses(folder, tmp_path / "out" / "poses.npy")
-    np.testing.assert_allclose(poses.c2w(), load_registration(cached[0]).c2w, atol=1e-5)  # kept by training
-    assert rotation_errors_deg(poses, truth_of(folder)).mean() < 0.3
+    # Training moves the poses by Gauss-Newton steps, and not away from the truth.
+    registered = Poses.from_c2w(load_registration(cached[0]).c2w)
+    assert not np.allclose(poses.c2w(), registered.c2w(), atol=1e-5)
+    before, after = (rotation_errors_deg(p, truth_of(folder)).mean() for p in (registered, poses))
+    assert after < min(0.3, before + 0.02)
     assert surface_error(folder, tmp_path / "out" / "mesh.ply", poses) < 0.02
 
 

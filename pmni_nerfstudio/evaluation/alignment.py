@@ -61,9 +61,10 @@ def fit_similarity(
         tolerance: stops when a step is smaller, relative to the points' extent.
 
     Returns:
-        (4, 4) similarity from the points' world to the truth's.
+        (4, 4) similarity from the points' world to the truth's; the start where points have so little to do with the
+        surface that the fit would shrink or blow them up.
     """
-    align = start.copy()
+    align, begun = start.copy(), np.cbrt(np.linalg.det(start[:3, :3]))
     tree = KDTree(true_seen)
     for _ in range(max_steps):
         moved = points @ align[:3, :3].T + align[:3, 3]
@@ -83,9 +84,11 @@ def fit_similarity(
         step = np.linalg.lstsq(np.concatenate(columns, axis=-1), gap, rcond=1e-6)[0]
         turn = Rotation.from_rotvec(step[4:] / size if rotate else np.zeros(3)).as_matrix()
         change = np.eye(4)
-        change[:3, :3] = np.exp(step[3] / size) * turn
+        change[:3, :3] = np.exp(np.clip(step[3] / size, -0.2, 0.2)) * turn
         change[:3, 3] = centre + step[:3] - change[:3, :3] @ centre
         align = change @ align
+        if not 0.3 < np.cbrt(np.linalg.det(align[:3, :3])) / begun < 3.0:
+            return start
         if np.linalg.norm(step) < tolerance * size:
             break
     return align
