@@ -154,7 +154,8 @@ class PmniModel(Model):
                     CONSOLE.log(f"Converged after {step + 1} steps: {change}.")
                 elif change is not None and ends and config.converged_normals_deg:
                     CONSOLE.log(f"Not converged after {step + 1} steps, the most allowed: {change}.")
-            trainer.stop_training = trainer.stop_training or ends
+            if ends:
+                trainer.stop_training = True
 
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
