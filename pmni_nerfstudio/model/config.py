@@ -55,8 +55,9 @@ class PmniModelConfig(ModelConfig):
     hull_votes: int = 1
     """A point is outside the hull if this many views say so; more than 1 where poses or masks are doubtful."""
     registration: bool = False
-    """Find the poses and the first surface by registration before the first step, and keep the poses then. Off: the
-    dataset's poses are the start, learnt by gradient descent, and `start` says what the first surface is."""
+    """Find the poses and the first surface by registration before the first step; `registered_poses` says what becomes
+    of the poses then. Off: the dataset's are the start, learnt by gradient descent, and `start` says what the first
+    surface is."""
     registered_poses: Literal["fixed", "gauss-newton", "gradient"] = "gauss-newton"
     """What training does with poses after a registration: keep them; move them by the registration's own step against
     the surface as it is, every `steps_per_pose_step` steps; or learn them by gradient descent. (A bunny at 306x256:
