@@ -13,7 +13,6 @@ batch is one, and each tensor whose length depends on the data (which patches me
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
+from bench_training import set_up_ours
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from rich.console import Console
@@ -32,7 +32,6 @@ from rich.table import Table
 
 from pmni_nerfstudio.fields.hash_encoding import tcnn_usable
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
-from pmni_nerfstudio.pmni_config import pmni_calibrated
 from pmni_nerfstudio.synth.command import SynthCommand
 
 
@@ -46,19 +45,6 @@ class Result:
     device_gb: float
     """Most memory of the GPU allocated at once; NaN on a CPU."""
     mae_deg: float
-
-
-def set_up(data: Path, out: Path, field: PmniFieldConfig, steps: int, rays: int, device: str) -> Trainer:
-    """A trainer before its first step."""
-    config = copy.deepcopy(pmni_calibrated.config)
-    config.data = config.pipeline.datamanager.data = data  # type: ignore[attr-defined]
-    config.output_dir, config.experiment_name, config.timestamp = out, "bench", "run"
-    config.vis, config.max_num_iterations, config.machine.device_type = "tensorboard", steps, device  # type: ignore
-    config.pipeline.datamanager.train_num_rays_per_batch = rays  # type: ignore[attr-defined]
-    config.pipeline.model.sdf_field = field  # type: ignore[attr-defined]
-    trainer: Trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    return trainer
 
 
 def measure(trainer: Trainer, steps: int) -> Result:
@@ -124,7 +110,8 @@ def main() -> None:
         first = 0.0
         for encoding, field in fields.items():
             out = Path(folder) / encoding
-            trainer = set_up(scene, out, field, arguments.steps, arguments.rays, arguments.device)
+            changes = {"model__sdf_field": field, "datamanager__train_num_rays_per_batch": arguments.rays}
+            trainer = set_up_ours(scene, out, arguments.steps, arguments.device, **changes)
             result = measure(trainer, arguments.steps)
             first = first or result.steps_per_second
             table.add_row(

@@ -18,8 +18,6 @@ import runs
 from rich.console import Console
 from rich.table import Table
 
-NOISE = ["--jitter", "1", "--rotation-noise-deg", "15", "--translation-noise", "0.5"]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -65,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for number, case in enumerate(QUICK if arguments.quick else CASES):
             size = ["--views", str(case.views), "--width", str(case.width), "--height", str(case.height)]
-            scene = runs.make_scene(Path(name) / f"scene{number}", ["--shape", arguments.shape, *size, *NOISE])
+            scene = runs.make_scene(Path(name) / f"scene{number}", ["--shape", arguments.shape, *size, *runs.NOISE])
             steps = ["--max-num-iterations", "20"] if arguments.quick else []
             spent = runs.train("pmni", scene, Path(name) / f"out{number}", [*case.flags(), *steps])
             first = spent if first is None else first

@@ -75,8 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = ["--views", str(arguments.views), "--width", str(arguments.width), "--height", str(arguments.height)]
-        noise = ["--jitter", "1", "--rotation-noise-deg", "15", "--translation-noise", "0.5"]
-        scene = runs.make_scene(folder / "scene", ["--shape", arguments.shape, *size, *noise])
+        scene = runs.make_scene(folder / "scene", ["--shape", arguments.shape, *size, *runs.NOISE])
         runs.run(["pmni", "integrate", str(scene)], folder / "integrate.log")
         ours = runs.train_and_score("pmni", scene, folder / "ours", arguments.ours)
         assert ours.scores is not None

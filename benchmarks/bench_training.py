@@ -96,12 +96,20 @@ class Timed:
         return self.rays / average(self.seconds[first:last])
 
 
-def set_up_ours(data: Path, out: Path, steps: int) -> Trainer:
-    """The trainer of `ns-train pmni-calibrated --data DATA --max-num-iterations STEPS`, before its first step."""
+def set_up_ours(data: Path, out: Path, steps: int, device: str = "cpu", **changes: Any) -> Trainer:
+    """The trainer of `ns-train pmni-calibrated --data DATA --max-num-iterations STEPS`, before its first step.
+
+    Changes are to the pipeline's configuration, given as model__x=value.
+    """
     config: TrainerConfig = copy.deepcopy(pmni_calibrated.config)
     config.data = config.pipeline.datamanager.data = data  # type: ignore[attr-defined]
     config.output_dir, config.experiment_name, config.timestamp = out, "bench", "run"
-    config.vis, config.max_num_iterations, config.machine.device_type = "tensorboard", steps, "cpu"
+    config.vis, config.max_num_iterations = "tensorboard", steps
+    config.machine.device_type = device  # type: ignore[assignment]
+    for path, value in changes.items():
+        part, name = path.split("__")
+        assert hasattr(getattr(config.pipeline, part), name), path
+        setattr(getattr(config.pipeline, part), name, value)
     trainer: Trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     return trainer

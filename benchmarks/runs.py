@@ -15,6 +15,8 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.score import Scores, score_files
 
 BIN = Path(sys.executable).parent
+NOISE = ["--jitter", "1", "--rotation-noise-deg", "15", "--translation-noise", "0.5"]
+"""Of pmni synth: cameras off their ring, and poses that are off them in turn."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,15 @@ def test_rays_hit_the_sphere_where_the_batch_says(sphere_scene, manager_of, sett
         assert set(batch["indices"][:, 0].tolist()) == set(range(len(dataset)))
 
 
+def test_views_that_are_left_out_are_not_drawn_and_the_others_keep_their_places(sphere_scene, manager_of):
+    manager = manager_of(sphere_scene, train_num_rays_per_batch=4000, exclude_views=(1,))
+    manager.draw_from([0, 2, 3, 5])
+    bundle, batch = manager.next_train(0)
+    check_against_sphere(bundle, batch, manager.train_dataset.metadata["c2w"])
+    assert set(batch["indices"][:, 0].tolist()) == {0, 2, 3, 5}
+    assert len(bundle) == manager.get_train_rays_per_batch()
+
+
 def test_rays_hit_the_sphere_from_files_and_depths_lie_on_it(sphere_folder):
     config = configured(data=sphere_folder, train_num_rays_per_batch=4000, patch_size=5)
     manager = config.setup(device="cpu", test_mode="val")

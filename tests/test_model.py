@@ -16,9 +16,11 @@ from conftest import SPHERE_CENTRE, SPHERE_RADIUS, hit_sphere
 from training import make_config, set_up
 
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
+from pmni_nerfstudio.model import course
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated, pmni_original
 from pmni_nerfstudio.registration.start import Start
+from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.synth.command import SynthCommand
 
 
@@ -161,6 +163,34 @@ def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Pat
     model.field.set_progress(1.0)
     points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
     assert (model.field.sdf(points) - true_sdf(points)).abs().mean() < 2e-3
+
+
+def test_views_left_out_by_registration_are_left_out_of_training(sphere_folder: Path, tmp_path: Path, monkeypatch):
+    """Neither drawn nor moved, after a resume too; the others' poses move."""
+    left_out, kept = 3, [0, 1, 2, 4, 5, 6]
+    axis = torch.linspace(-1, 1, 65)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    trusted = np.arange(7) != left_out
+
+    def found(views: Views, c2w: np.ndarray, *_) -> Start:
+        moved = c2w.copy()
+        moved[:, :3, 3] += 0.02 * np.random.default_rng(0).standard_normal((7, 3))
+        return Start(c2w=moved, sdf=true_sdf(grid), kind="surface", trusted=trusted)
+
+    monkeypatch.setattr(course, "start_from_registration", found)
+    how = {"pipeline__model__registration": True, "pipeline__model__steps_per_pose_step": 5}
+    first = set_up(make_config("pmni", sphere_folder, tmp_path, 8, **how))
+    before = first.pipeline.model.camera_optimizer.c2w_opencv_double()
+    first.train()
+    config = make_config("pmni", sphere_folder, tmp_path, 16, load_dir=first.checkpoint_dir, timestamp="on", **how)
+    second = set_up(config)
+    for trainer in (first, second):
+        _, batch = trainer.pipeline.datamanager.next_train(0)
+        assert set(batch["indices"][:, 0].tolist()) == set(kept)
+    second.train()
+    after = second.pipeline.model.camera_optimizer.c2w_opencv_double()
+    assert (np.abs(after - before)[kept].max(axis=(1, 2)) > 1e-3).all()
+    np.testing.assert_allclose(after[left_out], before[left_out], atol=1e-6)
 
 
 def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):

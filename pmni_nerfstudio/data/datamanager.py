@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Literal, Optional, Tuple, Type, Union, cast
+from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type, Union, cast
 
 import torch
 import tyro
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
-from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools
+from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, build_pools
 from pmni_nerfstudio.data.rays import PatchRayGenerator
 from pmni_nerfstudio.errors import exit_on_error
 
@@ -98,6 +98,13 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         """Builds the sampler's pools and the rays' matrices."""
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
         self.train_ray_generator = self._ray_generator(self.train_dataset)
+
+    def draw_from(self, places: Sequence[int]) -> None:
+        """Training batches are drawn from these views alone from now on, by their places in the split."""
+        config, masks, views = self.config.pixel_sampler, self.train_dataset.scene.masks, self.train_dataset.views
+        pools = build_pools(masks, [views[i] for i in places], config.patch_size, config.band_px)
+        rays = self.config.train_num_rays_per_batch
+        self.train_pixel_sampler = config.setup(masks=masks, views=views, num_rays_per_batch=rays, pools=pools)
 
     def setup_eval(self) -> None:
         """The same for the eval split, and nerfstudio's loaders of whole views, which cache nothing."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union, cast
 
 import numpy as np
@@ -12,10 +11,9 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from pmni_nerfstudio.data.scene import Scene
@@ -23,25 +21,17 @@ from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.model import rendering
 from pmni_nerfstudio.model.config import PmniModelConfig
-from pmni_nerfstudio.model.convergence import Convergence
+from pmni_nerfstudio.model.course import SHARP_AT, Course
 from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
-from pmni_nerfstudio.model.grid_levels import fitting_steps, with_fitting_levels
+from pmni_nerfstudio.model.grid_levels import with_fitting_levels
 from pmni_nerfstudio.model.losses import mask_loss
-from pmni_nerfstudio.model.lr_schedule import scale_rate, set_run_length
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, opengl_from_opencv
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
-from pmni_nerfstudio.registration.pose_steps import PoseSteps
-from pmni_nerfstudio.registration.register import RegistrationSettings
-from pmni_nerfstudio.registration.start import Start, StartKind, start_from_masks, start_from_registration
-from pmni_nerfstudio.registration.surface import Surface
-from pmni_nerfstudio.registration.views import views_of_scene
+from pmni_nerfstudio.registration.start import Start, StartKind
 
 Outputs = Dict[str, Any]
-
-SHARP_AT = 0.9
-"""Fraction of the schedule at which sharpness has run its course."""
 
 
 class PmniModel(Model):
@@ -52,6 +42,7 @@ class PmniModel(Model):
     """
 
     config: PmniModelConfig
+    trusted: Tensor
 
     def populate_modules(self) -> None:
         """Field, poses, occupancy grid and losses, from the training split's scene."""
@@ -66,7 +57,7 @@ class PmniModel(Model):
             num_cameras=self.num_train_data, device="cpu", base_c2w=opengl_from_opencv(c2w)
         )
         self.registers = self.config.registration and self.camera_optimizer.learns
-        detailed = self.registers or self._start_wanted() in ("auto", "surface")
+        detailed = self.registers or self.start_wanted in ("auto", "surface")
         self.field = cast(PmniField, with_fitting_levels(self.config.sdf_field, scene.K, c2w, detailed).setup())
         if self.registers and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()
@@ -76,6 +67,8 @@ class PmniModel(Model):
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
         self.start_kind: StartKind = "hull"
+        # What a registration left out of its surface is left out of training too.
+        self.register_buffer("trusted", torch.ones(self.num_train_data, dtype=torch.bool))
         with exit_on_error():
             self._check_config()
 
@@ -95,6 +88,8 @@ class PmniModel(Model):
     def warm_start(self, start: Start) -> None:
         """Takes over poses and surface before the first step: the hull's, or what a registration found."""
         self.start_kind = start.kind
+        if start.trusted is not None:
+            self.trusted.copy_(torch.from_numpy(start.trusted))
         if self.camera_optimizer.learns:
             self.camera_optimizer.set_start(opengl_from_opencv(start.c2w).to(self.device))
         sdf = start.sdf.to(self.device)
@@ -120,71 +115,14 @@ class PmniModel(Model):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> List[TrainingCallback]:
-        """Start, schedule by the fraction of the run, refresh of the occupancy grid, end of the run."""
+        """See `Course`."""
         trainer = training_callback_attributes.trainer
-        pipeline = training_callback_attributes.pipeline
-        assert trainer is not None and pipeline is not None
-        if trainer._start_step == 0:
-            with exit_on_error():
-                start = self._first_start(trainer.base_dir / "registration")
-            self.warm_start(start)
-            if start.kind != "hull":
-                scale_rate(trainer.optimizers.schedulers["sdf"], self.config.detailed_lr_factor)
-        cap, length = trainer.config.max_num_iterations, self._schedule_steps(trainer.config.max_num_iterations)
-        set_run_length(trainer.optimizers.schedulers, length)
-        scene, config = self.kwargs["metadata"]["scene"], self.config
-        moves = self.registers and config.registered_poses == "gauss-newton"
-        pose_steps = PoseSteps(views_of_scene(scene, self.views), seed=config.registration_seed) if moves else None
-        convergence = Convergence(scene.masks[list(self.views)], scene.K[list(self.views)])
+        assert trainer is not None
+        return Course(self, trainer).callbacks()
 
-        def before(step: int) -> None:
-            if pose_steps is not None and step % config.steps_per_pose_step == config.steps_per_pose_step - 1:
-                self._step_poses(pose_steps)
-            self.set_fraction(min(step / length, 1.0))
-            if step % config.steps_per_grid_update == 0:
-                self.grid.refresh(self.field.sdf, margin=self.half_width())
-
-        def after(step: int) -> None:
-            # nerfstudio trains max_num_iterations *more* steps after a resume; here they count from the first.
-            ends = step + 1 >= cap
-            if (step + 1) % config.steps_per_grid_update == 0 and step + 1 >= SHARP_AT * length:
-                change = convergence.check(self.field, self.grid, self.camera_optimizer.c2w())
-                if change is not None and change.within(config.converged_normals_deg, config.converged_poses_deg):
-                    ends = True
-                    CONSOLE.log(f"Converged after {step + 1} steps: {change}.")
-                elif change is not None and ends and config.converged_normals_deg:
-                    CONSOLE.log(f"Not converged after {step + 1} steps, the most allowed: {change}.")
-            if ends:
-                trainer.stop_training = True
-
-        return [
-            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before),
-            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after),
-        ]
-
-    def _schedule_steps(self, cap: int) -> int:
-        if self.start_kind != "surface":
-            return cap
-        return min(cap, self.config.schedule_steps or fitting_steps(self.supervision.pixels))
-
-    def _step_poses(self, pose_steps: PoseSteps) -> None:
-        poses = self.camera_optimizer
-        surface = Surface(self.field.volume(min(self.field.levels.vertices[-1], 257)).cpu().numpy())
-        if surface.exists:
-            found = pose_steps.step(surface, poses.c2w_opencv_double())
-            poses.set_start(opengl_from_opencv(found).to(self.device))
-
-    def _first_start(self, cache: Path) -> Start:
-        metadata, config = self.kwargs["metadata"], self.config
-        scene: Scene = metadata["scene"]
-        views = views_of_scene(scene, self.views)
-        if self.registers:
-            rough = metadata["c2w"] if metadata["posed"] else None
-            return start_from_registration(views, rough, RegistrationSettings(config.registration_seed), cache, CONSOLE)
-        n, votes = config.hull_resolution, config.hull_votes
-        return start_from_masks(scene.root, views, metadata["c2w"], n, votes, self._start_wanted(), CONSOLE)
-
-    def _start_wanted(self) -> Literal["auto", "hull", "surface", "sweep"]:
+    @property
+    def start_wanted(self) -> Literal["auto", "hull", "surface", "sweep"]:
+        """The configuration's, where a registration or the masks are not all there is to ask."""
         # On rough poses views contradict each other on the hull for other reasons, and so do their normals.
         if self.config.start == "sphere" or (self.config.start == "auto" and self.camera_optimizer.learns):
             return "hull"

@@ -44,6 +44,8 @@ class Start:
     kind: StartKind = "hull"
     """hull: coarse, to be carved. sweep: jagged, with walls where they belong. surface: integrated from the normals, by
     a registration or at given poses, with most of its detail. The last two are to be trained gently."""
+    trusted: Bool[np.ndarray, " n"] | None = None
+    """Views that fit the others; None: all of them."""
 
 
 def start_from_hull(
@@ -162,4 +164,5 @@ def start_from_registration(
         registration = register_shown(views, c2w, settings, console)
         folder.mkdir(parents=True, exist_ok=True)
         save_registration(path, registration)
-    return Start(c2w=registration.c2w, sdf=torch.from_numpy(registration.surface.sdf), kind="surface")
+    sdf = torch.from_numpy(registration.surface.sdf)
+    return Start(c2w=registration.c2w, sdf=sdf, kind="surface", trusted=registration.trusted)
