@@ -27,10 +27,9 @@ demo: env
 	rm -rf $(DEMO)
 	$(BIN)/pmni synth $(DEMO)/scene --shape figure --jitter 1 --rotation-noise-deg 5 --truth $(DEMO)/truth
 	$(BIN)/ns-train pmni --data $(DEMO)/scene --output-dir $(DEMO)/runs --timestamp run --vis $(VIS)
-	$(BIN)/pmni export --load-config $(DEMO)/runs/scene/pmni/run/config.yml --output-dir $(DEMO)/result --maps
-	$(BIN)/pmni eval --mesh $(DEMO)/result/mesh.ply --poses $(DEMO)/result/poses.npy --truth $(DEMO)/truth --output $(DEMO)/scores.json
+	$(BIN)/pmni eval --load-config $(DEMO)/runs/scene/pmni/run/config.yml --truth $(DEMO)/truth --output-dir $(DEMO)/result
 	$(BIN)/python examples/01_picture.py $(DEMO)/scene $(DEMO)/result $(DEMO)/picture.png
-	@echo "Look at $(DEMO)/picture.png, $(DEMO)/result/mesh.ply and $(DEMO)/scores.json"
+	@echo "Look at $(DEMO)/picture.png, $(DEMO)/result/mesh.ply and $(DEMO)/result/metrics.json"
 
 bench: env
 	$(BIN)/python benchmarks/run_all.py

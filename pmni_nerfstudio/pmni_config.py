@@ -9,11 +9,11 @@ from typing import Any, Dict, Literal
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from pmni_nerfstudio.data.datamanager import PmniDataManagerConfig
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
+from pmni_nerfstudio.evaluation.pipeline import PmniPipelineConfig
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.loss_schedule import LossWeights
@@ -39,10 +39,10 @@ def _trainer(
         # A run takes minutes: a checkpoint often enough that little is lost.
         steps_per_save=500,
         steps_per_eval_batch=0,
-        steps_per_eval_image=500,
+        steps_per_eval_image=100,
         steps_per_eval_all_images=0,
         mixed_precision=False,
-        pipeline=VanillaPipelineConfig(
+        pipeline=PmniPipelineConfig(
             datamanager=PmniDataManagerConfig(
                 dataparser=PmniDataParserConfig(),
                 train_num_rays_per_batch=8192 if cuda else 2048,

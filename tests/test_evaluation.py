@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -15,20 +17,25 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.cameras import write_cameras
+from pmni_nerfstudio.data.images import read_normals, write_exr
+from pmni_nerfstudio.data.pinhole import pixel_rays
+from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation import picture
 from pmni_nerfstudio.evaluation.command import EvalCommand
+from pmni_nerfstudio.evaluation.evaluate import known_normals, view_poses
+from pmni_nerfstudio.evaluation.mesh_facts import mesh_facts
 from pmni_nerfstudio.evaluation.metrics import (
     angular_error_deg,
-    mesh_facts,
-    normal_mae_deg,
     object_radius,
+    score_normals,
     score_poses,
     score_surface,
     transform_poses,
 )
 from pmni_nerfstudio.evaluation.picture import PictureView, comparison_picture, normal_colours, shaded_view
 from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.evaluation.result import Result
 from pmni_nerfstudio.evaluation.score import score
 from pmni_nerfstudio.evaluation.truth import Truth, read_mesh, read_poses, read_truth
 from pmni_nerfstudio.synth import SynthConfig, make_scene
@@ -40,6 +47,7 @@ from pmni_nerfstudio.synth.surface import surface_mesh
 WIDTH, HEIGHT = 64, 48
 K = intrinsics(WIDTH, HEIGHT, 15.0)
 C2W = ring(8, 25.0, 15.0, 1.0, False, np.random.default_rng(0))
+EVERYWHERE = np.ones((8, HEIGHT, WIDTH), dtype=bool)
 
 
 def ball(radius: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> trimesh.Trimesh:
@@ -54,8 +62,8 @@ def joined(*meshes: trimesh.Trimesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(np.concatenate([m.vertices for m in meshes]), np.concatenate(faces), process=False)
 
 
-def surface_score(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, threshold_pct: float = 1.0):
-    out = score_surface(mesh, truth, K, C2W, WIDTH, HEIGHT, threshold_pct)
+def surface_score(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, threshold: float = 0.01, masks=None):
+    out = score_surface(mesh, truth, K, C2W, WIDTH, HEIGHT, threshold, masks)
     assert out is not None
     return out
 
@@ -74,7 +82,7 @@ def random_similarity(seed: int, turn_deg: float, scale: float, shift: float) ->
 def truth() -> Truth:
     world_from_unit = random_similarity(3, 30.0, 55.0, 20.0)
     mesh = surface_mesh(SHAPES["figure"], resolution=64)
-    return Truth(mesh, K, C2W, world_from_unit, WIDTH, HEIGHT)
+    return Truth(mesh, K, C2W, world_from_unit, EVERYWHERE)
 
 
 def result_of(truth: Truth, similarity: np.ndarray) -> tuple[trimesh.Trimesh, np.ndarray]:
@@ -97,8 +105,10 @@ def test_concentric_spheres_are_their_radii_apart(gap: float):
 
 def test_fscore_is_all_or_nothing_either_side_of_the_gap():
     mesh, true = ball(0.72), ball(0.7)  # 1.43% of the diameter apart
-    assert surface_score(mesh, true, 1.3).fscore == 0
-    assert surface_score(mesh, true, 1.6).fscore == 1
+    assert surface_score(mesh, true, 0.019).fscore == 0
+    found = surface_score(mesh, true, 0.021)
+    assert found.fscore == 1 and found.threshold == 0.021
+    assert found.fscore_1pct == 0 and surface_score(ball(0.713), true).fscore_1pct == 1
 
 
 def test_equal_meshes_are_no_distance_apart():
@@ -113,7 +123,7 @@ def test_only_what_the_cameras_see_counts():
 
 def test_a_piece_beside_the_object_costs_by_its_pixels():
     true, floater = ball(0.5), ball(0.1, (0.0, 0.0, 0.8))
-    found = surface_score(joined(true, floater), true)
+    found = surface_score(joined(true, floater), true, 0.01)
     pixels = [len(MeshRays(m).visible_points(K, C2W, WIDTH, HEIGHT)) for m in (true, floater)]
     both = len(MeshRays(joined(true, floater)).visible_points(K, C2W, WIDTH, HEIGHT))
     assert both == sum(pixels)  # neither hides the other
@@ -122,6 +132,27 @@ def test_a_piece_beside_the_object_costs_by_its_pixels():
     # the floater's visible half is .2 to .4 from the sphere
     assert 0.2 < found.accuracy * both / pixels[1] < 0.4
     assert found.completeness < 1e-6
+
+
+def test_rays_of_the_masks_alone_do_not_see_what_floats_beside():
+    true, floater = ball(0.5), ball(0.1, (0.0, 0.0, 0.8))
+    masks = np.zeros_like(EVERYWHERE)
+    for view in range(8):
+        masks[view] = np.isfinite(MeshRays(true).cast(*pixel_rays(K, C2W[view], WIDTH, HEIGHT)).distance).reshape(
+            HEIGHT, WIDTH
+        )
+    assert surface_score(joined(true, floater), true, masks=masks).chamfer < 1e-6
+    assert surface_score(joined(true, floater), true).chamfer > 1e-3
+
+
+def test_every_view_may_have_its_own_pinhole():
+    wide = intrinsics(WIDTH, HEIGHT, 22.0)
+    Ks = np.stack([K, wide] * 4)
+    rays = MeshRays(ball(0.5))
+    found = rays.visible_points(Ks, C2W, WIDTH, HEIGHT)
+    one_by_one = [rays.visible_points(k, pose[None], WIDTH, HEIGHT) for k, pose in zip(Ks, C2W)]
+    np.testing.assert_array_equal(found, np.concatenate(one_by_one))
+    assert len(one_by_one[0]) != len(one_by_one[1])
 
 
 def test_visible_points_are_the_scene_s_own_depth():
@@ -138,9 +169,9 @@ def test_visible_points_are_the_scene_s_own_depth():
 
 
 def test_nothing_in_view_is_no_score():
-    assert score_surface(ball(0.1, (50.0, 0.0, 0.0)), ball(0.7), K, C2W, WIDTH, HEIGHT) is None
+    assert score_surface(ball(0.1, (50.0, 0.0, 0.0)), ball(0.7), K, C2W, WIDTH, HEIGHT, 0.01) is None
     with pytest.raises(ValueError, match="no camera"):
-        score_surface(ball(0.7), ball(0.1, (50.0, 0.0, 0.0)), K, C2W, WIDTH, HEIGHT)
+        score_surface(ball(0.7), ball(0.1, (50.0, 0.0, 0.0)), K, C2W, WIDTH, HEIGHT, 0.01)
 
 
 def test_radius_is_that_of_the_sphere_about_the_box():
@@ -161,12 +192,29 @@ def test_pose_errors_are_those_put_in():
     assert found.rot_deg == pytest.approx(0.9)
     assert found.rot_deg_max == pytest.approx(1.6)
     assert found.views_under_1deg == 4 / 8
-    assert found.trans_pct == pytest.approx(5.0)
+    assert found.position == pytest.approx(0.03) and found.position_pct == pytest.approx(5.0)
+    assert found.ate == pytest.approx(0.03)
+    np.testing.assert_allclose(found.rot_deg_views, angles, atol=1e-6)
+    np.testing.assert_allclose(found.position_views, 0.03, atol=1e-9)
+
+
+def test_a_common_motion_is_no_relative_error_and_a_drift_is():
+    """Views turned alike, each about itself by the same angle, keep their relative poses only about one axis."""
+    common = np.eye(4)
+    common[:3, :3] = Rotation.from_rotvec(np.radians([0.0, 3.0, 0.0])).as_matrix()
+    common[:3, 3] = 0.1, 0.2, 0.3
+    found = score_poses(common @ C2W, C2W, radius=1.0)
+    assert found.rpe_rot_deg < 1e-5 and found.rpe_position < 1e-9 and found.rot_deg == pytest.approx(3.0)
+    drift = C2W.copy()
+    drift[:, :3, 3] += 0.01 * np.arange(8)[:, None] * np.array([1.0, 0.0, 0.0])
+    found = score_poses(drift, C2W, radius=1.0)
+    assert found.rpe_position == pytest.approx(0.01) and found.rpe_rot_deg < 1e-5
+    assert found.ate == pytest.approx(0.01 * np.sqrt(np.square(np.arange(8)).mean()))
 
 
 def test_equal_poses_have_no_error():
     found = score_poses(C2W, C2W, radius=0.6)
-    assert found.rot_deg_max < 1e-5 and found.trans_pct == 0 and found.views_under_1deg == 1
+    assert found.rot_deg_max < 1e-5 and found.position_pct == 0 and found.views_under_1deg == 1
 
 
 def test_transformed_poses_see_transformed_points_at_the_same_pixels():
@@ -192,7 +240,7 @@ def test_any_similarity_is_recovered_with_poses(truth: Truth, seed: int):
     assert found is not None and found.poses is not None
     assert found.surface.chamfer_pct < 2e-4
     assert found.poses.rot_deg_max < 1e-4
-    assert found.poses.trans_pct < 0.02
+    assert found.poses.position_pct < 0.02
     assert found.scale * (0.4, 1.0, 1.7, 5.0)[seed] == pytest.approx(1.0, abs=1e-5)
     assert found.surface.fscore == 1
 
@@ -211,7 +259,7 @@ def test_positions_are_scored_exactly_from_fifteen_radii(truth: Truth, scale: fl
     found = score(mesh, stray, truth, align=True)
     assert found is not None and found.poses is not None
     put_in = 100 * np.linalg.norm(noise, axis=1).mean() / object_radius(truth.mesh)
-    assert found.poses.trans_pct == pytest.approx(put_in, rel=0.01)
+    assert found.poses.position_pct == pytest.approx(put_in, rel=0.01)
 
 
 def test_a_near_similarity_is_recovered_from_the_surface_alone(truth: Truth):
@@ -239,7 +287,7 @@ def test_poses_hold_the_rotation(truth: Truth):
 
 def test_what_nobody_sees_does_not_pull_the_alignment():
     blob = surface_mesh(SHAPES["blob"], 64)
-    truth = Truth(blob, K, C2W, np.eye(4), WIDTH, HEIGHT)
+    truth = Truth(blob, K, C2W, np.eye(4), EVERYWHERE)
     core = ball(0.25, (0.0, 0.1, -0.1))
     assert (SHAPES["blob"].sdf(torch.from_numpy(core.vertices.copy())) < -0.1).all() and core.area > 0.1 * blob.area
     similarity = random_similarity(1, 20.0, 1.5, 30.0)
@@ -249,7 +297,7 @@ def test_what_nobody_sees_does_not_pull_the_alignment():
 
 
 def test_without_alignment_a_wrong_scale_shows(truth: Truth):
-    sphere = Truth(ball(0.7), K, C2W, truth.world_from_unit, WIDTH, HEIGHT)
+    sphere = Truth(ball(0.7), K, C2W, truth.world_from_unit, EVERYWHERE)
     grown = ball(0.735).apply_transform(truth.world_from_unit)
     found = score(grown, None, sphere, align=False)
     assert found is not None
@@ -279,13 +327,15 @@ def test_angular_errors_are_those_put_in():
     np.testing.assert_allclose(angular_error_deg(3 * turned, n), angles, atol=1e-9)
 
 
-def test_missing_surface_counts_as_a_right_angle_and_only_the_mask_counts():
+def test_means_are_over_pixels_of_both_mask_and_surface():
     true = np.zeros((2, 2, 3)) + [0.0, 0.0, -1.0]
     rendered = np.array([[[0.0, 0.0, -1.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0], [1.0, 0.0, -1.0]]], dtype=np.float32)
     np.testing.assert_allclose(angular_error_deg(rendered, true), [[0, 90], [180, 45]], atol=1e-9)
-    assert normal_mae_deg(rendered, true, np.array([[True, True], [False, True]])) == pytest.approx(45.0)
-    with pytest.raises(ValueError, match="empty"):
-        normal_mae_deg(rendered, true, np.zeros((2, 2), dtype=bool))
+    found = score_normals(rendered, true, np.array([[True, True], [False, True]]))
+    assert found.mae_deg == pytest.approx(22.5) and found.median_deg == pytest.approx(22.5) and found.pixels == 2
+    assert found.mask_iou == pytest.approx(2 / 4)
+    nothing = score_normals(np.zeros_like(rendered), true, np.ones((2, 2), dtype=bool))
+    assert nothing.mae_deg == 180 and nothing.mask_iou == 0 and nothing.pixels == 0
 
 
 # ---- meshes and files
@@ -296,10 +346,17 @@ def test_mesh_facts():
     facts = mesh_facts(two)
     assert (facts.faces, facts.components, facts.watertight) == (2 * len(ball(0.2).faces), 2, True)
     soup = trimesh.Trimesh(two.triangles.reshape(-1, 3), np.arange(3 * len(two.faces)).reshape(-1, 3), process=False)
-    assert mesh_facts(soup) == facts
+    for name, value in asdict(mesh_facts(soup)).items():
+        assert value == pytest.approx(getattr(facts, name), rel=1e-5), name
+    assert facts.self_intersections == 0
+    assert facts.area == pytest.approx(4 * np.pi * (0.2**2 + 0.3**2), rel=2e-3)
+    assert facts.volume == pytest.approx(4 / 3 * np.pi * (0.2**3 + 0.3**3), rel=3e-3)
+    assert mesh_facts(ball(0.2)).mean_curvature == pytest.approx(1 / 0.2, rel=2e-3)
+    crossing = mesh_facts(joined(ball(0.2), ball(0.2, (0.1, 0.0, 0.0))))
+    assert crossing.self_intersections is not None and crossing.self_intersections > 100
     opened = ball(0.2)
     opened.update_faces(np.arange(len(opened.faces)) > 0)
-    assert not mesh_facts(opened).watertight
+    assert not mesh_facts(opened).watertight and mesh_facts(opened).volume is None
 
 
 def test_poses_are_read_alike_from_every_format(tmp_path: Path, truth: Truth):
@@ -365,7 +422,8 @@ def test_meshes_are_read_from_every_format(tmp_path: Path, suffix: str):
     mesh.export(tmp_path / f"mesh.{suffix}")
     read = read_mesh(tmp_path / f"mesh.{suffix}")
     np.testing.assert_allclose(read.bounds, mesh.bounds, atol=1e-6)
-    assert mesh_facts(read) == mesh_facts(mesh)
+    for name, value in asdict(mesh_facts(read)).items():
+        assert value == pytest.approx(asdict(mesh_facts(mesh))[name], rel=1e-5), name
 
 
 # ---- the command
@@ -383,24 +441,78 @@ def test_command_writes_what_it_measured(folder: Path, tmp_path: Path, capsys: p
     truth = read_truth(folder / "truth")
     np.save(tmp_path / "poses.npy", transform_poses(truth.world_from_unit, truth.c2w))
     EvalCommand(
-        mesh=folder / "mesh_Gt.ply",
-        truth=folder / "truth",
-        poses=tmp_path / "poses.npy",
-        output=tmp_path / "out" / "scores.json",
+        mesh=folder / "mesh_Gt.ply", data=folder, poses=tmp_path / "poses.npy", output_dir=tmp_path / "out"
     ).main()
-    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["surface"]["chamfer_pct"] < 1e-3 and found["surface"]["fscore"] == 1
     assert found["poses"]["rot_deg_max"] < 1e-4 and found["poses"]["views_under_1deg"] == 1
-    assert found["facts"]["watertight"] is True and found["facts"]["components"] == 1
+    assert found["mesh"]["watertight"] is True and found["mesh"]["components"] == 1
+    # the true mesh, of 64 cells, seen from true poses: its normals are nearly the inputs
+    assert found["normals"]["against"] == "inputs" and found["normals"]["mae_deg"] < 3
+    assert found["normals"]["mask_iou"] > 0.95
+    assert found["aligned"] is True and found["units"] == "mm" and found["scene"] == str(folder.resolve())
+    np.testing.assert_allclose(found["similarity"], np.eye(4), atol=2e-3)
+    rows = list(csv.DictReader((tmp_path / "out" / "views.csv").open()))
+    assert [row["name"] for row in rows] == [view["name"] for view in found["views"]] and len(rows) == 4
+    assert float(rows[2]["mae_deg"]) == pytest.approx(found["views"][2]["mae_deg"])
+    for view in found["views"]:
+        maps = tmp_path / "out" / "normal_camera_space" / f"{view['name']}.exr"
+        assert (read_normals(maps) != 0).any()
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "poses.npy"), np.load(tmp_path / "poses.npy"), atol=1e-9)
     printed = capsys.readouterr().out
-    assert "Chamfer" in printed and "rotation error" in printed and "watertight" in printed
+    assert all(words in printed for words in ("Chamfer", "rotation error", "watertight", "mm", "input normals"))
 
 
 def test_command_without_poses_or_alignment(folder: Path, tmp_path: Path):
-    out = tmp_path / "scores.json"
-    EvalCommand(mesh=folder / "mesh_Gt.ply", truth=folder / "truth", align=False, output=out).main()
-    found = json.loads(out.read_text())
-    assert found["poses"] is None and found["scale"] == 1 and found["surface"]["chamfer"] < 1e-3
+    EvalCommand(mesh=folder / "mesh_Gt.ply", truth=folder / "truth", align=False, output_dir=tmp_path).main()
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["poses"] is None and found["similarity"] is None and found["surface"]["chamfer"] < 1e-3
+    assert found["normals"] is None
+
+
+def test_without_truth_normals_and_mesh_are_measured(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(folder, tmp_path / "scene")
+    shutil.rmtree(tmp_path / "scene" / "truth")
+    mesh = (tmp_path / "scene" / "mesh_Gt.ply").rename(tmp_path / "mesh.ply")
+    EvalCommand(mesh=mesh, data=tmp_path / "scene", output_dir=tmp_path / "out").main()
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["surface"] is None and found["poses"] is None and not found["aligned"]
+    assert found["normals"]["mae_deg"] < 30 and found["mesh"]["faces"] > 100  # from the rough cameras that it was given
+    assert "No truth" in capsys.readouterr().out
+
+
+def test_true_normals_are_turned_into_the_true_cameras(folder: Path, tmp_path: Path):
+    """Of world-space normals: rough poses must not turn them."""
+    scene_folder = tmp_path / "scene"
+    shutil.copytree(folder, scene_folder)
+    truth, scene = read_truth(folder / "truth"), read_scene(scene_folder)
+    turned = scene.c2w.copy()
+    turned[:, :3, :3] = turned[:, :3, :3] @ Rotation.from_euler("y", 2, degrees=True).as_matrix()
+    write_cameras(scene_folder / "cameras_sphere.npz", scene.K, turned, scene.world_from_unit)
+    world_turn = scene.world_from_unit[:3, :3] / np.cbrt(np.linalg.det(scene.world_from_unit[:3, :3]))
+    (scene_folder / "normal_world_space_GT").mkdir()
+    for name, normals, c2w in zip(scene.names, scene.normals.astype(np.float64), truth.c2w):
+        world = normals @ (world_turn @ c2w[:3, :3]).T
+        write_exr(scene_folder / "normal_world_space_GT" / f"{name}.exr", world.astype(np.float32))
+    known, against = known_normals(read_scene(scene_folder), truth)
+    assert against == "truth"
+    errors = angular_error_deg(known[scene.masks], scene.normals[scene.masks])
+    assert errors.mean() < 0.1
+
+
+def test_views_held_out_stand_where_the_truth_has_them(folder: Path):
+    """In the result's own world, which a similarity has taken away from the truth's."""
+    truth, scene = read_truth(folder / "truth"), read_scene(folder)
+    away = random_similarity(1, 20.0, 1.3, 4.0)
+    true_world = transform_poses(truth.world_from_unit, truth.c2w)
+    trained = np.array([True, False, True, True])
+    poses = np.where(trained[:, None, None], transform_poses(away, true_world), np.eye(4))
+    mesh = read_mesh(folder / "mesh_Gt.ply").apply_transform(away)
+    result = Result(folder, mesh, poses, trained, False, "pmni", lambda at: iter(()))
+    scores = score(mesh, poses[trained], truth, True, views=np.flatnonzero(trained))
+    assert scores is not None and scores.poses is not None and len(scores.poses.rot_deg_views) == 3
+    found = view_poses(result, scene, truth, scores)
+    np.testing.assert_allclose(found, transform_poses(away, true_world), atol=2e-2)
 
 
 def test_command_s_errors_are_one_line(folder: Path, tmp_path: Path):
@@ -411,7 +523,11 @@ def test_command_s_errors_are_one_line(folder: Path, tmp_path: Path):
         "sees this mesh": {"mesh": tmp_path / "away.ply", "truth": folder / "truth", "align": False},
         "truth.npz: is missing": {"mesh": folder / "mesh_Gt.ply", "truth": tmp_path},
         "truth.npz: can't be read": {"mesh": folder / "mesh_Gt.ply", "truth": tmp_path / "broken"},
-        "--threshold-pct": {"mesh": folder / "mesh_Gt.ply", "truth": folder / "truth", "threshold_pct": 0.0},
+        "threshold": {"mesh": folder / "mesh_Gt.ply", "truth": folder / "truth", "threshold": 0.0},
+        "one of them": {"mesh": folder / "mesh_Gt.ply", "load_config": tmp_path / "config.yml"},
+        "compared with what": {"mesh": folder / "mesh_Gt.ply"},
+        "drop --data": {"load_config": tmp_path / "config.yml", "data": folder},
+        "config.yml: does not exist": {"load_config": tmp_path / "config.yml"},
     }.items():
         with pytest.raises(PmniError, match=message) as error:
             EvalCommand(**options).main()

@@ -40,19 +40,24 @@ class MeshRays:
         hits = self._scene.cast_rays(o3d.core.Tensor(rays))
         return Hits(hits["t_hit"].numpy(), hits["primitive_ids"].numpy(), hits["primitive_uvs"].numpy())
 
-    def visible_points(self, K: np.ndarray, c2w: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Points (P, 3) where the rays of all pixels of all views first meet the mesh.
+    def visible_points(
+        self, K: np.ndarray, c2w: np.ndarray, width: int, height: int, masks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Points (P, 3) where the rays of all views' pixels first meet the mesh.
 
         Args:
-            K: (3, 3), integer pixel centres, one for all views.
+            K: (3, 3) for all views or (N, 3, 3), integer pixel centres.
             c2w: (N, 4, 4), OpenCV axes, in the mesh's world.
             width, height: of every view.
+            masks: (N, height, width) bool, the pixels to take; all of them by default.
         """
         points = []
-        for pose in c2w:
-            origins, directions = pixel_rays(K, pose, width, height)
+        for view, (k, pose) in enumerate(zip(np.broadcast_to(K, (len(c2w), 3, 3)), c2w)):
+            origins, directions = pixel_rays(k, pose, width, height)
             distance = self.cast(origins, directions).distance
             on = np.isfinite(distance)
+            if masks is not None:
+                on &= masks[view].ravel()
             points.append(origins[on] + distance[on, None] * directions[on])
         return np.concatenate(points)
 

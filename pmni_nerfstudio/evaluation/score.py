@@ -1,101 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All scores of a result at once: align, then measure surface and poses."""
+"""Surface and poses of a result against the truth: align, then measure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.alignment import fit_similarity, similarity_from_cameras
 from pmni_nerfstudio.evaluation.metrics import (
-    MeshFacts,
     PoseScore,
     SurfaceScore,
-    mesh_facts,
     object_radius,
     score_poses,
     score_surface,
     transform_poses,
 )
 from pmni_nerfstudio.evaluation.raycast import MeshRays
-from pmni_nerfstudio.evaluation.truth import Truth, read_mesh, read_poses, read_truth
+from pmni_nerfstudio.evaluation.truth import Truth
 
-FIT_POINTS = 20_000
+Rays = Literal["masked", "all"]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that is measured of a result; distances in units of the data's world."""
+    """What is measured against the truth; distances in units of the data's world."""
 
     surface: SurfaceScore
     poses: PoseScore | None
     """None where no poses were given."""
-    facts: MeshFacts
-    scale: float
-    """Of the similarity that took the result to the truth; 1 without alignment."""
+    similarity: np.ndarray
+    """(4, 4), took the result to the truth, in the data's world; the identity without alignment."""
 
-
-def score_files(mesh_file: Path, truth_dir: Path, poses_file: Path | None, align: bool, threshold_pct: float) -> Scores:
-    """Score a mesh file and a file of poses against a truth folder.
-
-    Raises:
-        PmniError: a file is missing or broken, or no true camera sees any of the mesh.
-    """
-    truth = read_truth(truth_dir)
-    mesh = read_mesh(mesh_file)
-    c2w = None if poses_file is None else read_poses(poses_file, len(truth.c2w))
-    scores = score(mesh, c2w, truth, align, threshold_pct)
-    if scores is None:
-        advice = "is it in the data's world?" if align else "is it in the data's world, or does it need --align?"
-        raise PmniError(f"{mesh_file}: none of the truth's cameras sees this mesh; {advice}")
-    return scores
+    @property
+    def scale(self) -> float:
+        """Of the similarity."""
+        return float(np.cbrt(np.linalg.det(self.similarity[:3, :3])))
 
 
 def score(
-    mesh: trimesh.Trimesh, c2w: np.ndarray | None, truth: Truth, align: bool, threshold_pct: float = 1.0
+    mesh: trimesh.Trimesh,
+    c2w: np.ndarray | None,
+    truth: Truth,
+    align: bool,
+    threshold: float = 0.5,
+    rays: Rays = "masked",
+    views: np.ndarray | None = None,
+    fit_points: int = 20_000,
 ) -> Scores | None:
     """Score a result in the data's world.
 
     Args:
         mesh: the result.
-        c2w: (N, 4, 4) its poses, OpenCV axes, or None. With them the rotation of the alignment is the mean of what
+        c2w: (n, 4, 4) its poses, OpenCV axes, or None. With them the rotation of the alignment is the mean of what
             the orientations say, and only scale and shift are fitted to the surface; without, all seven parameters are.
         truth: what it should be.
         align: whether to take the result to the true world by a similarity first.
-        threshold_pct: of the F-score, in % of the diameter.
+        threshold: of the F-score, in units of the data's world.
+        rays: whose first hits are compared: those of the masks' pixels, or of all.
+        views: (n,) which of the truth's views the poses are of; all of them by default.
+        fit_points: on the result, that the alignment goes by.
 
     Returns:
         The scores, or None if no true camera sees any of the aligned result.
     """
-    facts = mesh_facts(mesh)
-    mesh = mesh.copy().apply_transform(truth.unit_from_world)
-    c2w = None if c2w is None else transform_poses(truth.unit_from_world, c2w)
+    unit_from_world = truth.unit_from_world
+    mesh = mesh.copy().apply_transform(unit_from_world)
+    true_c2w = truth.c2w if views is None else truth.c2w[views]
+    c2w = None if c2w is None else transform_poses(unit_from_world, c2w)
     similarity = np.eye(4)
     if align:
-        points = np.asarray(mesh.sample(FIT_POINTS, seed=0))
-        start = similarity if c2w is None else similarity_from_cameras(c2w, truth.c2w)
+        points = np.asarray(mesh.sample(fit_points, seed=0))
+        start = similarity if c2w is None else similarity_from_cameras(c2w, true_c2w)
         true_rays = MeshRays(truth.mesh)
         true_seen = true_rays.visible_points(truth.K, truth.c2w, truth.width, truth.height)
         similarity = fit_similarity(points, true_rays, true_seen, start, rotate=c2w is None)
         mesh.apply_transform(similarity)
-    surface = score_surface(mesh, truth.mesh, truth.K, truth.c2w, truth.width, truth.height, threshold_pct)
+    masks = truth.masks if rays == "masked" else None
+    unit = truth.scale
+    surface = score_surface(
+        mesh, truth.mesh, truth.K, truth.c2w, truth.width, truth.height, threshold / unit, masks=masks
+    )
     if surface is None:
         return None
     poses = None
     if c2w is not None:
-        poses = score_poses(transform_poses(similarity, c2w), truth.c2w, object_radius(truth.mesh))
+        moved = transform_poses(similarity, c2w)
+        poses = score_poses(
+            *(transform_poses(truth.world_from_unit, p) for p in (moved, true_c2w)),
+            radius=unit * object_radius(truth.mesh),
+        )
     return Scores(
         surface=replace(
             surface,
-            chamfer=truth.scale * surface.chamfer,
-            accuracy=truth.scale * surface.accuracy,
-            completeness=truth.scale * surface.completeness,
+            chamfer=unit * surface.chamfer,
+            accuracy=unit * surface.accuracy,
+            completeness=unit * surface.completeness,
+            threshold=threshold,
         ),
         poses=poses,
-        facts=facts,
-        scale=float(np.cbrt(np.linalg.det(similarity[:3, :3]))),
+        similarity=truth.world_from_unit @ similarity @ unit_from_world,
     )

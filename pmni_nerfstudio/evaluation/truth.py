@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
 from pmni_nerfstudio.data.cameras import read_cameras
+from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.metrics import transform_poses
 
@@ -24,13 +25,29 @@ class Truth:
 
     mesh: trimesh.Trimesh
     K: np.ndarray
-    """(3, 3), integer pixel centres."""
+    """(3, 3) for all views, or (N, 3, 3); integer pixel centres."""
     c2w: np.ndarray
     """(N, 4, 4)."""
     world_from_unit: np.ndarray
     """(4, 4) similarity to the data's world."""
-    width: int
-    height: int
+    masks: np.ndarray
+    """(N, H, W) bool: what each camera sees of the object."""
+
+    @property
+    def height(self) -> int:
+        """Of every view."""
+        return self.masks.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Of every view."""
+        return self.masks.shape[2]
+
+    def every(self, step: int) -> Truth:
+        """The same, seen by every step-th pixel of each axis."""
+        K = self.K.copy()
+        K[..., :2, :] /= step
+        return replace(self, K=K, masks=self.masks[:, ::step, ::step])
 
     @property
     def unit_from_world(self) -> np.ndarray:
@@ -55,12 +72,28 @@ def read_truth(folder: Path) -> Truth:
     try:
         with np.load(path) as arrays:
             c2w, K, world_from_unit = (np.asarray(arrays[key], dtype=np.float64) for key in ("c2w", "K", "scale_mat"))
-            height, width = arrays["depth"].shape[1:]
+            depth = arrays["depth"]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise PmniError(f"{path}: can't be read ({error}); write the scene again with `pmni synth`") from error
     mesh = read_mesh(folder / MESH_FILE)
     mesh.apply_transform(np.linalg.inv(world_from_unit))
-    return Truth(mesh, K, c2w, world_from_unit, width, height)
+    return Truth(mesh, K, c2w, world_from_unit, np.isfinite(depth) & (depth > 0))
+
+
+def find_truth(scene: Scene) -> Truth | None:
+    """What a scene's folder knows of the truth: what `pmni synth` kept in it, else its own mesh and given cameras.
+
+    Raises:
+        PmniError: a file of it is broken.
+    """
+    for folder in (scene.root / "truth", scene.root):
+        if (folder / TRUTH_FILE).is_file():
+            return read_truth(folder)
+    if scene.mesh_file is None or scene.c2w is None:
+        return None
+    mesh = read_mesh(scene.mesh_file)
+    mesh.apply_transform(np.linalg.inv(scene.world_from_unit))
+    return Truth(mesh, scene.K, scene.c2w, scene.world_from_unit, scene.masks)
 
 
 def read_mesh(path: Path) -> trimesh.Trimesh:

@@ -51,9 +51,11 @@ class ExportCommand:
         run = load_run(self.load_config, self.device)
         # Before the mesh, so that nobody waits for one which then has nowhere to go.
         make_output_folder(self.output_dir)
+        import numpy as np
+
         from pmni_nerfstudio.data.dataset import PmniDataset
         from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
-        from pmni_nerfstudio.export.maps import write_maps
+        from pmni_nerfstudio.export.maps import map_folders, rendered, write_view
         from pmni_nerfstudio.export.mesh import extract_mesh
         from pmni_nerfstudio.fields.sdf_field import PmniField
         from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
@@ -71,7 +73,11 @@ class ExportCommand:
         refined = poses.c2w_opencv_double()
         files += write_refined_cameras(self.output_dir, dataset.scene, all_poses(dataset.scene, dataset.views, refined))
         if self.maps:
-            files += write_maps(self.output_dir, model, dataset)
+            files += map_folders(self.output_dir)
+            names = (dataset.scene.names[i] for i in dataset.views)
+            size = float(np.cbrt(np.linalg.det(dataset.scene.world_from_unit[:3, :3])))
+            for name, view in zip(names, rendered(model, dataset.cameras, size)):
+                write_view(self.output_dir, name, view)
         print_summary(mesh, time.perf_counter() - start, files)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered normal and depth maps of the training views, at the optimised poses.
+"""Rendered normal and depth maps of views.
 
 Beneath the output folder: `normal_camera_space/NN.exr` (camera space as in the scene's files: x right, y up, z towards
 the viewer; zero off the object), `normal_preview/NN.png` (the same as a picture), `depth/NN.exr` (distance from the
@@ -9,16 +9,19 @@ camera's centre *along the pixel's ray*, not z depth, in the data's units; zero 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.base_model import Model
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
+from pmni_nerfstudio.data.dataset import normals_to_rgb
 from pmni_nerfstudio.data.images import write_exr, write_png
 
 NORMALS, NORMALS_PREVIEW = "normal_camera_space", "normal_preview"
@@ -27,36 +30,56 @@ DEPTHS, DEPTHS_PREVIEW = "depth", "depth_preview"
 _FILE_FROM_OPENCV = np.array([1.0, -1.0, -1.0])
 
 
-def write_maps(folder: Path, model: Model, dataset: PmniDataset, progress: bool = True) -> list[Path]:
-    """Render every training view at its optimised pose and write its four maps.
+@dataclass(frozen=True)
+class RenderedView:
+    """What a camera sees of a result; zero off the object."""
+
+    normals: Float[np.ndarray, "H W 3"]
+    """Unit, in the camera's OpenCV axes."""
+    depth: Float[np.ndarray, "H W"]
+    """Along the pixel's ray, in the data's units."""
+
+
+def render_view(model: Model, camera: Cameras, size: float) -> RenderedView:
+    """Render one camera of the unit-sphere world.
 
     Args:
-        folder: that exists.
         model: whose outputs for a camera have `normals_camera` (unit, OpenCV camera axes), `depth` (along the unit
             ray, in radii of the scene) and `accumulation`.
-        dataset: the training views.
-        progress: show a progress bar.
-
-    Returns:
-        The folders.
+        camera: at its optimised pose if its metadata say that it is a training view's.
+        size: of the scene's radius in the data's units.
     """
+    with torch.no_grad():
+        outputs = model.get_outputs_for_camera(camera.to(model.device))
+    normals, depth, accumulation = (outputs[k].float().cpu() for k in ("normals_camera", "depth", "accumulation"))
+    hit = accumulation > 0.5
+    return RenderedView(
+        normals=torch.where(hit, normals, 0.0).numpy(), depth=torch.where(hit, depth * size, 0.0)[..., 0].numpy()
+    )
+
+
+def map_folders(folder: Path) -> list[Path]:
+    """The folders of the four maps, made."""
     folders = [folder / name for name in (NORMALS, NORMALS_PREVIEW, DEPTHS, DEPTHS_PREVIEW)]
     for made in folders:
-        made.mkdir(exist_ok=True)
-    size = float(np.cbrt(np.linalg.det(dataset.scene.world_from_unit[:3, :3])))
-    console = Console(stderr=True)
-    for i in track(range(len(dataset)), "Rendering maps", console=console, transient=True, disable=not progress):
-        name = dataset.scene.names[dataset.views[i]]
-        with torch.no_grad():
-            outputs = model.get_outputs_for_camera(dataset.cameras[i : i + 1].to(model.device))
-        normals, depth, accumulation = (outputs[k].float().cpu() for k in ("normals_camera", "depth", "accumulation"))
-        hit = accumulation > 0.5
-        distance = torch.where(hit, depth * size, 0.0)[..., 0].numpy()
-        write_exr(folders[0] / f"{name}.exr", torch.where(hit, normals, 0.0).numpy() * _FILE_FROM_OPENCV)
-        write_png(folders[1] / f"{name}.png", (normals_to_rgb(normals, hit) * 255).round().byte().numpy())
-        write_exr(folders[2] / f"{name}.exr", distance)
-        write_png(folders[3] / f"{name}.png", depth_picture(distance))
+        made.mkdir(parents=True, exist_ok=True)
     return folders
+
+
+def write_view(folder: Path, name: str, view: RenderedView) -> None:
+    """Write the four maps of a view, see above, into folders that `map_folders` made."""
+    normals, hit = torch.from_numpy(view.normals), torch.from_numpy(view.depth > 0)[..., None]
+    write_exr(folder / NORMALS / f"{name}.exr", view.normals * _FILE_FROM_OPENCV)
+    write_png(folder / NORMALS_PREVIEW / f"{name}.png", (normals_to_rgb(normals, hit) * 255).round().byte().numpy())
+    write_exr(folder / DEPTHS / f"{name}.exr", view.depth)
+    write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_picture(view.depth))
+
+
+def rendered(model: Model, cameras: Cameras, size: float, progress: bool = True) -> Iterator[RenderedView]:
+    """`render_view` of one camera after another, with a progress bar."""
+    console = Console(stderr=True)
+    for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
+        yield render_view(model, cameras[i : i + 1], size)
 
 
 def depth_picture(depth: Float[np.ndarray, "H W"]) -> np.ndarray:

@@ -29,6 +29,7 @@ Device = Literal["auto", "cpu", "cuda"]
 class Run:
     """A pipeline with its trained weights, in evaluation mode."""
 
+    config_path: Path
     config: TrainerConfig
     pipeline: Pipeline
     checkpoint: Path
@@ -59,7 +60,7 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
             f"{checkpoint}: doesn't fit {config_path} and its data ({one_line(error)[:200]}): "
             "export with the scene and the version that it was trained with"
         ) from error
-    return Run(config, pipeline, checkpoint, step)
+    return Run(config_path, config, pipeline, checkpoint, step)
 
 
 def read_config(path: Path) -> TrainerConfig:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be evaluated: the mesh and poses of a trained run, or of files, and how to see its normals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trimesh
+
+from pmni_nerfstudio.data.pinhole import pixel_rays
+from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.evaluation.metrics import transform_poses
+from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.evaluation.truth import read_mesh, read_poses
+
+if TYPE_CHECKING:
+    from pmni_nerfstudio.export.maps import RenderedView
+    from pmni_nerfstudio.export.run import Device, Run
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """In the data's world and units; poses are camera-to-world, OpenCV axes."""
+
+    source: Path
+    """The mesh's file, or the run's config.yml."""
+    mesh: trimesh.Trimesh
+    c2w: np.ndarray | None
+    """(N, 4, 4) of the scene's views; None where there are none."""
+    trained: np.ndarray
+    """(N,) bool, views whose poses are the result's own; the others' are given ones, in another world it may be."""
+    calibrated: bool
+    """Whether poses were given and not found, so that there is nothing to be aligned."""
+    method: str | None
+    render: Callable[[np.ndarray], Iterator[RenderedView]]
+    """Of all the scene's views at poses (N, 4, 4)."""
+
+
+def result_of_files(mesh_file: Path, poses_file: Path | None, scene: Scene | None, num_views: int) -> Result:
+    """A mesh and poses from files; normals are the mesh's own, where a scene says what its cameras are.
+
+    Raises:
+        PmniError: a file is missing or broken.
+    """
+    mesh = read_mesh(mesh_file)
+    c2w = None if poses_file is None else read_poses(poses_file, num_views)
+    return Result(mesh_file, mesh, c2w, np.ones(num_views, dtype=bool), False, None, _mesh_renderer(mesh, scene))
+
+
+def result_of_run(run: Run, resolution: int) -> tuple[Scene, Result]:
+    """A trained run's scene and what came out of it.
+
+    Args:
+        run: as loaded.
+        resolution: cells of marching cubes along the diameter of the scene's sphere.
+
+    Raises:
+        PmniError: no run of ours, nor of a surface model that was given our scene.
+    """
+    from pmni_nerfstudio.data.dataset import PmniDataset
+    from pmni_nerfstudio.export.cameras import all_poses, data_world_poses, rigid
+    from pmni_nerfstudio.export.command import data_world_mesh
+    from pmni_nerfstudio.export.maps import rendered
+    from pmni_nerfstudio.export.mesh import extract_mesh
+    from pmni_nerfstudio.model.pmni import PmniModel
+
+    model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
+    if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
+        return _result_of_stock_run(run, resolution)
+    scene, poses = dataset.scene, model.camera_optimizer
+    mesh = data_world_mesh(extract_mesh(model.field.sdf, resolution, device=model.device), scene.world_from_unit)
+    c2w = data_world_poses(rigid(all_poses(scene, dataset.views, poses.c2w_opencv_double())), scene.world_from_unit)
+    trained = np.zeros(scene.num_views, dtype=bool)
+    trained[list(dataset.views)] = True
+
+    def render(at: np.ndarray) -> Iterator[RenderedView]:
+        from pmni_nerfstudio.data.dataparser import nerfstudio_cameras
+
+        unit = transform_poses(np.linalg.inv(scene.world_from_unit), at)
+        cameras = nerfstudio_cameras(scene.K, unit, scene.width, scene.height, cam_idx=False)
+        return rendered(model, cameras, float(np.cbrt(np.linalg.det(scene.world_from_unit[:3, :3]))))
+
+    return scene, Result(run.config_path, mesh, c2w, trained, not poses.learns, run.config.method_name, render)
+
+
+def _result_of_stock_run(run: Run, resolution: int) -> tuple[Scene, Result]:
+    from pmni_nerfstudio.baselines.surface import stock_mesh, stock_scene
+
+    scene, c2w = stock_scene(run.pipeline)
+    mesh = stock_mesh(run.pipeline, resolution)
+    every = np.ones(scene.num_views, dtype=bool)
+    return scene, Result(run.config_path, mesh, c2w, every, True, run.config.method_name, _mesh_renderer(mesh, scene))
+
+
+def load_result(config: Path, resolution: int, device: Device) -> tuple[Scene, Result]:
+    """`result_of_run` of a config.yml."""
+    from pmni_nerfstudio.export.run import load_run
+
+    return result_of_run(load_run(config, device), resolution)
+
+
+def _mesh_renderer(mesh: trimesh.Trimesh, scene: Scene | None) -> Callable[[np.ndarray], Iterator[RenderedView]]:
+    def render(at: np.ndarray) -> Iterator[RenderedView]:
+        if scene is None:
+            raise PmniError("a mesh's normals are compared with a scene's: give --data")
+        rays = MeshRays(mesh)
+        for K, pose in zip(scene.K, at):
+            yield mesh_view(mesh, rays, K, pose, scene.width, scene.height)
+
+    return render
+
+
+def mesh_view(
+    mesh: trimesh.Trimesh, rays: MeshRays, K: np.ndarray, c2w: np.ndarray, width: int, height: int
+) -> RenderedView:
+    """What a camera sees of a mesh: the normals of its vertices, interpolated.
+
+    Args:
+        mesh: in the world of the pose.
+        rays: the same mesh, ready for queries.
+        K: (3, 3), integer pixel centres.
+        c2w: (4, 4), OpenCV axes.
+        width, height: of the view.
+    """
+    from pmni_nerfstudio.export.maps import RenderedView
+
+    hits = rays.cast(*pixel_rays(K, c2w, width, height))
+    on = np.isfinite(hits.distance)
+    weights = np.concatenate([1 - hits.uv[on].sum(-1, keepdims=True), hits.uv[on]], axis=-1)
+    normals = np.zeros((len(on), 3), dtype=np.float32)
+    seen = np.einsum("pk,pki->pi", weights, mesh.vertex_normals[mesh.faces[hits.face[on]]]) @ c2w[:3, :3]
+    normals[on] = seen / np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-12)
+    depth = np.where(on, hits.distance, 0).astype(np.float32)
+    return RenderedView(normals.reshape(height, width, 3), depth.reshape(height, width))
