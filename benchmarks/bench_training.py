@@ -8,9 +8,10 @@ run's length: its schedules (levels, sharpness, learning rates) go by the fracti
 through all of them, and its first and last quarters are shown apart. Setting up, the visual hull and the warm start
 come before the first step and aren't in the times; they are printed.
 
-neus-facto runs on no CPU as nerfstudio ships it. Here nerfstudio's own PyTorch HashEncoding stands in for
-tinycudann's and no LPIPS is built. Two sizes of it are timed, both below nerfstudio's own, which would take seconds
-for what we do in a few milliseconds:
+neus-facto runs on no CPU as nerfstudio ships it: this is `neus-facto-small` (pmni_nerfstudio/baselines), where
+nerfstudio's own PyTorch HashEncoding stands in for tinycudann's and no LPIPS is built, with larger hash grids than that
+method's own. Two sizes of it are timed, both below nerfstudio's own, which would take seconds for what we do in a few
+milliseconds:
 
 - small: the hash grids are nerfstudio's (16 levels of 2^19 entries up to 2048, proposals 5 levels of 2^17); cut are the
   widths of the networks (256 to 64) and the samples along a ray (256 + 96 + 48 to 32 + 16 + 16). Each cut makes it
@@ -35,22 +36,19 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Tuple
-from unittest import mock
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.field_components.encodings import HashEncoding
-from nerfstudio.fields.sdf_field import SDFFieldConfig
-from nerfstudio.models.neus_facto import NeuSFactoModel, NeuSFactoModelConfig
+from nerfstudio.models.neus_facto import NeuSFactoModel
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
+from pmni_nerfstudio.baselines.neus_facto import small_model
 from pmni_nerfstudio.pmni_config import pmni_calibrated
 from pmni_nerfstudio.synth.command import SynthCommand
 
@@ -134,60 +132,16 @@ def ours(trainer: Trainer) -> Timed:
     return Timed(step, trainer.pipeline.datamanager.get_train_rays_per_batch())
 
 
-class TorchHashGrid(HashEncoding):
-    """nerfstudio's PyTorch encoding behind the constructor of tinycudann's. It interpolates linearly only."""
-
-    def __init__(self, n_input_dims: int, encoding_config: Dict[str, Any]) -> None:
-        assert n_input_dims == 3 and encoding_config["otype"] == "HashGrid"
-        levels, base = encoding_config["n_levels"], encoding_config["base_resolution"]
-        super().__init__(
-            num_levels=levels,
-            min_res=base,
-            max_res=round(base * encoding_config["per_level_scale"] ** (levels - 1)),
-            log2_hashmap_size=encoding_config["log2_hashmap_size"],
-            features_per_level=encoding_config["n_features_per_level"],
-            implementation="torch",
-        )
-        self.n_output_dims = self.get_out_dim()
-
-
 def small_neus_facto(views: int, size: HashSize) -> NeuSFactoModel:
-    """neus-facto as nerfstudio sets it up (configs/method_configs.py), in small and for a CPU."""
-    proposal: Dict[str, Any] = {
-        "hidden_dim": 16,
-        "log2_hashmap_size": size.proposal_log2_table,
-        "num_levels": 5,
-        "implementation": "torch",
-    }
-    config = NeuSFactoModelConfig(
-        sdf_field=SDFFieldConfig(
-            use_grid_feature=True,
-            num_layers=2,
-            hidden_dim=64,
-            geo_feat_dim=64,
-            num_layers_color=2,
-            hidden_dim_color=64,
-            num_levels=size.levels,
-            max_res=size.max_res,
-            log2_hashmap_size=size.log2_table,
-            smoothstep=False,  # the PyTorch encoding has none
-            bias=0.5,
-            beta_init=0.8,
-            inside_outside=False,  # an object seen from outside
-        ),
-        background_model="none",
-        background_color="white",
-        num_proposal_samples_per_ray=(32, 16),
-        num_neus_samples_per_ray=16,
-        proposal_net_args_list=[{**proposal, "max_res": 64}, {**proposal, "max_res": 256}],
-    )
+    """`neus-facto-small` with hash grids of this size."""
+    config = small_model()
+    config.background_color = "white"  # as the pictures of our batches
+    field, proposals = config.sdf_field, config.proposal_net_args_list
+    field.num_levels, field.max_res, field.log2_hashmap_size = size.levels, size.max_res, size.log2_table
+    for proposal in proposals:
+        proposal["log2_hashmap_size"] = size.proposal_log2_table
     box = SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
-    with (
-        mock.patch("nerfstudio.fields.sdf_field.tcnn", SimpleNamespace(Encoding=TorchHashGrid)),
-        # evaluation's alone, and it downloads its weights
-        mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", nn.Identity),
-    ):
-        model: NeuSFactoModel = config.setup(scene_box=box, num_train_data=views)
+    model: NeuSFactoModel = config.setup(scene_box=box, num_train_data=views)
     return model.train()
 
 

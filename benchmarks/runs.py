@@ -11,9 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.score import Scores, score_files
-
 BIN = Path(sys.executable).parent
 NOISE = ["--jitter", "1", "--rotation-noise-deg", "15", "--translation-noise", "0.5"]
 """Of pmni synth: cameras off their ring, and poses that are off them in turn."""
@@ -34,10 +31,8 @@ class Trained:
     """A method's run and its scores against the truth."""
 
     spent: Spent
-    scores: Scores | None
-    """None where the true cameras see nothing of the result."""
-    mae_deg: float
-    """Rendered against input normals, mean over the pixels of all views."""
+    metrics: dict | None
+    """What `pmni eval` says; None where it found nothing to measure."""
 
 
 def run(command: list[str], log: Path) -> Spent:
@@ -71,16 +66,16 @@ def train(method: str, scene: Path, out: Path, options: list[str]) -> Spent:
     return run(command, out / "train.log")
 
 
-def train_and_score(method: str, scene: Path, out: Path, options: list[str], align: bool = True) -> Trained:
-    """Trains, exports, and scores mesh, poses and rendered normals."""
+def train_and_score(method: str, scene: Path, out: Path, options: list[str]) -> Trained:
+    """Trains, and measures mesh, poses and rendered normals."""
     spent = train(method, scene, out, options)
     config = str(out / "e" / method / "t" / "config.yml")
-    run(["pmni", "export", "--load-config", config, "--output-dir", str(out)], out / "export.log")
-    run(["ns-eval", "--load-config", config, "--output-path", str(out / "eval.json")], out / "eval.log")
-    mae = json.loads((out / "eval.json").read_text())["results"]["normal_mae_deg"]
     try:
-        scores = score_files(out / "mesh.ply", Path(f"{scene}_truth"), out / "poses.npy", align, 1.0)
-    except PmniError as error:
-        print(error)
-        scores = None
-    return Trained(spent, scores, mae)
+        run(
+            ["pmni", "eval", "--load-config", config, "--truth", f"{scene}_truth", "--output-dir", str(out)],
+            out / "eval.log",
+        )
+    except SystemExit as error:  # of a result that has nothing to do with the truth
+        print(str(error).splitlines()[-1])
+        return Trained(spent, None)
+    return Trained(spent, json.loads((out / "metrics.json").read_text()))

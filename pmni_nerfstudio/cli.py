@@ -35,8 +35,16 @@ SUBCOMMANDS = {
     "eval": Subcommand(
         "pmni_nerfstudio.evaluation.command", "EvalCommand", "Score an exported mesh and poses against the truth."
     ),
+    "report": Subcommand(
+        "pmni_nerfstudio.report.command", "ReportCommand", "Make one page of a folder that pmni eval wrote."
+    ),
     "integrate": Subcommand(
         "pmni_nerfstudio.integration.command", "IntegrateCommand", "Integrate normal maps to depth maps."
+    ),
+    "convert": Subcommand(
+        "pmni_nerfstudio.export.convert_command",
+        "ConvertCommand",
+        "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",
     ),
     "synth": Subcommand(
         "pmni_nerfstudio.synth.command", "SynthCommand", "Make a synthetic scene whose truth is known."

@@ -19,11 +19,14 @@ from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.lr_schedule import Decay, FusedAdamConfig, RunFractionSchedulerConfig
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizerConfig
+from pmni_nerfstudio.model.trainer import PmniTrainerConfig
 
 
-def _optimizer(lr: float, final: float = 0.05, decay: Decay = "exponential", warmup: float = 0.02) -> Dict[str, Any]:
+def _optimizer(
+    lr: float, final: float = 0.05, decay: Decay = "exponential", warmup: float = 0.02, max_norm: float = 1.0
+) -> Dict[str, Any]:
     return {
-        "optimizer": FusedAdamConfig(lr=lr),
+        "optimizer": FusedAdamConfig(lr=lr, max_norm=max_norm),
         "scheduler": RunFractionSchedulerConfig(warmup=warmup, final=final, decay=decay),
     }
 
@@ -32,7 +35,7 @@ def _trainer(
     method_name: str, pose_mode: Literal["off", "SE3"], steps: int, loss_weights: LossWeights, hull_votes: int
 ) -> TrainerConfig:
     cuda = torch.cuda.is_available()
-    return TrainerConfig(
+    return PmniTrainerConfig(
         method_name=method_name,
         machine=MachineConfig(device_type="cuda" if cuda else "cpu"),
         max_num_iterations=steps,
@@ -57,8 +60,8 @@ def _trainer(
         optimizers={
             "sdf": _optimizer(2e-3),
             "variance": _optimizer(1e-3),
-            "pose_rotation": _optimizer(3e-3, final=0.02),
-            "pose_translation": _optimizer(2e-3, final=0.02),
+            "pose_rotation": _optimizer(3e-3, final=0.02, max_norm=0.1),
+            "pose_translation": _optimizer(2e-3, final=0.02, max_norm=0.1),
             "pose_depth_scale": _optimizer(1e-3),
         },
         # Both: the page while it trains, and curves that stay. Without a browser open the viewer costs nothing.
@@ -108,7 +111,7 @@ def _original() -> TrainerConfig:
     # A level of the 14 more each 1,000 steps.
     model.sdf_field = PmniFieldConfig(encoding="hash", initial_levels=1 / 14, unlock_until=13_000 / steps)
     cosine = _optimizer(5e-4, 0.05, "cosine", warmup=500 / steps)
-    poses = _optimizer(1e-3, 0.5, "third", warmup=0.0)
+    poses = _optimizer(1e-3, 0.5, "third", warmup=0.0, max_norm=0.1)
     config.optimizers = {
         "sdf": cosine,
         "variance": cosine,

@@ -12,11 +12,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serving import serve_once
+from test_texture import take_photographs
 from training import make_config, set_up
 
 from pmni_nerfstudio import cli
+from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.synth.command import SynthCommand
 
 ROOT = Path(__file__).parents[1]
@@ -26,12 +29,15 @@ TINY_TEXTURE = "--target-num-faces 500 --num-pixels-per-side 64"
 EXTRA = {
     "pmni synth": "--views 6 --width 48 --height 40 --mesh-resolution 48",
     "pmni export": "--resolution 64",
-    "pmni eval": "",
+    "pmni eval": "--resolution 64",
+    "pmni report": "",
+    "pmni convert": "",
     "pmni register": "",
     "pmni integrate": "--max-rounds 5 --overwrite",
     "ns-train pmni": TINY_TRAIN,
     "ns-train pmni-calibrated": TINY_TRAIN,
     "ns-train pmni-original": f"{TINY_TRAIN} --pipeline.datamanager.train-num-rays-per-batch 450",
+    "ns-train neus-facto-small": TINY_TRAIN,
     "ns-eval": "",
     "ns-render dataset": "",
     "ns-export pointcloud": "--num-points 2000",
@@ -39,6 +45,13 @@ EXTRA = {
     "ns-export tsdf": f"--downscale-factor 1 {TINY_TEXTURE}",
     "ns-export cameras": "",
     "python examples/01_picture.py": "",
+    "python examples/02_render_novel_views.py": "--views 3",
+    "python examples/03_sample_surface.py": "--count 2000",
+    "python examples/04_query_sdf.py": "",
+    "python examples/05_mesh_formats.py": "",
+    "python examples/06_poses_to_colmap.py": "",
+    "python examples/07_plot_training.py": "",
+    "python examples/08_texture.py": "--faces 2000 --size 256",
     "python benchmarks/run_all.py": "--quick",
     "python benchmarks/bench_cuda.py": "--device cpu --steps 10 --views 6 --width 60 --height 50 --rays 450",
 }
@@ -66,7 +79,7 @@ def known_as(command: str) -> str | None:
 
 @dataclass
 class Place:
-    """What DIR, CONFIG and OUT stand for."""
+    """What DIR, CONFIG, OUT, RUN, SDF and points.npy stand for."""
 
     folder: Path
 
@@ -78,8 +91,11 @@ class Place:
             ("DIR", scene),
             ("CONFIG", self.folder / "test" / "pmni-calibrated" / "run" / "config.yml"),
             ("OUT", self.folder / "out"),
+            ("RUN", self.folder / "test" / "pmni-calibrated" / "run"),
+            ("SDF", self.folder / "sdf"),
         ):
             command = re.sub(rf"\b{name}\b", str(path), command)
+        command = command.replace("points.npy", str(self.folder / "points.npy"))
         program, *rest = shlex.split(command)
         here = Path(sys.executable).parent / program
         return [str(here if here.exists() else program), *rest]
@@ -92,8 +108,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     SynthCommand(out=found.folder / "scene", views=6, width=48, height=40, mesh_resolution=48, depth_maps=True).main()
     trainer = set_up(make_config("pmni-calibrated", found.folder / "scene", found.folder, 60))
     trainer.train()
-    export = f"export --load-config CONFIG --output-dir OUT --maps {EXTRA['pmni export']}"
-    cli.main(found.words(f"pmni {export}")[1:])
+    cli.main(found.words("pmni eval --load-config CONFIG --output-dir OUT --resolution 64")[1:])
+    cli.main(found.words("pmni convert DIR --to sdfstudio --output-dir SDF")[1:])
+    np.save(found.folder / "points.npy", np.random.default_rng(0).uniform(-30, 30, (100, 3)))
+    take_photographs(read_scene(found.folder / "scene"), SynthCommand.shape)
     return found
 
 

@@ -85,7 +85,7 @@ def _finer(K: np.ndarray, factor: int) -> np.ndarray:
     return fine
 
 
-def _windows(masks: np.ndarray, margin_px: int = 4) -> list[tuple[slice, slice]]:
+def object_windows(masks: np.ndarray, margin_px: int = 4) -> list[tuple[slice, slice]]:
     """Rows and columns round the object in each of masks (N, H, W), all of one size, inside the frame."""
     starts, stops = [], []
     for axis in (1, 2):  # rows of the frame, then columns
@@ -128,7 +128,7 @@ def comparison_picture(
     from matplotlib.figure import Figure
 
     frame_height, frame_width = views[0]["mask"].shape
-    windows = _windows(np.stack([view["mask"] for view in views]))
+    windows = object_windows(np.stack([view["mask"] for view in views]))
     height, width = views[0]["mask"][windows[0]].shape
     cell = 2.6
     figure = Figure(figsize=(4 * cell * width / height + 0.9, len(views) * cell + 0.75), dpi=120, layout="constrained")

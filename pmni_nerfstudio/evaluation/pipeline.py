@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type, cast
 
 import numpy as np
+import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.model.trainer import NotFiniteError
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.truth import Truth
@@ -56,6 +58,26 @@ class PmniPipeline(VanillaPipeline):
             CONSOLE.log(f"[bold yellow]Warning: {escape(str(scene.root))}: the truth there is of other views; not used")
             return None
         return truth
+
+    last_step: Dict[str, Any] = {}
+    """Batch and losses of the training step that is under way."""
+
+    def get_train_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Any], Dict[str, Any]]:
+        """Outputs, losses and metrics of a batch.
+
+        Raises:
+            NotFiniteError: naming the losses.
+        """
+        rays, batch = self.datamanager.next_train(step)
+        self.last_step = {"batch": batch}
+        outputs = self._model(rays)
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        losses = self.model.get_loss_dict(outputs, batch, metrics)
+        self.last_step["losses"] = {name: loss.detach() for name, loss in losses.items()}
+        if not bool(torch.stack(list(self.last_step["losses"].values())).isfinite().all()):
+            bad = [name for name, loss in losses.items() if not bool(loss.isfinite())]
+            raise NotFiniteError(", ".join(bad))
+        return outputs, losses, metrics
 
     def get_eval_image_metrics_and_images(self, step: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
         """One view, and the truth's measures on a coarse mesh."""

@@ -90,11 +90,18 @@ def result_of_run(run: Run, resolution: int) -> tuple[Scene, Result]:
 
 def _result_of_stock_run(run: Run, resolution: int) -> tuple[Scene, Result]:
     from pmni_nerfstudio.baselines.surface import stock_mesh, stock_scene
+    from pmni_nerfstudio.export.cameras import data_world_poses
 
     scene, c2w = stock_scene(run.pipeline)
     mesh = stock_mesh(run.pipeline, resolution)
     every = np.ones(scene.num_views, dtype=bool)
-    return scene, Result(run.config_path, mesh, c2w, every, True, run.config.method_name, _mesh_renderer(mesh, scene))
+    # Poses that were found, and given to `pmni convert`, are in a world of their own.
+    calibrated = scene.c2w is not None and np.allclose(
+        c2w, data_world_poses(scene.c2w, scene.world_from_unit), rtol=1e-4, atol=1e-3
+    )
+    return scene, Result(
+        run.config_path, mesh, c2w, every, calibrated, run.config.method_name, _mesh_renderer(mesh, scene)
+    )
 
 
 def load_result(config: Path, resolution: int, device: Device) -> tuple[Scene, Result]:

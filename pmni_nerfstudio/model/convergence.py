@@ -52,7 +52,8 @@ class Convergence:
         self.view = torch.from_numpy(view)
         # OpenGL axes, as the poses have.
         self.rays = torch.from_numpy(rays * np.array([1.0, -1.0, -1.0])).float()
-        self._last: Optional[Tuple[Tensor, Tensor, Tensor]] = None
+        self.last: Optional[Tuple[Tensor, ...]] = None
+        """Normals, whether the pixels see the surface, and rotations, of the last check."""
 
     @torch.no_grad()
     def check(self, field: PmniField, grid: SurfaceGrid, c2w: Float[Tensor, "n 3 4"]) -> Optional[Change]:
@@ -72,7 +73,7 @@ class Convergence:
         points = pose[:, :, 3] + hits.t[:, None] * directions
         normals = functional.normalize(field.numerical_gradient(points, field.active_voxel), dim=-1)
         rotations = c2w[:, :, :3].double()
-        last, self._last = self._last, (normals, hits.hit, rotations)
+        last, self.last = self.last, (normals, hits.hit, rotations)
         if last is None:
             return None
         both = hits.hit & last[1]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -17,6 +17,7 @@ from pmni_nerfstudio.model.convergence import Convergence
 from pmni_nerfstudio.model.grid_levels import fitting_steps
 from pmni_nerfstudio.model.lr_schedule import scale_rate, set_run_length
 from pmni_nerfstudio.model.pose_optimizer import opengl_from_opencv
+from pmni_nerfstudio.model.random_state import restore_random_state
 from pmni_nerfstudio.registration.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.register import RegistrationSettings
 from pmni_nerfstudio.registration.start import Start, start_from_masks, start_from_registration
@@ -38,12 +39,13 @@ class Course:
     Args:
         model: that is trained.
         trainer: of the run, set up but for its callbacks.
+        resumed: the model's extra state of the checkpoint that the run goes on from.
 
     Raises:
         SystemExit: the scene can't be started from; one line on stderr says why.
     """
 
-    def __init__(self, model: PmniModel, trainer: Trainer) -> None:
+    def __init__(self, model: PmniModel, trainer: Trainer, resumed: Optional[Dict[str, Any]]) -> None:
         self.model, self.config, self.trainer = model, model.config, trainer
         scene: Scene = model.kwargs["metadata"]["scene"]
         moves = model.registers and self.config.registered_poses == "gauss-newton"
@@ -72,6 +74,10 @@ class Course:
         if self.config.converged_normals_deg > 0:
             index = list(model.views)
             self.convergence = Convergence(scene.masks[index], scene.K[index])
+        self._random: Optional[Dict[str, Any]] = None
+        if resumed is not None:
+            self._random = resumed["random"]
+            self._set_state(resumed["course"])
 
     def callbacks(self) -> List[TrainingCallback]:
         """For the trainer."""
@@ -80,8 +86,26 @@ class Course:
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.after),
         ]
 
+    def state(self) -> Dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "pose_steps": None if self.pose_steps is None else self.pose_steps.rng.bit_generator.state,
+            "convergence": None if self.convergence is None else self.convergence.last,
+        }
+
+    def _set_state(self, state: Optional[Dict[str, Any]]) -> None:
+        if state is None:
+            return
+        if self.pose_steps is not None and state["pose_steps"] is not None:
+            self.pose_steps.rng.bit_generator.state = state["pose_steps"]
+        if self.convergence is not None and state["convergence"] is not None:
+            self.convergence.last = tuple(value.to(self.model.device) for value in state["convergence"])
+
     def before(self, step: int) -> None:
         """A step of the poses at intervals, the schedule, and a refresh of the occupancy grid at intervals."""
+        if self._random is not None:  # setting up has drawn numbers that the run which never stopped didn't
+            restore_random_state(self._random)
+            self._random = None
         model, every = self.model, self.config.steps_per_pose_step
         if self.pose_steps is not None and step % every == every - 1:
             self._step_poses(self.pose_steps)

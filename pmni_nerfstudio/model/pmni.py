@@ -27,6 +27,7 @@ from pmni_nerfstudio.model.grid_levels import with_fitting_levels
 from pmni_nerfstudio.model.losses import mask_loss
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, opengl_from_opencv
+from pmni_nerfstudio.model.random_state import random_state
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.model.threads import settle_threads
 from pmni_nerfstudio.registration.start import Start, StartKind
@@ -67,6 +68,8 @@ class PmniModel(Model):
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
         self.start_kind: StartKind = "hull"
+        self.course: Optional[Course] = None
+        self.resumed: Optional[Dict[str, Any]] = None
         # What a registration left out of its surface is left out of training too.
         self.register_buffer("trusted", torch.ones(self.num_train_data, dtype=torch.bool))
         with exit_on_error():
@@ -104,13 +107,21 @@ class PmniModel(Model):
                 self.supervision.initial_depth_scales(self.camera_optimizer, self.grid)
             )
 
-    def get_extra_state(self) -> str:
-        """For the checkpoint: whoever resumes has no start to ask."""
-        return self.start_kind
+    def get_extra_state(self) -> Dict[str, Any]:
+        """For the checkpoint: what a run that goes on from it needs besides tensors, to be the run that never stopped."""
+        course = None if self.course is None else self.course.state()
+        return {"start": self.start_kind, "course": course, "random": random_state()}
 
-    def set_extra_state(self, state: StartKind) -> None:
-        """From a checkpoint."""
-        self.start_kind = state
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        """From a checkpoint.
+
+        Raises:
+            RuntimeError: an earlier version wrote it.
+        """
+        if not isinstance(state, dict):
+            raise RuntimeError("the checkpoint is an earlier version's")
+        self.start_kind = state["start"]
+        self.resumed = state
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -118,7 +129,8 @@ class PmniModel(Model):
         """See `Course`."""
         trainer = training_callback_attributes.trainer
         assert trainer is not None
-        return Course(self, trainer).callbacks()
+        self.course = Course(self, trainer, self.resumed)
+        return self.course.callbacks()
 
     @property
     def start_wanted(self) -> Literal["auto", "hull", "surface", "sweep"]:

@@ -21,7 +21,13 @@ def mask_distance_px(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     # The exact transform measures to the nearest pixel centre of the other kind, half a pixel past the outline.
     inside = cv2.distanceTransform(foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outside = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.where(mask, 0.5 - inside, outside - 0.5).astype(np.float32)
+    return np.where(mask, 0.5 - _exact(inside), _exact(outside) - 0.5).astype(np.float32)
+
+
+def _exact(distance_px: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """The root of the whole number that a squared distance between pixels is. OpenCV's root is one of single precision
+    whose last bit changes from call to call, and with it every bit of the training that starts from here."""
+    return np.sqrt(np.rint(np.square(distance_px, dtype=np.float64)))
 
 
 def grid_points(resolution: int) -> Float[Tensor, "n3 3"]:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's Trainer, whose checkpoints are whole or not there, and which stops where numbers stop being numbers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Type
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.errors import PmniError, exit_on_error
+
+BATCH_FILE = "not_finite.pt"
+"""In a run's folder: the batch and the losses of the step that ended it."""
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient is NaN or infinite: what of it, in words."""
+
+
+@dataclass
+class PmniTrainerConfig(TrainerConfig):
+    """Of a run."""
+
+    _target: Type = field(default_factory=lambda: PmniTrainer)
+    """Target class to instantiate."""
+
+
+class CheckedOptimizers(Optimizers):
+    """Clips gradients as configured, and makes no step with one that isn't finite."""
+
+    def optimizer_scaler_step_some(self, grad_scaler: GradScaler, param_groups: List[str]) -> None:
+        """A step of these groups, or of none.
+
+        Raises:
+            NotFiniteError: naming the groups; no parameter has changed.
+        """
+        norms: Dict[str, Tensor] = {}
+        learning = [name for name in param_groups if any(p.grad is not None for p in self.parameters[name])]
+        for name in learning:
+            grad_scaler.unscale_(self.optimizers[name])
+            most = self.config[name]["optimizer"].max_norm
+            norms[name] = torch.nn.utils.clip_grad_norm_(self.parameters[name], float("inf") if most is None else most)
+        # With a scaler (half precision) an infinite gradient is its business: it skips the step and scales less.
+        if norms and not grad_scaler.is_enabled() and not bool(torch.stack(list(norms.values())).isfinite().all()):
+            bad = [name for name, norm in norms.items() if not bool(norm.isfinite())]
+            raise NotFiniteError(f"the gradient of {', '.join(bad)}")
+        for name in learning:
+            grad_scaler.step(self.optimizers[name])
+
+
+class PmniTrainer(Trainer):
+    """See above."""
+
+    def setup_optimizers(self) -> Optimizers:
+        """Of the pipeline's parameter groups."""
+        return CheckedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Written elsewhere in the run's folder, then put in its place; only then do older ones go."""
+        final = self.checkpoint_dir
+        final.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.base_dir, prefix=".checkpoint-") as folder:
+            self.checkpoint_dir = Path(folder)
+            try:
+                super().save_checkpoint(step)
+            finally:
+                self.checkpoint_dir = final
+            (written,) = Path(folder).glob("*.ckpt")
+            os.replace(written, final / written.name)
+        if self.config.save_only_latest_checkpoint:
+            for other in final.glob("*.ckpt"):
+                if other.name != written.name:
+                    other.unlink()
+
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """A step; where it isn't finite, the state before it is saved and the program ends.
+
+        Raises:
+            SystemExit: with code 1, after one line on stderr.
+        """
+        try:
+            return super().train_iteration(step)
+        except NotFiniteError as error:
+            with exit_on_error():
+                raise self._stopped(step, error) from None
+            raise
+
+    def _stopped(self, step: int, error: NotFiniteError) -> PmniError:
+        state: Dict[str, Any] = getattr(self.pipeline, "last_step", {})
+        with atomic_path(self.base_dir / BATCH_FILE) as path:
+            torch.save({"step": step, **state}, path)
+        where = ""
+        if step > 0:
+            self.save_checkpoint(step - 1)
+            where = f"the state before it is in {self.checkpoint_dir}, "
+        return PmniError(
+            f"{self.base_dir}: step {step} ended training: {error} is not finite; {where}"
+            f"its batch in {self.base_dir / BATCH_FILE}: lower the learning rates, or report both"
+        )

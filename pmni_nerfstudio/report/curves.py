@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of a run from the TensorBoard files that nerfstudio wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from pmni_nerfstudio.report.figures import COLOURS, layout
+
+LOSSES = "Train Loss Dict/"
+
+_MOST_POINTS = 600
+_COLUMNS = 3
+_METRICS = ("Eval Images Metrics/", "Train Metrics Dict/")
+_IDLE = "num_rays"
+_UNITS = (("_deg", "deg"), ("_pct", "%"), ("pose_translation", "radii"))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A value against steps, thinned to what a page can show."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """All scalars of the event files in a run's folder and below, by their names; where two files hold one name, the
+    later points. Empty if there are no files."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    points: dict[str, dict[int, float]] = {}
+    for place in sorted({path.parent for path in folder.rglob("*tfevents*")}):
+        events = EventAccumulator(str(place), size_guidance={SCALARS: 0})
+        events.Reload()
+        for tag in events.Tags()[SCALARS]:
+            points.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+    return {tag: _curve(values) for tag, values in points.items()}
+
+
+def loss_figure(curves: dict[str, Curve]) -> go.Figure | None:
+    """Every loss term against steps, on a logarithmic scale; None where there are none."""
+    terms = {tag.removeprefix(LOSSES): curve for tag, curve in curves.items() if tag.startswith(LOSSES)}
+    if not terms:
+        return None
+    if "Train Loss" in curves:
+        terms["sum"] = curves["Train Loss"]
+    figure = go.Figure(layout=layout(height=380, hovermode="x unified", showlegend=True))
+    for i, (name, curve) in enumerate(terms.items()):
+        colour = "#333" if name == "sum" else COLOURS[i % len(COLOURS)]
+        style = {"color": colour, "width": 1.2 if name == "sum" else 1.8, "dash": "dot" if name == "sum" else "solid"}
+        # a logarithm has no place for zero
+        values = np.where(curve.values > 0, curve.values, np.nan)
+        figure.add_scatter(x=curve.steps, y=values, name=name.removesuffix("_loss"), line=style, mode="lines")
+    figure.update_yaxes(type="log", dtick=1, title="loss, weighted", exponentformat="power")
+    figure.update_xaxes(title="step")
+    return figure
+
+
+def metric_figure(curves: dict[str, Curve], units: str) -> go.Figure | None:
+    """Pose errors and the other metrics against steps, each in a panel of its own; None where there are none."""
+    chosen = [
+        (tag, curve)
+        for prefix in _METRICS
+        for tag, curve in curves.items()
+        # what stays zero throughout was not measured: pose steps of another kind than the run's
+        if tag.startswith(prefix) and not tag.endswith(_IDLE) and curve.values.any()
+    ]
+    if not chosen:
+        return None
+    rows = -(-len(chosen) // _COLUMNS)
+    names = [metric_name(tag, units) for tag, _ in chosen]
+    figure = make_subplots(rows, _COLUMNS, subplot_titles=names, vertical_spacing=0.34 / rows, horizontal_spacing=0.07)
+    for i, (tag, curve) in enumerate(chosen):
+        few = len(curve.steps) < 25
+        figure.add_scatter(
+            x=curve.steps,
+            y=curve.values,
+            name=names[i],
+            mode="lines+markers" if few else "lines",
+            line={"color": COLOURS[0] if tag.startswith(_METRICS[0]) else COLOURS[2], "width": 1.8},
+            row=i // _COLUMNS + 1,
+            col=i % _COLUMNS + 1,
+        )
+    figure.update_layout(layout(height=60 + 200 * rows, margin={"l": 44, "r": 12, "t": 34, "b": 36}))
+    figure.update_annotations(font={"size": 12.5})
+    figure.update_xaxes(nticks=5)
+    figure.update_yaxes(nticks=5, rangemode="tozero")
+    return figure
+
+
+def metric_name(tag: str, units: str) -> str:
+    """A scalar's name for people, with its unit where the name tells one."""
+    where, name = tag.split("/", 1)
+    unit = next((unit for part, unit in ((*_UNITS, ("chamfer", units), ("position", units))) if part in name), None)
+    name = name.replace("_deg", "").replace("_pct", "")
+    place = ", training" if where == "Train Metrics Dict" else ""
+    return f"{name.replace('_', ' ').strip()}{f' ({unit})' if unit else ''}{place}"
+
+
+def _curve(points: dict[int, float]) -> Curve:
+    steps = np.array(sorted(points))
+    kept = steps[np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]
+    return Curve(kept, np.array([points[step] for step in kept]))

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page in headless Chromium, with WebGL by software and no network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+LOCAL = ("file:", "data:", "blob:")
+PATIENCE_MS = 60_000
+
+
+@dataclass
+class Opened:
+    """A browser's page and what it complained of since it was opened."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    """Of the console, and exceptions of scripts."""
+    requests: list[str] = field(default_factory=list)
+    """Addresses on the network that it asked for; none of them was answered."""
+
+    def open(self, path: Path) -> None:
+        """Load a file."""
+        self.page.goto(path.resolve().as_uri())
+
+    def pixels(self, selector: str) -> np.ndarray:
+        """What the first such element looks like once Plotly has drawn it: (H, W, 3) uint8."""
+        import cv2
+
+        element = self.page.locator(selector).first
+        element.scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"{selector}[data-drawn]")
+        picture = cv2.imdecode(np.frombuffer(element.screenshot(), dtype=np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        return picture
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """A page of a browser; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path")
+    with playwright.sync_playwright() as runner:
+        browser = runner.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
+        found = Opened(page)
+
+        def answer(route) -> None:
+            if route.request.url.startswith(LOCAL):
+                route.continue_()
+            else:
+                found.requests.append(route.request.url)
+                route.abort()
+
+        page.route("**/*", answer)
+        page.on("console", lambda line: found.errors.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: found.errors.append(str(error)))
+        yield found
+        browser.close()
