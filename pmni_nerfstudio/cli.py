@@ -32,11 +32,15 @@ SUBCOMMANDS = {
     "export": Subcommand(
         "pmni_nerfstudio.export.command", "ExportCommand", "Write the mesh and the refined cameras of a trained run."
     ),
-    "eval": Subcommand(
-        "pmni_nerfstudio.evaluation.command", "EvalCommand", "Score an exported mesh and poses against the truth."
-    ),
+    "eval": Subcommand("pmni_nerfstudio.evaluation.command", "EvalCommand", "Measure a run, or any mesh and poses."),
     "report": Subcommand(
         "pmni_nerfstudio.report.command", "ReportCommand", "Make one page of a folder that pmni eval wrote."
+    ),
+    "compare": Subcommand(
+        "pmni_nerfstudio.studies.compare_command", "CompareCommand", "Train several methods on one scene, side by side."
+    ),
+    "suite": Subcommand(
+        "pmni_nerfstudio.studies.suite_command", "SuiteCommand", "Train and measure scenes x methods x seeds."
     ),
     "integrate": Subcommand(
         "pmni_nerfstudio.integration.command", "IntegrateCommand", "Integrate normal maps to depth maps."

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pmni compare`: several methods on one scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from pmni_nerfstudio.errors import PmniError
+
+
+@dataclass(kw_only=True)
+class CompareCommand:
+    """Train several methods on one scene, measure all alike, and put them side by side: a table and a page of pictures.
+
+    Methods that need poses get the true ones, where DIR/truth or --truth has them, else the scene's own; those of
+    nerfstudio's surface family get the scene in sdfstudio's format, with its photographs or pictures shaded from its
+    normals. What was finished in the folder before is not done again.
+    """
+
+    data: tyro.conf.Positional[Path]
+    """The scene."""
+    methods: tuple[str, ...] = ("pmni", "pmni-calibrated", "pmni-original", "neus-facto")
+    """Methods of ns-train. Without a GPU neus-facto is neus-facto-small."""
+    output_dir: Path
+    """Folder for runs, compare.json, compare.csv and compare.html."""
+    truth: Path | None = None
+    """Truth folder, where it isn't in the scene's."""
+    seed: int = 42
+    """Of every run."""
+    flags: str = ""
+    """More of ns-train's, for every method; in quotes, as in --flags "--max-num-iterations 100"."""
+
+    def main(self) -> None:
+        """Run, print the table, write the page.
+
+        Raises:
+            PmniError: a mistake in the options, or the scene is broken.
+        """
+        import shlex
+
+        import torch
+        from rich.console import Console
+
+        from pmni_nerfstudio.data.scene import read_scene
+        from pmni_nerfstudio.export.command import make_output_folder
+        from pmni_nerfstudio.studies.comparison import write_comparison
+        from pmni_nerfstudio.studies.engines import gpu_ids, run_locally
+        from pmni_nerfstudio.studies.job import Job
+        from pmni_nerfstudio.studies.running import do_jobs
+        from pmni_nerfstudio.studies.summary import outcome_table, write_outcomes
+
+        console = Console()
+        methods = list(self.methods)
+        if not torch.cuda.is_available() and "neus-facto" in methods:
+            methods[methods.index("neus-facto")] = "neus-facto-small"
+            console.print("neus-facto needs a GPU: neus-facto-small runs in its place.")
+        read_scene(self.data)  # what is wrong with it is said before anything trains
+        if self.truth is not None and not self.truth.is_dir():
+            raise PmniError(f"{self.truth}: no such truth folder")
+        make_output_folder(self.output_dir)
+        extra = tuple(shlex.split(self.flags))
+        jobs = [Job(m, self.data, self.seed, extra, truth=self.truth) for m in dict.fromkeys(methods)]
+        out = self.output_dir.resolve()
+        # one after another: their times are to be compared
+        outcomes = do_jobs(jobs, out, lambda left: run_locally(left, out, 1, gpu_ids()), console)
+        files = write_outcomes(out, "compare", outcomes)
+        console.print(outcome_table(outcomes, f"{self.data}"))
+        for outcome in outcomes:
+            if outcome.reason is not None:
+                console.print(f"{outcome.method}: {outcome.reason}", highlight=False, soft_wrap=True, markup=False)
+        files.append(out / "compare.html")
+        write_comparison(files[-1], self.data.resolve(), outcomes)
+        for file in files:
+            console.print(f"wrote {file}", highlight=False, soft_wrap=True)

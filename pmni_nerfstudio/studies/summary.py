@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outcomes as tables: one row for each in CSV, mean and spread by method for the eye."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.studies.job import Outcome
+
+COLUMNS: dict[str, tuple[str, str, str]] = {
+    "rot_deg": ("poses", "rot_deg", "rotation, deg"),
+    "chamfer": ("surface", "chamfer", "Chamfer, {units}"),
+    "chamfer_pct": ("surface", "chamfer_pct", "Chamfer, %"),
+    "fscore": ("surface", "fscore", "F-score"),
+    "mae_deg": ("normals", "mae_deg", "normals, deg"),
+}
+"""Of metrics.json: section, name, and what it is called in a table."""
+
+
+def value(outcome: Outcome, column: str) -> float | None:
+    """A measure of an outcome, or what it cost; None where it wasn't measured."""
+    if column in ("seconds", "peak_gb"):
+        return getattr(outcome, column)
+    section, name, _ = COLUMNS[column]
+    found = (outcome.metrics or {}).get(section)
+    return None if found is None else found[name]
+
+
+def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
+    """A row for each outcome."""
+    table = _table(outcomes, title, "method")
+    for outcome in outcomes:
+        cells = [_number(value(outcome, column)) for column in (*COLUMNS, "seconds", "peak_gb")]
+        table.add_row(outcome.method, *(cells if outcome.reason is None else ["-"] * len(cells)))
+    return table
+
+
+def spread_table(outcomes: Sequence[Outcome], title: str) -> Table:
+    """A row for each method: mean and standard deviation over its scenes and seeds."""
+    table = _table(outcomes, title, "method", "runs", "failed")
+    for method, row in spreads(outcomes).items():
+        cells = [
+            f"{_number(mean)} ± {_number(spread)}" if mean is not None else "-" for mean, spread in row["of"].values()
+        ]
+        table.add_row(method, str(row["runs"]), str(row["failed"]), *cells)
+    return table
+
+
+def spreads(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """By method: runs, failed, and of each measure the mean and the sample's standard deviation (0 for one run)."""
+    found: dict[str, dict[str, Any]] = {}
+    for method in dict.fromkeys(outcome.method for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.method == method]
+        of: dict[str, tuple[float | None, float | None]] = {}
+        for column in (*COLUMNS, "seconds", "peak_gb"):
+            values = [v for outcome in own if outcome.reason is None and (v := value(outcome, column)) is not None]
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            of[column] = (float(np.mean(values)), spread) if values else (None, None)
+        found[method] = {"runs": len(own), "failed": sum(o.reason is not None for o in own), "of": of}
+    return found
+
+
+def write_outcomes(folder: Path, name: str, outcomes: Sequence[Outcome]) -> list[Path]:
+    """Write NAME.json, everything, and NAME.csv, a row for each outcome; each atomically."""
+    files = [folder / f"{name}.json", folder / f"{name}.csv"]
+    with atomic_path(files[0]) as path:
+        whole = {"outcomes": [asdict(outcome) for outcome in outcomes], "methods": spreads(outcomes)}
+        path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        columns = (*COLUMNS, "seconds", "peak_gb")
+        writer.writerow(["method", "scene", "seed", *columns, "reason", "folder"])
+        for o in outcomes:
+            writer.writerow([o.method, o.scene, o.seed, *(value(o, c) for c in columns), o.reason or "", o.folder])
+    return files
+
+
+def _table(outcomes: Sequence[Outcome], title: str, *first: str) -> Table:
+    units = {outcome.metrics["units"] for outcome in outcomes if outcome.metrics}
+    table = Table(title=title, title_justify="left")
+    for name in first:
+        table.add_column(name)
+    for _, _, label in COLUMNS.values():
+        table.add_column(label.format(units=" or ".join(sorted(units)) or "units"), justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("GB", justify="right")
+    return table
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}" if abs(number) < 100 else f"{number:.0f}"
