@@ -195,7 +195,9 @@ def fake_run(sphere_folder, monkeypatch):
     dataset = PmniDataset(outputs)
     model = SphereModel(dataset)
     pipeline = SimpleNamespace(model=model, datamanager=SimpleNamespace(train_dataset=dataset))
-    run = Run(sphere_folder / "config.yml", SimpleNamespace(method_name="pmni"), pipeline, sphere_folder / "step.ckpt", 1)
+    run = Run(
+        sphere_folder / "config.yml", SimpleNamespace(method_name="pmni"), pipeline, sphere_folder / "step.ckpt", 1
+    )
     monkeypatch.setattr(run_module, "load_run", lambda path, device: run)
     return run
 

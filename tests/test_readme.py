@@ -32,6 +32,8 @@ EXTRA = {
     "pmni eval": "--resolution 64",
     "pmni report": "",
     "pmni convert": "",
+    "pmni compare": "--methods 'pmni-calibrated --max-num-iterations 20'",
+    "pmni suite": "",
     "pmni register": "",
     "pmni integrate": "--max-rounds 5 --overwrite",
     "ns-train pmni": TINY_TRAIN,
@@ -79,7 +81,7 @@ def known_as(command: str) -> str | None:
 
 @dataclass
 class Place:
-    """What DIR, CONFIG, OUT, RUN, SDF and points.npy stand for."""
+    """What DIR, CONFIG, OUT, RUN, SDF, points.npy and SUITE.yml stand for."""
 
     folder: Path
 
@@ -95,7 +97,8 @@ class Place:
             ("SDF", self.folder / "sdf"),
         ):
             command = re.sub(rf"\b{name}\b", str(path), command)
-        command = command.replace("points.npy", str(self.folder / "points.npy"))
+        for name in ("points.npy", "SUITE.yml"):
+            command = command.replace(name, str(self.folder / name))
         program, *rest = shlex.split(command)
         here = Path(sys.executable).parent / program
         return [str(here if here.exists() else program), *rest]
@@ -111,6 +114,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     cli.main(found.words("pmni eval --load-config CONFIG --output-dir OUT --resolution 64")[1:])
     cli.main(found.words("pmni convert DIR --to sdfstudio --output-dir SDF")[1:])
     np.save(found.folder / "points.npy", np.random.default_rng(0).uniform(-30, 30, (100, 3)))
+    suite = "scenes: [scene]\nmethods: [{name: pmni-calibrated, flags: [--max-num-iterations, 20]}]\n"
+    (found.folder / "SUITE.yml").write_text(suite)
     take_photographs(read_scene(found.folder / "scene"), SynthCommand.shape)
     return found
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from pmni_nerfstudio.errors import PmniError
+
+if TYPE_CHECKING:
+    from pmni_nerfstudio.studies.job import Job
 
 
 @dataclass(kw_only=True)
@@ -23,15 +27,14 @@ class CompareCommand:
     data: tyro.conf.Positional[Path]
     """The scene."""
     methods: tuple[str, ...] = ("pmni", "pmni-calibrated", "pmni-original", "neus-facto")
-    """Methods of ns-train. Without a GPU neus-facto is neus-facto-small."""
+    """Methods of ns-train, with flags of theirs if need be, in quotes: "pmni-original --max-num-iterations 1000". Without a
+    GPU neus-facto is neus-facto-small."""
     output_dir: Path
     """Folder for runs, compare.json, compare.csv and compare.html."""
     truth: Path | None = None
     """Truth folder, where it isn't in the scene's."""
     seed: int = 42
     """Of every run."""
-    flags: str = ""
-    """More of ns-train's, for every method; in quotes, as in --flags "--max-num-iterations 100"."""
 
     def main(self) -> None:
         """Run, print the table, write the page.
@@ -48,21 +51,17 @@ class CompareCommand:
         from pmni_nerfstudio.export.command import make_output_folder
         from pmni_nerfstudio.studies.comparison import write_comparison
         from pmni_nerfstudio.studies.engines import gpu_ids, run_locally
-        from pmni_nerfstudio.studies.job import Job
         from pmni_nerfstudio.studies.running import do_jobs
         from pmni_nerfstudio.studies.summary import outcome_table, write_outcomes
 
         console = Console()
-        methods = list(self.methods)
-        if not torch.cuda.is_available() and "neus-facto" in methods:
-            methods[methods.index("neus-facto")] = "neus-facto-small"
-            console.print("neus-facto needs a GPU: neus-facto-small runs in its place.")
+        if not all(words.split() for words in self.methods):
+            raise PmniError("methods: one of them is empty: give names, as in --methods pmni neus-facto")
+        jobs = [self._job(shlex.split(words), torch.cuda.is_available()) for words in self.methods]
         read_scene(self.data)  # what is wrong with it is said before anything trains
         if self.truth is not None and not self.truth.is_dir():
             raise PmniError(f"{self.truth}: no such truth folder")
         make_output_folder(self.output_dir)
-        extra = tuple(shlex.split(self.flags))
-        jobs = [Job(m, self.data, self.seed, extra, truth=self.truth) for m in dict.fromkeys(methods)]
         out = self.output_dir.resolve()
         # one after another: their times are to be compared
         outcomes = do_jobs(jobs, out, lambda left: run_locally(left, out, 1, gpu_ids()), console)
@@ -75,3 +74,11 @@ class CompareCommand:
         write_comparison(files[-1], self.data.resolve(), outcomes)
         for file in files:
             console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+
+    def _job(self, words: list[str], on_cuda: bool) -> Job:
+        from pmni_nerfstudio.studies.job import Job
+
+        name = "neus-facto-small" if words[0] == "neus-facto" and not on_cuda else words[0]
+        if name != words[0]:
+            print("neus-facto needs a GPU: neus-facto-small runs in its place.")
+        return Job(name, self.data, self.seed, tuple(words[1:]), truth=self.truth)

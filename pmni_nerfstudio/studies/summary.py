@@ -40,7 +40,7 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
     table = _table(outcomes, title, "method")
     for outcome in outcomes:
         cells = [_number(value(outcome, column)) for column in (*COLUMNS, "seconds", "peak_gb")]
-        table.add_row(outcome.method, *(cells if outcome.reason is None else ["-"] * len(cells)))
+        table.add_row(outcome.method, *cells)
     return table
 
 
