@@ -36,7 +36,7 @@ def rotation_error_deg(c2w: np.ndarray, truth: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
 
 
-@pytest.mark.parametrize(("start", "mae_deg", "depth_px"), [("auto", 0.7, 0.13), ("hull", 1.3, 0.08)])
+@pytest.mark.parametrize(("start", "mae_deg", "depth_px"), [("auto", 0.7, 0.16), ("hull", 1.3, 0.09)])
 def test_calibrated_training_recovers_the_sphere(
     start: str, mae_deg: float, depth_px: float, sphere_folder: Path, tmp_path: Path
 ):
@@ -49,14 +49,16 @@ def test_calibrated_training_recovers_the_sphere(
     assert metrics["normal_mae_deg"] < mae_deg and metrics["mask_iou"] > 0.98
     for image in images.values():
         assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
-    camera, _ = trainer.pipeline.datamanager.next_eval_image(0)
-    outputs = model.get_outputs_for_camera(camera)
-    bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
-    exact, _ = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
-    seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
-    error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
-    pixel = 15.0 / float(camera.fx[0])
-    assert seen.sum() > 300 and error.mean() < depth_px * pixel
+    errors_px, outputs = [], {}
+    for camera, _ in trainer.pipeline.datamanager.fixed_indices_eval_dataloader:
+        outputs = model.get_outputs_for_camera(camera)
+        bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
+        exact, _ = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
+        seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
+        error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
+        errors_px.append(error.mean() / (15.0 / float(camera.fx[0])))
+        assert seen.sum() > 300
+    assert len(errors_px) == 7 and np.mean(errors_px) < depth_px
     for name in ("rgb", "normals"):
         assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
     # Calibrated: poses are those of the data.

@@ -88,7 +88,7 @@ def _table(outcomes: Sequence[Outcome], title: str, *first: str) -> Table:
     units = {outcome.metrics["units"] for outcome in outcomes if outcome.metrics}
     table = Table(title=title, title_justify="left")
     for name in first:
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for _, _, label in COLUMNS.values():
         table.add_column(label.format(units=" or ".join(sorted(units)) or "units"), justify="right")
     table.add_column("seconds", justify="right")
