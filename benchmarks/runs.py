@@ -4,26 +4,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BIN = Path(sys.executable).parent
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.studies.job import config_of, train_command
+from pmni_nerfstudio.studies.processes import Spent, run_command
+
 NOISE = ["--jitter", "1", "--rotation-noise-deg", "15", "--translation-noise", "0.5"]
 """Of pmni synth: cameras off their ring, and poses that are off them in turn."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a process took."""
-
-    seconds: float
-    """Wall time."""
-    peak_mb: float
-    """Most memory resident at once."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +30,10 @@ def run(command: list[str], log: Path) -> Spent:
     Raises:
         SystemExit: it failed; the end of its log is shown.
     """
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    start = time.perf_counter()
-    with log.open("w") as file:
-        process = subprocess.Popen([str(BIN / command[0]), *command[1:]], stdout=file, stderr=file, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-2000:]}")
-    return Spent(time.perf_counter() - start, usage.ru_maxrss / 1024)  # Linux counts kilobytes
+    try:
+        return run_command(command, log)
+    except PmniError as error:
+        raise SystemExit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-2000:]}\n{error}") from None
 
 
 def make_scene(folder: Path, options: list[str]) -> Path:
@@ -61,15 +46,13 @@ def make_scene(folder: Path, options: list[str]) -> Path:
 def train(method: str, scene: Path, out: Path, options: list[str]) -> Spent:
     """`ns-train`, without a viewer and with one checkpoint, at its end."""
     out.mkdir(parents=True, exist_ok=True)
-    fixed = ["--experiment-name", "e", "--timestamp", "t", "--vis", "tensorboard", "--steps-per-save", "1000000"]
-    command = ["ns-train", method, "--data", str(scene), "--output-dir", str(out), *fixed, *options]
-    return run(command, out / "train.log")
+    return run(train_command(method, scene, out, options), out / "train.log")
 
 
 def train_and_score(method: str, scene: Path, out: Path, options: list[str]) -> Trained:
     """Trains, and measures mesh, poses and rendered normals."""
     spent = train(method, scene, out, options)
-    config = str(out / "e" / method / "t" / "config.yml")
+    config = str(config_of(method, out))
     try:
         run(
             ["pmni", "eval", "--load-config", config, "--truth", f"{scene}_truth", "--output-dir", str(out)],

@@ -23,6 +23,8 @@ import numpy as np
 
 from pmni_nerfstudio.errors import SceneError
 
+OPENCV_FROM_FILE = np.diag([1.0, -1.0, -1.0])
+"""Camera-space files have x right, y up, z towards the viewer."""
 SAMPLES = 2048
 """Pixels of a view that are looked at, about, spread over the mask."""
 MIN_FACING = 0.9
@@ -57,6 +59,11 @@ class AxesEvidence:
     outline: np.ndarray
     integrable: np.ndarray
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the normals fit as they are."""
+        return bool(self.facing[0] > MIN_FACING and self.outline[0] > 0.6)
+
 
 @cache
 def mends() -> tuple[Mend, ...]:
@@ -74,6 +81,25 @@ def mends() -> tuple[Mend, ...]:
             axes = np.diag(signs).astype(np.float32) @ np.eye(3, dtype=np.float32)[list(order)]
             found.append(Mend(" and then ".join(advice), axes, len(flipped) + moved))
     return tuple(sorted(found, key=lambda mend: mend.changes))
+
+
+def camera_from_stored(
+    count: int, c2w: np.ndarray | None, world_from_unit: np.ndarray, is_world_space: bool
+) -> list[np.ndarray]:
+    """Rotations (N, 3, 3) that take stored normals to OpenCV camera axes, and then, with poses, those of the other space.
+
+    Args:
+        count: N.
+        c2w: (N, 4, 4), camera to unit-sphere world; None only for camera-space normals.
+        world_from_unit: (4, 4), a similarity.
+        is_world_space: of the stored normals.
+    """
+    spaces = [np.repeat(OPENCV_FROM_FILE[None], count, axis=0)]
+    if c2w is not None:
+        block = world_from_unit[:3, :3]
+        unit_from_world = block.T / np.cbrt(np.linalg.det(block))
+        spaces.append(np.swapaxes(c2w[:, :3, :3], 1, 2) @ unit_from_world)
+    return spaces[::-1] if is_world_space else spaces
 
 
 def weigh_axes(normals: np.ndarray, mask: np.ndarray, K: np.ndarray, camera_from_stored: np.ndarray) -> AxesEvidence:
@@ -102,7 +128,11 @@ def weigh_axes(normals: np.ndarray, mask: np.ndarray, K: np.ndarray, camera_from
 
 
 def judge_axes(
-    folder: Path, files: Sequence[Path], evidence: Sequence[AxesEvidence], is_world_space: bool = False
+    folder: Path,
+    files: Sequence[Path],
+    evidence: Sequence[AxesEvidence],
+    is_world_space: bool = False,
+    elsewhere: Sequence[AxesEvidence] | None = None,
 ) -> list[str]:
     """Decide over all views.
 
@@ -111,12 +141,13 @@ def judge_axes(
         files: of the views.
         evidence: of the views, same order.
         is_world_space: of the normals in the files, for the message.
+        elsewhere: of the views, were the normals of the other space, the world's or the camera's; None without poses.
 
     Returns:
         Warnings, at most one.
 
     Raises:
-        SceneError: other axes would clearly fit better, or normals face away from the camera.
+        SceneError: the other space or other axes would clearly fit better, or normals face away from the camera.
     """
     facing = np.stack([view.facing for view in evidence])
     outline = np.stack([view.outline for view in evidence])
@@ -125,6 +156,14 @@ def judge_axes(
     score = facing + outline - 0.01 * changes
     best = int(score.mean(axis=0).argmax())
     facing_mean, outline_mean = facing.mean(axis=0), outline.mean(axis=0)
+    if elsewhere is not None:
+        other = np.mean([[view.facing[0], view.outline[0]] for view in elsewhere], axis=0)
+        if other[0] > MIN_FACING - 0.05 and other.sum() > max(score[:, 0].mean() + 0.4, score[:, best].mean() + 0.1):
+            called, are = ("world", "camera") if is_world_space else ("camera", "world")
+            raise SceneError(
+                f"{folder}: holds normals in {are} space, it seems: {other[0]:.0%} face the camera then, and "
+                f"{facing_mean[0]:.0%} as {called}-space ones; rename the folder to normal_{are}_space_NAME"
+            )
     integrable_mean = np.mean([view.integrable for view in evidence], axis=0)
     mended_by_facing = facing_mean[0] < MIN_FACING < facing_mean[best] and facing_mean[best] - facing_mean[0] > 0.2
     mended_by_outline = (

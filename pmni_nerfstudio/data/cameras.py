@@ -12,17 +12,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import scipy.linalg
-from numpy.lib.npyio import NpzFile
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.files import atomic_path, check_file
+from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import SceneError, one_line
 
 _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+_LARGEST = 1e15
+"""Of a matrix, its largest entry's magnitude, which is at least 1 / 1e15 too: so nothing overflows."""
+_MATRIX_BYTES = 1 << 20
 
 
 def read_cameras(path: str | os.PathLike[str], num_views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -52,9 +54,10 @@ def read_cameras(path: str | os.PathLike[str], num_views: int) -> tuple[np.ndarr
     for i in range(num_views):
         projection = matrices[f"world_mat_{i}"][:3] @ world_from_unit
         singular = np.linalg.svd(projection[:, :3], compute_uv=False)
-        if singular[2] <= 1e-7 * singular[0]:
+        # With a block next to nothing beside the shift the camera is at infinity.
+        if singular[2] <= 1e-7 * singular[0] or singular[0] <= 1e-12 * _norm(projection):
             raise SceneError(f"{path}: world_mat_{i} is not invertible: it has to be K [R | t] of a pinhole camera")
-        K[i], c2w[i] = decompose_projection(projection)
+        K[i], c2w[i] = decompose_projection(projection / singular[0])
         _check_pose(path, i, c2w[i], is_negative=np.linalg.det(projection[:, :3]) < 0)
     return K, c2w, world_from_unit
 
@@ -81,8 +84,7 @@ def write_cameras(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, 
         world_mat[:3] = size * K[i] @ (np.linalg.inv(c2w[i]) @ np.linalg.inv(world_from_unit))[:3]
         arrays[f"world_mat_{i}"] = world_mat
         arrays[f"scale_mat_{i}"] = np.asarray(world_from_unit, dtype=np.float64)
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
+    write_npz(Path(path), arrays)
 
 
 def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]:
@@ -95,18 +97,21 @@ def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]
         SceneError: the file is broken, or a value is missing or no finite number.
     """
     path = Path(path)
+    check_file(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SceneError(f"{path}: can't be read as JSON ({one_line(error)}): write it again") from error
     if not isinstance(values, dict):
         raise SceneError(f"{path}: holds no JSON object: write {', '.join(_INTRINSICS)} as one")
     for name in _INTRINSICS:
         value = values.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
             said = "has no" if name not in values else "holds no finite number for"
             raise SceneError(f"{path}: {said} {name}: it needs {', '.join(_INTRINSICS)}, in pixels")
     fx, fy, cx, cy, width, height = (float(values[name]) for name in _INTRINSICS)
+    if not (width.is_integer() and height.is_integer()):
+        raise SceneError(f"{path}: is for {width:g}x{height:g} pixels: w and h have to be whole")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), int(width), int(height)
 
 
@@ -198,16 +203,50 @@ def warn_outside_sphere(path: str | os.PathLike[str], K: np.ndarray, c2w: np.nda
     ]
 
 
+def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: np.ndarray) -> list[str]:
+    """Warn where cameras are one and the same, and where the object hardly fills the unit sphere; refuse wrong units.
+
+    Cameras K (N, 3, 3), c2w (N, 4, 4) as `read_cameras` gives them; masks (N, H, W) of the object.
+
+    Raises:
+        SceneError: in every view the unit sphere's image is a tenth of the mask's size or less, as in other units.
+    """
+    warnings = []
+    flat = np.concatenate([c2w[:, :3, 3], c2w[:, :3, :3].reshape(-1, 9)], axis=1)
+    apart = np.abs(flat[:, None] - flat[None]).max(axis=-1) + np.tri(len(flat))
+    if (apart < 1e-9).any():
+        i, j = np.argwhere(apart < 1e-9)[0]
+        more = int((apart < 1e-9).any(axis=0).sum()) - 1
+        warnings.append(
+            f"{path}: world_mat_{i} and world_mat_{j} are the same camera{f' (and {more} more)' if more else ''}: "
+            "check that each view has its own"
+        )
+    distance = np.linalg.norm(c2w[:, :3, 3], axis=1)
+    spread = np.ptp(c2w[:, :3, 3], axis=0).max()
+    if spread < 0.03 * distance.mean() and not (apart < 1e-9).any():
+        warnings.append(
+            f"{path}: all cameras stand within {spread:.2g} radii of one place, {distance.mean():.3g} from the object: "
+            "are poses stored the wrong way round (camera to world)?"
+        )
+    radius = np.sqrt(K[:, 0, 0] * K[:, 1, 1] / (distance**2 - 1))  # of the sphere's image, about, in pixels
+    size = np.sqrt(masks.sum(axis=(1, 2)) / np.pi)
+    filled = size / radius
+    if filled.min() > 10:
+        raise SceneError(
+            f"{path}: the unit sphere's image is {filled.min():.3g} times smaller than the masks: scale_mat is in other "
+            "units than world_mat, or K of another image size"
+        )
+    if filled.max() < 0.1:
+        warnings.append(
+            f"{path}: the object fills {filled.max():.1%} of the unit sphere's radius: let scale_mat fit the object, "
+            "or little detail is left for it (is it in other units?)"
+        )
+    return warnings
+
+
 def _read_matrices(path: Path, num_views: int) -> dict[str, np.ndarray]:
     """All world_mat_i and scale_mat_i, (4, 4) float64, finite."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, NpzFile):
-            raise ValueError("it is no archive of arrays")
-        with loaded as file:
-            arrays = {name: file[name] for name in file.files if re.fullmatch(r"(world|scale)_mat_\d+", name)}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise SceneError(f"{path}: can't be read ({one_line(error)}): write it again with numpy.savez") from error
+    arrays = read_npz(path, re.compile(r"(world|scale)_mat_\d+").fullmatch, _MATRIX_BYTES)
     count = sum(name.startswith("world_mat_") for name in arrays)
     if count != num_views:
         raise SceneError(
@@ -226,7 +265,11 @@ def _matrix(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
         raise SceneError(f"{path}: {name} is a {array.dtype} array of shape {array.shape}: it has to be 4x4 floats")
     if not np.isfinite(array).all():
         raise SceneError(f"{path}: {name} holds values that are not finite: write that camera again")
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    largest = np.abs(array).max()
+    if array.any() and not 1 / _LARGEST <= largest <= _LARGEST:
+        raise SceneError(f"{path}: {name} holds values up to {largest:.3g}: write it in sensible units")
+    return array
 
 
 def _check_similarity(path: Path, world_from_unit: np.ndarray) -> None:
@@ -234,7 +277,7 @@ def _check_similarity(path: Path, world_from_unit: np.ndarray) -> None:
     gram = block.T @ block
     square = np.trace(gram) / 3
     is_affine = np.allclose(world_from_unit[3], [0, 0, 0, 1])
-    if not is_affine or square <= 0 or np.abs(gram - square * np.eye(3)).max() > 1e-4 * square:
+    if not is_affine or square <= 1e-60 or np.abs(gram - square * np.eye(3)).max() > 1e-4 * square:
         raise SceneError(f"{path}: scale_mat_0 is no uniform scale and shift: write one factor for all three axes")
     if np.linalg.det(block) < 0:
         raise SceneError(f"{path}: scale_mat_0 is mirrored: write a positive scale")

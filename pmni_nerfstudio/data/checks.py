@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,10 @@ LENGTH_TOLERANCE = 0.05
 """How far a normal's length may be from 1; 8 bits alone cost up to .007."""
 MAX_OFF_LENGTH = 0.01
 """Share of the mask with lengths beyond the tolerance that passes without a warning."""
+MAX_VALUE = 1e6
+"""Larger components are no better than infinity: their squares overflow."""
+MAX_EDGE = 0.02
+"""Share of the frame's outermost pixels that a mask may cover without a warning."""
 MAX_MEDIAN_ERROR = 0.2
 """A median length further from 1 than this says that the map holds something else than normals."""
 
@@ -32,6 +38,37 @@ def check_mask(path: Path, mask: np.ndarray) -> None:
         raise SceneError(f"{path}: the mask is empty: paint the object white, or take the view out of all folders")
     if mask.all():
         raise SceneError(f"{path}: the mask is all foreground: paint the background black")
+
+
+def warn_of_masks(files: Sequence[Path], masks: np.ndarray) -> list[str]:
+    """Warn where masks (N, H, W) reach the frame's edge, where the object may go on unseen, or look inverted."""
+    edge = np.zeros(masks.shape[1:], dtype=bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    share = masks[:, edge].mean(axis=1)
+    cut = np.flatnonzero(share > MAX_EDGE)
+    if not cut.size:
+        return []
+    first = files[cut[0]]
+    if share.min() > 0.9 and masks.mean() > 0.5:
+        return [f"{first.parent}: all masks are white along the frame's edge: are they inverted? The object is white"]
+    return [
+        f"{first}: the mask reaches the frame's edge (so in {cut.size} of {len(files)} views): what is beyond is not "
+        "known to be object or background; whole objects work best"
+    ]
+
+
+def warn_of_copies(files: Sequence[Path], normals: np.ndarray) -> list[str]:
+    """Warn where two views' normals (N, H, W, 3) are the same to the bit: no two photographs are."""
+    seen: dict[bytes, Path] = {}
+    copies = []
+    for file, maps in zip(files, normals):
+        first = seen.setdefault(blake2b(maps.tobytes()).digest(), file)
+        if first is not file:
+            copies.append((file, first))
+    if not copies:
+        return []
+    (file, first), more = copies[0], f" (and {len(copies) - 1} more such)" if len(copies) > 1 else ""
+    return [f"{file}: holds the same normals as {first.name}{more}: take the copy out, it tells nothing new"]
 
 
 def check_size(path: Path, shape: tuple[int, ...], expected: tuple[int, ...], reference: Path) -> None:
@@ -67,7 +104,7 @@ def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.
     """
     count = int(mask.sum())
     values = stored[mask]
-    broken = count - int(np.isfinite(values).all(axis=1).sum())
+    broken = count - int((np.abs(values) < MAX_VALUE).all(axis=1).sum())  # false for NaN
     if broken:
         raise SceneError(f"{path}: {_share(broken, count)} of the mask's normals are not finite: export it again")
     warnings = []
@@ -76,9 +113,15 @@ def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.
     missing[mask] = length < MISSING_LENGTH
     lacking = int(missing.sum())
     if lacking > MAX_MISSING * count:
+        beside = np.linalg.norm(stored[~mask], axis=1) >= MISSING_LENGTH
+        is_inverted = lacking > 0.9 * count and beside.any()
         raise SceneError(
             f"{path}: {_share(lacking, count)} of the mask's pixels have no normal (zero): "
-            "shrink the mask to the pixels with normals"
+            + (
+                "the mask is inverted: paint the object white"
+                if is_inverted
+                else "shrink the mask to the pixels with normals"
+            )
         )
     length = length[length >= MISSING_LENGTH]
     _check_lengths(path, values, length)

@@ -21,7 +21,7 @@ def read_depths(scene: Scene) -> Float[np.ndarray, "N H W"]:
         (N, H, W) float32, 0 where unknown and off the mask.
 
     Raises:
-        SceneError: the scene has no depth maps, or one has the wrong shape.
+        SceneError: the scene has no depth maps, or one has the wrong shape or no depth on its mask.
     """
     if scene.depth_files is None:
         raise SceneError(
@@ -41,4 +41,6 @@ def read_depths(scene: Scene) -> Float[np.ndarray, "N H W"]:
         # The nearest value: a mean across an edge of the object is a depth where no surface is.
         depth[:] = cv2.resize(original, (scene.width, scene.height), interpolation=cv2.INTER_NEAREST_EXACT)
         depth[~mask] = 0
+        if not depth.any():
+            raise SceneError(f"{file}: has no depth on the mask (zero or not finite): integrate its normals again")
     return depths

@@ -6,15 +6,17 @@ EXR goes through the OpenEXR project's own package, since OpenCV's reader is off
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import OpenEXR
+from PIL import Image
 
-from pmni_nerfstudio.data.files import atomic_path
-from pmni_nerfstudio.errors import SceneError, one_line
+from pmni_nerfstudio.data.files import atomic_path, check_file, reason
+from pmni_nerfstudio.errors import SceneError
 
 NORMAL_SUFFIXES = (".exr", ".png", ".npy")
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -22,7 +24,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".exr")
 DEPTH_SUFFIXES = (".npy",)
 
 _EXR_MAGIC = b"\x76\x2f\x31\x01"
-_PNG_MAGIC = b"\x89PNG"
+_MAX_PIXELS = 1 << 27
+"""Of a map: more is a header that lies, or a bomb. 134 million are 1.6 GB as normals."""
 _NORMAL_CHANNELS = (("R", "G", "B"), ("X", "Y", "Z"))
 
 
@@ -102,7 +105,10 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
         SceneError: the file is broken, holds a pickle, or holds no floats.
     """
     array = open_npy(path)
-    return np.array(array, dtype=np.float32)
+    if array.size > 3 * _MAX_PIXELS:
+        raise SceneError(f"{path}: holds an array of shape {array.shape}: no map is as large")
+    with np.errstate(over="ignore"):  # to infinity, which the caller has to look for anyway
+        return np.array(array, dtype=np.float32)
 
 
 def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -111,10 +117,11 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         SceneError: as `read_npy`.
     """
+    check_file(Path(path))
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SceneError(f"{path}: can't be read ({one_line(error)}): write it again with numpy.save") from error
+    except Exception as error:  # numpy's parser of headers raises whatever Python's own does
+        raise SceneError(f"{path}: can't be read ({reason(error)}): write it again with numpy.save") from error
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         raise SceneError(f"{path}: holds no array of floats: save it as float32")
     return array
@@ -134,22 +141,33 @@ def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
     if _read_bytes(path, 4) != _EXR_MAGIC:
         raise SceneError(f"{path}: is no EXR file: export it again")
     try:
-        with OpenEXR.File(str(path), separate_channels=True) as file:
+        with OpenEXR.File(str(path), header_only=True) as file:
             # Closing empties the header.
             header = file.header()
+            low, high = (np.asarray(corner, dtype=np.int64) for corner in header["dataWindow"])
             is_whole = np.array_equal(header["dataWindow"], header["displayWindow"])
-            channels = {name: channel.pixels for name, channel in file.channels().items() if name != "A"}
-    except (RuntimeError, ValueError, TypeError) as error:
+        _check_pixels(path, *(int(side) for side in high - low + 1))
+        with OpenEXR.File(str(path), separate_channels=True) as file:
+            channels = {
+                name: channel.pixels.astype(np.float32) for name, channel in file.channels().items() if name != "A"
+            }
+        if len({pixels.shape for pixels in channels.values()}) > 1:
+            raise ValueError("channels of different sizes")
+    except SceneError:
+        raise
+    except Exception as error:  # the binding raises whatever it meets
         # The library's own message is of little help: a file cut short "has 0 parts".
         raise SceneError(f"{path}: broken EXR file, cut short or damaged: export it again") from error
     if not is_whole:
         raise SceneError(f"{path}: is cropped (data window and display window differ): export the whole frame")
     if len(channels) == 1:
-        return next(iter(channels.values())).astype(np.float32)
+        return next(iter(channels.values()))
     for names in _NORMAL_CHANNELS:
         if set(names) == channels.keys():
-            return np.stack([channels[name] for name in names], axis=-1, dtype=np.float32)
-    raise SceneError(f"{path}: has the channels {', '.join(sorted(channels)) or '(none)'}: export R, G, B only")
+            return np.stack([channels[name] for name in names], axis=-1)
+    raise SceneError(
+        f"{path}: has the channels {', '.join(ascii(name)[1:-1] for name in sorted(channels)) or '(none)'}: export R, G, B only"
+    )
 
 
 def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = False) -> None:
@@ -209,14 +227,35 @@ def _decode_png_normals(path: Path, image: np.ndarray) -> np.ndarray:
 def _read_image(path: Path) -> np.ndarray:
     """Decode (H, W), (H, W, 3) RGB or (H, W, 4) RGBA of the file's own depth."""
     encoded = _read_bytes(path)
-    # libpng prints to stderr what it dislikes; a PNG without its last chunk is turned away before that.
-    is_cut = not encoded or (encoded.startswith(_PNG_MAGIC) and b"IEND" not in encoded[-4096:])
-    image = None if is_cut else cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    image = None
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as picture:
+            _check_pixels(path, *picture.size)
+            if picture.format == "JPEG":
+                return np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+            # libpng prints to stderr what it dislikes; a PNG whose checksums are wrong is turned away before that.
+            picture.verify()
+        # Pillow would cut 16 bits of colour to 8.
+        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except SceneError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise SceneError(f"{path}: says that it is too large ({reason(error)}): export it again") from error
+    except Exception as error:  # Pillow's parsers raise whatever they meet
+        raise SceneError(f"{path}: is no image that can be read, or is cut short: export it again") from error
     if image is None:
-        raise SceneError(f"{path}: is no image that can be read, or is cut short: export it again")
+        raise SceneError(f"{path}: is no image that can be read: export it again")
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     return image
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    """What a header says, before memory is set aside for it."""
+    if not (0 < width and 0 < height and width * height <= _MAX_PIXELS):
+        raise SceneError(
+            f"{path}: says that it is {width}x{height} pixels, of {_MAX_PIXELS:,} at most: export it again, or smaller"
+        )
 
 
 def _top(path: Path, image: np.ndarray) -> int:
@@ -227,6 +266,7 @@ def _top(path: Path, image: np.ndarray) -> int:
 
 
 def _read_bytes(path: Path, count: int = -1) -> bytes:
+    check_file(path)
     try:
         with path.open("rb") as file:
             return file.read(count)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pmni_nerfstudio.data.files import check_file, entries
 from pmni_nerfstudio.errors import SceneError
 
 
@@ -14,16 +15,17 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files of the folder by their stem; hidden files and those of other kinds are none of ours.
 
     Raises:
-        SceneError: there is no such folder, it holds no such file, or two files for one view.
+        SceneError: there is no such folder, it holds no such file, two files for one view, or what is no file.
     """
     if not folder.is_dir():
         raise SceneError(f"{folder}: there is no such folder: a scene needs it")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in entries(folder):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         if path.stem in files:
             raise SceneError(f"{folder}: holds both {files[path.stem].name} and {path.name}: keep one")
+        check_file(path)
         files[path.stem] = path
     if not files:
         raise SceneError(f"{folder}: holds no file of the kinds {', '.join(suffixes)}: a scene needs one for each view")

@@ -27,17 +27,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pmni_nerfstudio.data.axes import AxesEvidence, judge_axes, weigh_axes
+from pmni_nerfstudio.data.axes import OPENCV_FROM_FILE, AxesEvidence, camera_from_stored, judge_axes, weigh_axes
 from pmni_nerfstudio.data.cameras import (
     check_pinholes,
     read_cameras,
     read_intrinsics,
     warn_outside_sphere,
+    warn_small_or_same,
     write_cameras,
     write_intrinsics,
 )
-from pmni_nerfstudio.data.checks import check_mask, check_size, clean_normals
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
+from pmni_nerfstudio.data.files import atomic_path, entries
 from pmni_nerfstudio.data.images import (
     DEPTH_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -68,9 +69,6 @@ IMAGES = "image"
 CAMERAS = "cameras_sphere.npz"
 INTRINSICS = "intrinsics.json"
 MESH = "mesh_Gt.ply"
-
-# Camera-space files have x right, y up, z towards the viewer.
-_OPENCV_FROM_FILE = np.diag([1.0, -1.0, -1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +140,7 @@ def read_scene(root: str | os.PathLike[str], normals_folder: str | None = None, 
         raise SceneError(f"{root}: has only the view {names[0]}: at least 2 are needed")
 
     masks = _read_masks(mask_files)
+    mask_warnings = warn_of_masks(mask_files, masks)
     height, width = masks.shape[1:]
     K, c2w, world_from_unit, warnings = _read_cameras(root, masks)
     depth_files = _find_depths(root, names, masks.shape[1:], mask_files[0])
@@ -150,13 +149,15 @@ def read_scene(root: str | os.PathLike[str], normals_folder: str | None = None, 
     is_world_space = folder.name.startswith(WORLD_SPACE)
     if is_world_space and c2w is None:
         raise SceneError(f"{folder}: world-space normals need poses: add {root / CAMERAS} or camera-space normals")
-    camera_from_stored = _camera_from_stored(len(names), c2w if is_world_space else None, world_from_unit)
+    spaces = camera_from_stored(len(names), c2w, world_from_unit, is_world_space)
     try:
         size = resampled_size(width, height, scale_factor)
     except ValueError as error:
         raise SceneError(f"{root}: scale_factor {error}") from error
     K = resample_intrinsics(K, (width, height), size)
-    normals, masks, normal_warnings = _read_normals(folder, normal_files, masks, K, camera_from_stored, size)
+    normals, masks, normal_warnings = _read_normals(folder, normal_files, masks, K, spaces, size)
+    if c2w is None:  # with poses, copies show by their cameras; a symmetric object has equal views from two
+        normal_warnings += warn_of_copies(normal_files, normals)
     mesh_file = root / MESH
     return Scene(
         root=root,
@@ -173,7 +174,7 @@ def read_scene(root: str | os.PathLike[str], normals_folder: str | None = None, 
         depth_files=depth_files,
         image_files=image_files,
         mesh_file=mesh_file if mesh_file.is_file() else None,
-        warnings=(*warnings, *image_warnings, *normal_warnings),
+        warnings=(*mask_warnings, *warnings, *image_warnings, *normal_warnings),
     )
 
 
@@ -232,7 +233,7 @@ def write_scene(
         file.parent.mkdir(parents=True, exist_ok=True)
     for view in range(count):
         write_png(mask_files[view], masks[view].astype(bool))
-        stored = normals[view] @ _OPENCV_FROM_FILE.T
+        stored = normals[view] @ OPENCV_FROM_FILE.T
         write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
     if depths is not None:
         for file, depth in zip(depth_files, depths):
@@ -249,7 +250,7 @@ def write_scene(
 
 def _choose_normals(root: Path, choice: str | None) -> str:
     found = sorted(
-        path.name for path in root.iterdir() if path.is_dir() and path.name.startswith((CAMERA_SPACE, WORLD_SPACE))
+        path.name for path in entries(root) if path.is_dir() and path.name.startswith((CAMERA_SPACE, WORLD_SPACE))
     )
     listed = ", ".join(found) or "none"
     if choice is not None:
@@ -284,11 +285,11 @@ def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """K, c2w or None, world_from_unit, warnings."""
     count, height, width = masks.shape
     cameras, intrinsics = root / CAMERAS, root / INTRINSICS
-    if cameras.is_file():
+    if os.path.lexists(cameras):
         K, c2w, world_from_unit = read_cameras(cameras, count)
-        warnings = check_pinholes(cameras, K, width, height) + warn_outside_sphere(cameras, K, c2w, masks)
-        return K, c2w, world_from_unit, warnings
-    if not intrinsics.is_file():
+        warnings = check_pinholes(cameras, K, width, height) + warn_small_or_same(cameras, K, c2w, masks)
+        return K, c2w, world_from_unit, warnings + warn_outside_sphere(cameras, K, c2w, masks)
+    if not os.path.lexists(intrinsics):
         raise SceneError(f"{root}: has neither {CAMERAS} nor {INTRINSICS}: add one, the second if poses are unknown")
     k, file_width, file_height = read_intrinsics(intrinsics)
     if (file_width, file_height) != (width, height):
@@ -300,45 +301,45 @@ def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return K, None, np.eye(4), check_pinholes(intrinsics, k[None], width, height)
 
 
-def _camera_from_stored(count: int, c2w: np.ndarray | None, world_from_unit: np.ndarray) -> np.ndarray:
-    """Rotations (N, 3, 3) that take stored normals to OpenCV camera axes; c2w is given for world-space ones."""
-    if c2w is None:
-        return np.repeat(_OPENCV_FROM_FILE[None], count, axis=0)
-    block = world_from_unit[:3, :3]
-    unit_from_world = block.T / np.cbrt(np.linalg.det(block))
-    return np.swapaxes(c2w[:, :3, :3], 1, 2) @ unit_from_world
-
-
 def _read_normals(
     folder: Path,
     files: Sequence[Path],
     masks: np.ndarray,
     K: np.ndarray,
-    camera_from_stored: np.ndarray,
+    spaces: Sequence[np.ndarray],
     size: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Normals (N, H', W', 3) float16, masks (N, H', W'), warnings; K is that of the new size (width, height)."""
+    """Normals (N, H', W', 3) float16, masks (N, H', W'), warnings; K is that of the new size (width, height).
+
+    Spaces: rotations (N, 3, 3) from the stored axes to the cameras', and, with poses, those of the other space.
+    """
     count, height, width = masks.shape
     # Filled view by view, so that float32 is never held for more views than are decoded at once.
     normals = np.empty((count, size[1], size[0], 3), dtype=np.float16)
     new_masks = np.empty((count, size[1], size[0]), dtype=bool)
 
-    def read(view: int) -> tuple[list[str], AxesEvidence]:
+    def read(view: int) -> tuple[list[str], list[AxesEvidence]]:
         stored = read_normals(files[view])
         check_size(files[view], stored.shape, (height, width), folder.parent / MASKS)
         maps, mask, warnings = clean_normals(files[view], stored, masks[view])
-        maps = maps @ camera_from_stored[view].T.astype(np.float32)
+        maps = maps @ spaces[0][view].T.astype(np.float32)
         if size != (width, height):
             maps, mask = resample_normals(maps, mask, size)
             if not mask.any() or mask.all():
                 raise SceneError(f"{files[view]}: at {size[0]}x{size[1]} its mask is empty or full: raise scale_factor")
         normals[view], new_masks[view] = maps, mask
-        return warnings, weigh_axes(maps, mask, K[view], camera_from_stored[view])
+        evidence = [weigh_axes(maps, mask, K[view], spaces[0][view])]
+        for space in spaces[1:]:
+            turn = (space[view] @ spaces[0][view].T).astype(np.float32)
+            evidence.append(
+                evidence[0] if evidence[0].is_good else weigh_axes(maps @ turn.T, mask, K[view], space[view])
+            )
+        return warnings, evidence
 
     views = _for_each(read, count)
     warnings = [line for lines, _ in views for line in lines]
-    is_world_space = folder.name.startswith(WORLD_SPACE)
-    warnings += judge_axes(folder, files, [evidence for _, evidence in views], is_world_space)
+    own, *other = zip(*(evidence for _, evidence in views))
+    warnings += judge_axes(folder, files, own, folder.name.startswith(WORLD_SPACE), *other)
     return normals, new_masks, warnings
 
 
@@ -364,7 +365,7 @@ def _find_images(root: Path, names: Sequence[str]) -> tuple[tuple[Path, ...] | N
     folder = root / IMAGES
     if not folder.is_dir():
         return None, []
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = {path.stem: path for path in entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES}
     missing = [name for name in names if name not in files]
     if missing:
         return None, [f"{folder}: has no image of {len(missing)} views (first {missing[0]}): its images are not used"]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +10,19 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.data.cameras import read_cameras
+from pmni_nerfstudio.data.images import open_npy
+from pmni_nerfstudio.data.npz import read_npz
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.metrics import transform_poses
 
 TRUTH_FILE = "truth.npz"
 MESH_FILE = "mesh_Gt.ply"
+
+_ARRAYS = ("c2w", "K", "scale_mat", "depth")
+_MAX_BYTES = 1 << 34
+_MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +75,23 @@ def read_truth(folder: Path) -> Truth:
     path = folder / TRUTH_FILE
     if not path.is_file():
         raise PmniError(f"{path}: is missing; give the truth folder that `pmni synth` wrote")
-    try:
-        with np.load(path) as arrays:
-            c2w, K, world_from_unit = (np.asarray(arrays[key], dtype=np.float64) for key in ("c2w", "K", "scale_mat"))
-            depth = arrays["depth"]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise PmniError(f"{path}: can't be read ({error}); write the scene again with `pmni synth`") from error
+    arrays = read_npz(path, _ARRAYS.__contains__, _MAX_BYTES)
+    for name in _ARRAYS:
+        if name not in arrays or arrays[name].dtype.kind not in "fiu":
+            raise PmniError(f"{path}: holds no numbers {name}; write the scene again with `pmni synth`")
+    c2w, K, world_from_unit = (arrays[name].astype(np.float64) for name in _ARRAYS[:3])
+    depth = arrays["depth"]
+    count = len(depth) if depth.ndim == 3 and depth.size else 0
+    fits = c2w.shape == (count, 4, 4) and K.shape in ((3, 3), (count, 3, 3)) and world_from_unit.shape == (4, 4)
+    if not fits or not count:
+        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
+        raise PmniError(f"{path}: shapes don't fit each other ({shapes}); write the scene again with `pmni synth`")
+    if not all((np.abs(array) < _LARGEST).all() for array in (c2w, K, world_from_unit)):
+        raise PmniError(f"{path}: c2w, K or scale_mat is not finite; write the scene again with `pmni synth`")
+    for name, matrices in (("c2w", c2w), ("K", K), ("scale_mat", world_from_unit)):
+        is_affine = name == "K" or (matrices[..., 3, :] == [0, 0, 0, 1]).all()
+        if not is_affine or np.linalg.det(matrices[..., :3, :3]).min() <= 0:
+            raise PmniError(f"{path}: {name} is mirrored or singular; write the scene again with `pmni synth`")
     mesh = read_mesh(folder / MESH_FILE)
     mesh.apply_transform(np.linalg.inv(world_from_unit))
     return Truth(mesh, K, c2w, world_from_unit, np.isfinite(depth) & (depth > 0))
@@ -104,6 +121,8 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
     """
     if not path.is_file():
         raise PmniError(f"{path}: no such mesh; give the file that `pmni export` wrote")
+    if path.suffix.lower() not in _MESH_SUFFIXES:
+        raise PmniError(f"{path}: can't be read as a mesh: give one of {', '.join(_MESH_SUFFIXES)}")
     try:
         mesh = trimesh.load_mesh(path, process=False)
     except Exception as error:  # trimesh's loaders raise whatever their parsers meet
@@ -112,8 +131,10 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
         ) from error
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise PmniError(f"{path}: has no faces; export a triangle mesh")
-    if not np.isfinite(mesh.vertices).all():
+    if not (np.abs(mesh.vertices) < _LARGEST).all():
         raise PmniError(f"{path}: has vertices that are not finite; export it again")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise PmniError(f"{path}: has faces of vertices that are not there; export it again")
     return mesh
 
 
@@ -137,20 +158,17 @@ def read_poses(path: Path, num_views: int) -> np.ndarray:
         return transform_poses(world_from_unit, c2w)
     if path.suffix != ".npy":
         raise PmniError(f"{path}: poses are read from .npy or .npz; give the poses.npy that `pmni export` wrote")
-    try:
-        poses = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise PmniError(f"{path}: can't be read ({_first_line(error)}); export it again") from error
+    poses = open_npy(path)
     if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
         raise PmniError(f"{path}: holds an array of shape {poses.shape}; poses are (views, 4, 4)")
     if len(poses) != num_views:
         raise PmniError(f"{path}: holds {len(poses)} poses for the truth's {num_views} views; give one for each")
     c2w = np.tile(np.eye(4), (num_views, 1, 1))
     c2w[:, :3] = poses[:, :3]
-    rotation = c2w[:, :3, :3]
-    # comparisons with NaN are false, and so not finite is not proper
-    is_proper = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2)) < 1e-3
-    is_proper &= (np.linalg.det(rotation) > 0) & np.isfinite(c2w[:, :3, 3]).all(-1)
+    is_proper = (np.abs(c2w) < _LARGEST).all(axis=(1, 2))  # false for NaN
+    rotation = np.where(is_proper[:, None, None], c2w[:, :3, :3], 0)
+    is_proper &= np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2)) < 1e-3
+    is_proper &= np.linalg.det(rotation) > 0
     if not is_proper.all():
         raise PmniError(f"{path}: pose {int(np.argmin(is_proper))} is no rotation and shift; export it again")
     return c2w

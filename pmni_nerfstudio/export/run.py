@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import yaml
-
+from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.errors import PmniError, one_line
+from pmni_nerfstudio.export.config_yaml import load_config
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
@@ -76,11 +76,10 @@ def read_config(path: Path) -> TrainerConfig:
     from nerfstudio.engine.trainer import TrainerConfig
 
     try:
-        # nerfstudio writes Python objects, which only the unsafe loader makes again: as for a pickle, know its source.
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        config = load_config(path.read_text(encoding="utf-8"))
+    except Exception as error:  # PyYAML's constructors raise whatever int(), float() and a class's parts do
         raise PmniError(
-            f"{path}: can't be read as a run's config ({one_line(error)[:200]}): give the config.yml that ns-train wrote"
+            f"{path}: can't be read as a run's config ({reason(error)}): give the config.yml that ns-train wrote"
         ) from error
     if not isinstance(config, TrainerConfig):
         raise PmniError(f"{path}: holds no training config: give the config.yml that ns-train wrote")
@@ -108,7 +107,7 @@ def _read_checkpoint(path: Path) -> dict:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu")
+        state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle could hold any program
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise PmniError(f"{path}: can't be read ({one_line(error)[:200]}): use an earlier checkpoint") from error
     if not isinstance(state, dict) or not {"pipeline", "step"} <= state.keys():

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Type
 
 import torch
+import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
@@ -33,6 +35,14 @@ class PmniTrainerConfig(TrainerConfig):
 
     _target: Type = field(default_factory=lambda: PmniTrainer)
     """Target class to instantiate."""
+
+    def save_config(self) -> None:
+        """config.yml in the run's folder: whole or not there."""
+        folder = self.get_base_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        CONSOLE.log(f"Saving config to: {folder / 'config.yml'}")
+        with atomic_path(folder / "config.yml") as path:
+            path.write_text(yaml.dump(self), "utf8")
 
 
 class CheckedOptimizers(Optimizers):

@@ -153,7 +153,7 @@ def read_outcome(folder: Path) -> Outcome:
         raise PmniError(f"{path}: is missing: give the folder that `pmni eval --output-dir` wrote")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # lists in lists without end are no record either
         raise PmniError(f"{path}: can't be read ({one_line(error)}): write it again with pmni eval") from error
     lacking = [key for key in _KEYS if not isinstance(record, dict) or key not in record]
     if lacking:

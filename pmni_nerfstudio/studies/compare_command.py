@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +49,6 @@ class CompareCommand:
         import torch
         from rich.console import Console
 
-        from pmni_nerfstudio.data.scene import read_scene
         from pmni_nerfstudio.export.command import make_output_folder
         from pmni_nerfstudio.studies.comparison import write_comparison
         from pmni_nerfstudio.studies.engines import gpu_ids, run_locally
@@ -57,8 +58,12 @@ class CompareCommand:
         console = Console()
         if not all(words.split() for words in self.methods):
             raise PmniError("methods: one of them is empty: give names, as in --methods pmni neus-facto")
-        jobs = [self._job(shlex.split(words), torch.cuda.is_available()) for words in self.methods]
-        read_scene(self.data)  # what is wrong with it is said before anything trains
+        on_cuda = torch.cuda.is_available()
+        jobs = list(dict.fromkeys(self._job(shlex.split(words), on_cuda) for words in self.methods))
+        # What is wrong with the scene is said before anything trains. Elsewhere, since a process is said to have held
+        # what the one that began it held at most.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(_check_scene, self.data).result()
         if self.truth is not None and not self.truth.is_dir():
             raise PmniError(f"{self.truth}: no such truth folder")
         make_output_folder(self.output_dir)
@@ -69,11 +74,13 @@ class CompareCommand:
         console.print(outcome_table(outcomes, f"{self.data}"))
         for outcome in outcomes:
             if outcome.reason is not None:
-                console.print(f"{outcome.method}: {outcome.reason}", highlight=False, soft_wrap=True, markup=False)
+                console.print(f"{outcome.label}: {outcome.reason}", highlight=False, soft_wrap=True, markup=False)
         files.append(out / "compare.html")
         write_comparison(files[-1], self.data.resolve(), outcomes)
         for file in files:
             console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+        if all(outcome.reason is not None for outcome in outcomes):
+            raise PmniError(f"{self.output_dir}: none of the methods has a result: see compare.csv for why")
 
     def _job(self, words: list[str], on_cuda: bool) -> Job:
         from pmni_nerfstudio.studies.job import Job
@@ -81,4 +88,11 @@ class CompareCommand:
         name = "neus-facto-small" if words[0] == "neus-facto" and not on_cuda else words[0]
         if name != words[0]:
             print("neus-facto needs a GPU: neus-facto-small runs in its place.")
-        return Job(name, self.data, self.seed, tuple(words[1:]), truth=self.truth)
+        truth = None if self.truth is None else self.truth.resolve()
+        return Job(name, self.data.resolve(), self.seed, tuple(words[1:]), truth=truth)
+
+
+def _check_scene(folder: Path) -> None:
+    from pmni_nerfstudio.data.scene import read_scene
+
+    read_scene(folder)

@@ -30,18 +30,18 @@ def write_comparison(path: Path, scene: Path, outcomes: Sequence[Outcome]) -> No
         outcomes: one a method; those without a result are in the table alone.
     """
     sections = [Section("table", "Measures", _table(outcomes))]
-    results = {o.method: read_outcome(Path(o.folder) / "result") for o in outcomes if o.reason is None}
+    results = {o.label: read_outcome(Path(o.folder) / "result") for o in outcomes if o.reason is None}
     errors = {m: errors_deg(result) for m, result in results.items() if result.scene is not None and result.has_maps}
     if errors:
         end = scale_end_deg([error for found in errors.values() for error in found])
-        for method, found in errors.items():
-            sections.append(Section(f"views-{method}", method, strips_html(results[method], found, end)))
-    for method, result in results.items():
+        for i, (method, found) in enumerate(errors.items()):
+            sections.append(Section(f"views-{i}", method, strips_html(results[method], found, end)))
+    for i, (method, result) in enumerate(results.items()):
         if result.mesh is not None:
             small = simplify(result.mesh, FACES)
             c2w = result.c2w if result.c2w is not None else result.given_c2w
             drawn = figure(mesh_figure(small, display_frame(small, c2w)))
-            sections.append(Section(f"mesh-{method}", f"Mesh: {method}", drawn))
+            sections.append(Section(f"mesh-{i}", f"Mesh: {method}", drawn))
     write_page(path, f"{scene.name}: methods side by side", [("scene", str(scene))], sections)
 
 
@@ -55,6 +55,6 @@ def _table(outcomes: Sequence[Outcome]) -> Markup:
         cells = Markup("").join(
             Markup("<td class=n>{}</td>").format("-" if number is None else f"{number:.3g}") for number in numbers
         )
-        rows.append(Markup("<tr><td>{}</td>{}</tr>").format(outcome.method, cells))
-    told = Markup("").join(note(f"{o.method}: {o.reason}") for o in outcomes if o.reason is not None)
+        rows.append(Markup("<tr><td>{}</td>{}</tr>").format(outcome.label, cells))
+    told = Markup("").join(note(f"{o.label}: {o.reason}") for o in outcomes if o.reason is not None)
     return Markup('<div class="card"><table>{}</table></div>{}').format(Markup("").join(rows), told)

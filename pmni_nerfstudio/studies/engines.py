@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.studies.job import Job, Outcome, run_job
-from pmni_nerfstudio.studies.processes import BIN
+from pmni_nerfstudio.errors import PmniError, one_line
+from pmni_nerfstudio.studies.job import Job, Outcome, run_job, with_reason
+from pmni_nerfstudio.studies.processes import BIN, Stop
 
-Engine = Literal["local", "ray"]
 CORES_A_JOB = 2
 """Of a CPU: more hardly help a run, and fewer make it slower."""
 
@@ -36,34 +36,40 @@ def jobs_at_once(gpus: Sequence[str]) -> int:
 
 def run_locally(
     jobs: Sequence[Job], out: Path, at_once: int, gpus: Sequence[str], bin_folder: Path = BIN
-) -> Iterator[Outcome]:
-    """Outcomes as they come. With GPUs each job has one of them, which no other has meanwhile.
+) -> Generator[Outcome, None, None]:
+    """Outcomes as they come. Each job has its share of the cores and, where there are GPUs, one of these. To close it,
+    an error or Ctrl-C among the reasons, ends what is at work.
 
     Args:
         jobs: to be done.
         out: folder of all jobs.
-        at_once: so many side by side.
+        at_once: so many side by side; if they are more than the GPUs, they share them.
         gpus: of `gpu_ids`.
         bin_folder: of the commands.
     """
     free: queue.Queue[str] = queue.Queue()
     for i in range(at_once):
         free.put(gpus[i % len(gpus)] if gpus else "")
+    environment = {}
+    if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:  # each would take all cores
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+    stop = Stop()
 
     def work(job: Job) -> Outcome:
         gpu = free.get()
         try:
-            return run_job(job, out, {"CUDA_VISIBLE_DEVICES": gpu} if gpus else None, bin_folder)
+            own = {**environment, "CUDA_VISIBLE_DEVICES": gpu} if gpus else environment
+            return run_job(job, out, own, bin_folder, stop)
         finally:
             free.put(gpu)
 
-    # The processes of a pool's threads end with this program (see `run_command`), and so does its waiting.
     pool = ThreadPoolExecutor(at_once)
     try:
         for future in as_completed([pool.submit(work, job) for job in jobs]):
             yield future.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def run_on_ray(
@@ -72,7 +78,7 @@ def run_on_ray(
     at_once: int | None,
     bin_folder: Path = BIN,
     started: Callable[[str], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """The same on the cluster that RAY_ADDRESS names, else on a Ray of this machine's own.
 
     All nodes see `out` and the scenes under the same paths, and have this environment.
@@ -85,28 +91,52 @@ def run_on_ray(
         started: told where it runs.
 
     Raises:
-        PmniError: Ray isn't installed.
+        PmniError: Ray isn't installed, or there is none where RAY_ADDRESS says.
     """
     try:
         import ray
+        from ray.exceptions import RayError, RayTaskError
     except ImportError as error:
         raise PmniError(
             "engine ray: Ray isn't installed: pip install 'pmni-nerfstudio[ray]', or --engine local"
         ) from error
     address = os.environ.get("RAY_ADDRESS")
-    ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+    if address is not None and ":" in address:
+        _reach(address)
+    try:
+        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise PmniError(f"RAY_ADDRESS={address or ''}: Ray doesn't start ({one_line(error)[:200]})") from error
     try:
         have = ray.cluster_resources()
         if started is not None:
             started(f"Ray: {len(ray.nodes())} node(s), {have.get('CPU', 0):g} cores, {have.get('GPU', 0):g} GPUs")
         task: Any = ray.remote(run_job)
-        needs = {"num_gpus": 1} if have.get("GPU", 0) >= 1 else {"num_cpus": min(CORES_A_JOB, have.get("CPU", 1))}
+        # a job runs on one node, and would wait for ever for more cores than any has
+        cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        needs = {"num_gpus": 1} if have.get("GPU", 0) >= 1 else {"num_cpus": min(CORES_A_JOB, cores)}
         remote = task.options(**needs)
-        waiting, running = list(jobs), []
+        waiting, running = list(jobs), {}
         while waiting or running:
             while waiting and (at_once is None or len(running) < at_once):
-                running.append(remote.remote(waiting.pop(0), out, None, bin_folder))
-            done, running = ray.wait(running)
-            yield from ray.get(done)
+                job = waiting.pop(0)
+                running[remote.remote(job, out, None, bin_folder)] = job
+            for done in ray.wait(list(running))[0]:
+                job = running.pop(done)
+                try:
+                    yield ray.get(done)
+                except RayTaskError:  # a defect, or an error of ours
+                    raise
+                except RayError as error:  # its node or worker is gone, and so were those after it
+                    yield with_reason(job, f"Ray: {one_line(error)[:300]}", out)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries for many minutes before it says that nobody is there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise PmniError(f"RAY_ADDRESS={address}: nobody answers ({one_line(error)}): is Ray started there?") from error

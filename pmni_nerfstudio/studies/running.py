@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pmni_nerfstudio.studies.job import Job, Outcome, finished, why_not, with_reason
 from pmni_nerfstudio.studies.summary import value
 
-Runner = Callable[[Sequence[Job]], Iterable[Outcome]]
+Runner = Callable[[Sequence[Job]], Generator[Outcome, None, None]]
 
 
 def do_jobs(
@@ -27,12 +29,13 @@ def do_jobs(
     Args:
         jobs: to be done.
         out: folder of all jobs; exists.
-        run: does those that are left, and yields outcomes as they come.
+        run: does those that are left, and yields outcomes as they come; when closed, it ends what is at work.
         console: for progress.
         can_not: why a method can't be run here, or None.
 
     Raises:
         PmniError: nobody knows a method, or an old record is broken.
+        SystemExit: with code 130, after Ctrl-C.
     """
     reasons = {method: can_not(method) for method in dict.fromkeys(job.method for job in jobs)}
     outcomes: dict[str, Outcome] = {}
@@ -46,19 +49,26 @@ def do_jobs(
     if len(left) < len(jobs):
         console.print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are done, or can't be done here.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Training and measuring", total=len(left))
-        for outcome in run(left) if left else ():
-            outcomes[Path(outcome.folder).name] = outcome
-            console.print(_line(outcome), highlight=False, soft_wrap=True)
-            progress.advance(task)
+    if not left:
+        return [outcomes[job.name] for job in jobs]
+    try:
+        with Progress(*columns, console=console, transient=True) as progress, closing(run(left)) as coming:
+            task = progress.add_task("Training and measuring", total=len(left))
+            for outcome in coming:
+                outcomes[Path(outcome.folder).name] = outcome
+                console.print(_line(outcome), highlight=False, soft_wrap=True)
+                progress.advance(task)
+    except KeyboardInterrupt:
+        told = f"Stopped. What was finished stays in {out}: the same command goes on from there."
+        console.print(told, highlight=False, soft_wrap=True, markup=False)
+        raise SystemExit(130) from None
     return [outcomes[job.name] for job in jobs]
 
 
 def _line(outcome: Outcome) -> str:
-    head = f"{outcome.method}, {Path(outcome.scene).name}, seed {outcome.seed}"
+    head = escape(f"{outcome.label}, {Path(outcome.scene).name}, seed {outcome.seed}")
     if outcome.reason is not None:
-        return f"[red]failed[/red] {head}: {outcome.reason}".replace("[all", "\\[all")
+        return f"[red]failed[/red] {head}: {escape(outcome.reason)}"
     told = [
         f"{found:.3g} {words}"
         for column, words in (

@@ -11,6 +11,8 @@ eval: [--threshold, "0.5"]            # more of pmni eval's flags
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -34,7 +36,11 @@ def read_suite(path: Path) -> list[Job]:
         raise PmniError(f"{path}: does not exist: give a suite's YAML file")
     try:
         suite = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # the latter of dates, numbers and depths like no other
         raise PmniError(f"{path}: is no YAML ({one_line(error)[:200]})") from error
     if not isinstance(suite, dict) or not {"scenes", "methods"} <= suite.keys():
         raise PmniError(f"{path}: needs the keys scenes and methods")
@@ -64,15 +70,20 @@ def _list(path: Path, suite: dict[str, Any], key: str) -> list[Any]:
 def _scenes(path: Path, entry: Any) -> Iterator[tuple[Path, Path | None]]:
     truth = None
     if isinstance(entry, dict) and entry.keys() <= {"path", "truth"} and "path" in entry:
-        truth = path.parent / str(entry["truth"]) if "truth" in entry else None
+        truth = path.parent.resolve() / str(entry["truth"]) if "truth" in entry else None
         entry = entry["path"]
     if not isinstance(entry, str):
         raise PmniError(f"{path}: scenes: {entry!r} is no folder, pattern, or {{path: ..., truth: ...}}")
-    base = Path(path.parent, entry)  # an absolute entry stays as it is
-    found = sorted(p for p in base.parent.glob(base.name) if p.is_dir()) if set("*?[") & set(entry) else [base]
-    if not found or not all(p.is_dir() for p in found):
-        raise PmniError(f"{path}: scenes: {entry}: no such folder beneath {path.parent}")
-    if truth is not None and not truth.is_dir():
+    root = path.parent.resolve()  # Ray's workers and later readers of a run stand elsewhere
+    if os.path.isdir(root / entry):  # an absolute entry stays as it is, and so does a name with brackets
+        found = [root / entry]
+    elif "\0" not in entry:
+        found = [root / name for name in sorted(glob.glob(entry, root_dir=root)) if os.path.isdir(root / name)]
+    else:
+        found = []
+    if not found:
+        raise PmniError(f"{path}: scenes: {entry!r}: no such folder beneath {root}")
+    if truth is not None and not os.path.isdir(truth):
         raise PmniError(f"{path}: scenes: {truth}: no such truth folder")
     yield from ((scene, truth) for scene in found)
 

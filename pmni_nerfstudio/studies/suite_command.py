@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -64,7 +64,7 @@ class SuiteCommand:
                 f"{self.output_dir}: {failed} of {len(outcomes)} runs have no result: see suite.csv for why"
             )
 
-    def _run(self, jobs: Sequence[Job], console: Console) -> Iterable[Outcome]:
+    def _run(self, jobs: Sequence[Job], console: Console) -> Generator[Outcome, None, None]:
         from pmni_nerfstudio.studies.engines import gpu_ids, jobs_at_once, run_locally, run_on_ray
 
         out = self.output_dir.resolve()

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from pmni_nerfstudio.data.files import atomic_path
@@ -40,7 +42,7 @@ def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
     table = _table(outcomes, title, "method")
     for outcome in outcomes:
         cells = [_number(value(outcome, column)) for column in (*COLUMNS, "seconds", "peak_gb")]
-        table.add_row(outcome.method, *cells)
+        table.add_row(escape(outcome.label), *cells)
     return table
 
 
@@ -49,21 +51,23 @@ def spread_table(outcomes: Sequence[Outcome], title: str) -> Table:
     table = _table(outcomes, title, "method", "runs", "failed")
     for method, row in spreads(outcomes).items():
         cells = [
-            f"{_number(mean)} ± {_number(spread)}" if mean is not None else "-" for mean, spread in row["of"].values()
+            _number(mean) if spread is None else f"{_number(mean)} ±{_number(spread)}"
+            for mean, spread in row["of"].values()
         ]
-        table.add_row(method, str(row["runs"]), str(row["failed"]), *cells)
+        table.add_row(escape(method), str(row["runs"]), str(row["failed"]), *cells)
     return table
 
 
 def spreads(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """By method: runs, failed, and of each measure the mean and the sample's standard deviation (0 for one run)."""
+    """By method and flags: runs, failed, and of each measure the mean and the sample's standard deviation (None for one
+    run)."""
     found: dict[str, dict[str, Any]] = {}
-    for method in dict.fromkeys(outcome.method for outcome in outcomes):
-        own = [outcome for outcome in outcomes if outcome.method == method]
+    for method in dict.fromkeys(outcome.label for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.label == method]
         of: dict[str, tuple[float | None, float | None]] = {}
         for column in (*COLUMNS, "seconds", "peak_gb"):
             values = [v for outcome in own if outcome.reason is None and (v := value(outcome, column)) is not None]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
             of[column] = (float(np.mean(values)), spread) if values else (None, None)
         found[method] = {"runs": len(own), "failed": sum(o.reason is not None for o in own), "of": of}
     return found
@@ -78,21 +82,23 @@ def write_outcomes(folder: Path, name: str, outcomes: Sequence[Outcome]) -> list
     with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         columns = (*COLUMNS, "seconds", "peak_gb")
-        writer.writerow(["method", "scene", "seed", *columns, "reason", "folder"])
+        writer.writerow(["method", "scene", "seed", *columns, "flags", "reason", "folder"])
         for o in outcomes:
-            writer.writerow([o.method, o.scene, o.seed, *(value(o, c) for c in columns), o.reason or "", o.folder])
+            numbers = (value(o, column) for column in columns)
+            flags = shlex.join(o.flags)
+            writer.writerow([o.method, o.scene, o.seed, *numbers, flags, o.reason or "", o.folder])
     return files
 
 
 def _table(outcomes: Sequence[Outcome], title: str, *first: str) -> Table:
     units = {outcome.metrics["units"] for outcome in outcomes if outcome.metrics}
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
+    names = max((len(outcome.method) for outcome in outcomes), default=0)  # flags go into more lines
     for name in first:
-        table.add_column(name, no_wrap=True)
-    for _, _, label in COLUMNS.values():
-        table.add_column(label.format(units=" or ".join(sorted(units)) or "units"), justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("GB", justify="right")
+        table.add_column(name, width=max(names, len(name)) if name == "method" else None, overflow="fold")
+    labels = [label.format(units=" or ".join(sorted(units)) or "units") for _, _, label in COLUMNS.values()]
+    for label in (*labels, "seconds", "GB"):
+        table.add_column(label, justify="right", overflow="fold")  # no digit is left out where it is narrow
     return table
 
 

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL at random moments of every command that writes: what bears a final name is whole, and the next start ends well."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pmni_nerfstudio.data.images import read_exr
+from pmni_nerfstudio.evaluation.truth import read_mesh
+from pmni_nerfstudio.export.run import read_config
+from pmni_nerfstudio.synth.command import SynthCommand
+
+KILLS = 10
+"""Of each command: 50 in all."""
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Place:
+    """A scene, and a finished run of it."""
+
+    scene: Path
+    config: Path
+
+    def command(self, name: str, out: Path) -> list[str]:
+        """A command that writes into a folder."""
+        train = ["--vis", "tensorboard", "--experiment-name", "e", "--timestamp", "t", "--steps-per-save", "10"]
+        run = ["--load-config", str(self.config), "--output-dir", str(out), "--resolution", "96"]
+        words = {
+            "register": ["pmni", "register", str(self.scene), "--output-dir", str(out)],
+            "train": ["ns-train", "pmni", "--data", str(self.scene), "--output-dir", str(out), *train],
+            "export": ["pmni", "export", *run, "--maps"],
+            "eval": ["pmni", "eval", *run],
+            "suite": ["pmni", "suite", str(self.scene.parent / "suite.yml"), "--output-dir", str(out), "--jobs", "1"],
+        }[name]
+        steps = ["--max-num-iterations", "40"] if name == "train" else []
+        return [str(BIN / words[0]), *words[1:], *steps]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("kills")
+    SynthCommand(out=folder / "scene", views=6, width=48, height=40, mesh_resolution=32, rotation_noise_deg=3).main()
+    (folder / "suite.yml").write_text(
+        "scenes: [scene]\nmethods: [{name: pmni-calibrated, flags: [--max-num-iterations, 15]}]\nseeds: [1, 2]\n"
+    )
+    found = Place(folder / "scene", folder / "run" / "e" / "pmni" / "t" / "config.yml")
+    assert run(found.command("train", folder / "run")) == 0
+    return found
+
+
+def run(command: list[str], seconds: float | None = None) -> int:
+    """A command's exit code; killed with all its children after so many seconds."""
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=environment, **quiet)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        return process.wait()
+
+
+def check_whole(folder: Path) -> int:
+    """Reads every file that isn't hidden and not an event log (those grow); how many there were."""
+    readers: dict[str, Callable[[Path], object]] = {
+        ".npy": lambda path: np.load(path, allow_pickle=False),
+        ".npz": lambda path: dict(np.load(path, allow_pickle=False)),
+        ".json": lambda path: json.loads(path.read_text()),
+        ".ckpt": lambda path: torch.load(path, weights_only=True),
+        ".ply": read_mesh,
+        ".exr": read_exr,
+        ".yml": read_config,
+    }
+    count = 0
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and path.suffix in readers:
+            readers[path.suffix](path)
+            count += 1
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["register", "train", "export", "eval", "suite"])
+def test_a_kill_leaves_nothing_half_and_the_next_start_ends_well(name: str, place: Place, tmp_path: Path):
+    begun = time.monotonic()
+    assert run(place.command(name, tmp_path / "whole")) == 0
+    takes, files = time.monotonic() - begun, check_whole(tmp_path / "whole")
+    assert files > 0
+    killed = 0
+    # The first third of a command's time goes into imports, in which nothing can break.
+    for moment in np.random.default_rng(len(name)).uniform(0.3, 1.0, KILLS) * takes:
+        killed += run(place.command(name, tmp_path / "out"), float(moment)) == -signal.SIGKILL
+        check_whole(tmp_path / "out")
+    assert killed >= KILLS // 2  # a quieter machine may have finished some
+    assert run(place.command(name, tmp_path / "out")) == 0
+    assert check_whole(tmp_path / "out") >= files
