@@ -432,6 +432,12 @@ def test_depth_maps_are_made_in_a_copy(scene: Path, tmp_path: Path):
         (scene / "integration").rmdir()
 
 
+def test_quotes_that_do_not_end_are_one_line(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["compare", str(scene), "--output-dir", str(tmp_path / "out"), "--methods", "pmni 'a"])
+    assert "error: methods: pmni 'a: No closing quotation" in capsys.readouterr().err
+
+
 def test_a_broken_scene_is_told_before_anything_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (one,) = scenes(tmp_path, "one")
     with pytest.raises(SystemExit):
@@ -447,5 +453,6 @@ def test_a_suite_runs_and_says_mean_and_spread(scene: Path, tmp_path: Path, caps
     main(["suite", str(tmp_path / "suite.yml"), "--output-dir", str(tmp_path / "out")])
     assert "±" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "suite.json").read_text())
-    mean, spread = found["methods"]["pmni-calibrated"]["of"]["chamfer_pct"]
+    assert list(found["methods"]) == ["pmni-calibrated --max-num-iterations 30"]
+    mean, spread = found["methods"]["pmni-calibrated --max-num-iterations 30"]["of"]["chamfer_pct"]
     assert 0 < mean < 2 and 0 < spread < mean

@@ -44,8 +44,6 @@ class CompareCommand:
         Raises:
             PmniError: a mistake in the options, or the scene is broken.
         """
-        import shlex
-
         import torch
         from rich.console import Console
 
@@ -59,7 +57,7 @@ class CompareCommand:
         if not all(words.split() for words in self.methods):
             raise PmniError("methods: one of them is empty: give names, as in --methods pmni neus-facto")
         on_cuda = torch.cuda.is_available()
-        jobs = list(dict.fromkeys(self._job(shlex.split(words), on_cuda) for words in self.methods))
+        jobs = list(dict.fromkeys(self._job(words, on_cuda) for words in self.methods))
         # What is wrong with the scene is said before anything trains. Elsewhere, since a process is said to have held
         # what the one that began it held at most.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -82,9 +80,15 @@ class CompareCommand:
         if all(outcome.reason is not None for outcome in outcomes):
             raise PmniError(f"{self.output_dir}: none of the methods has a result: see compare.csv for why")
 
-    def _job(self, words: list[str], on_cuda: bool) -> Job:
+    def _job(self, method: str, on_cuda: bool) -> Job:
+        import shlex
+
         from pmni_nerfstudio.studies.job import Job
 
+        try:
+            words = shlex.split(method)
+        except ValueError as error:
+            raise PmniError(f"methods: {method}: {error}: put flags as in a shell") from error
         name = "neus-facto-small" if words[0] == "neus-facto" and not on_cuda else words[0]
         if name != words[0]:
             print("neus-facto needs a GPU: neus-facto-small runs in its place.")
