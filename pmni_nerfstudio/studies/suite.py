@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import os
+import reprlib
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from pmni_nerfstudio.errors import PmniError, one_line
+from pmni_nerfstudio.data.files import reason
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.studies.job import Job
 
 _KEYS = {"scenes", "methods", "seeds", "eval"}
@@ -36,15 +38,11 @@ def read_suite(path: Path) -> list[Job]:
         raise PmniError(f"{path}: does not exist: give a suite's YAML file")
     try:
         suite = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # the latter of dates, numbers and depths like no other
-        raise PmniError(f"{path}: is no YAML ({one_line(error)[:200]})") from error
+    except Exception as error:  # of tags, dates, numbers and depths PyYAML raises whatever Python does
+        raise PmniError(f"{path}: is no YAML ({reason(error)})") from error
     if not isinstance(suite, dict) or not {"scenes", "methods"} <= suite.keys():
         raise PmniError(f"{path}: needs the keys scenes and methods")
-    unknown = sorted(str(key) for key in suite.keys() - _KEYS)
+    unknown = sorted(_said(key).strip("'") for key in suite.keys() - _KEYS)
     if unknown:
         raise PmniError(f"{path}: {unknown[0]}: is no key of a suite: use {', '.join(sorted(_KEYS))}")
     scenes = [scene for entry in _list(path, suite, "scenes") for scene in _scenes(path, entry)]
@@ -70,10 +68,10 @@ def _list(path: Path, suite: dict[str, Any], key: str) -> list[Any]:
 def _scenes(path: Path, entry: Any) -> Iterator[tuple[Path, Path | None]]:
     truth = None
     if isinstance(entry, dict) and entry.keys() <= {"path", "truth"} and "path" in entry:
-        truth = path.parent.resolve() / str(entry["truth"]) if "truth" in entry else None
+        truth = path.parent.resolve() / _said(entry["truth"]).strip("'") if "truth" in entry else None
         entry = entry["path"]
     if not isinstance(entry, str):
-        raise PmniError(f"{path}: scenes: {entry!r} is no folder, pattern, or {{path: ..., truth: ...}}")
+        raise PmniError(f"{path}: scenes: {_said(entry)} is no folder, pattern, or {{path: ..., truth: ...}}")
     root = path.parent.resolve()  # Ray's workers and later readers of a run stand elsewhere
     if os.path.isdir(root / entry):  # an absolute entry stays as it is, and so does a name with brackets
         found = [root / entry]
@@ -82,9 +80,9 @@ def _scenes(path: Path, entry: Any) -> Iterator[tuple[Path, Path | None]]:
     else:
         found = []
     if not found:
-        raise PmniError(f"{path}: scenes: {entry!r}: no such folder beneath {root}")
+        raise PmniError(f"{path}: scenes: {_said(entry)}: no such folder beneath {root}")
     if truth is not None and not os.path.isdir(truth):
-        raise PmniError(f"{path}: scenes: {truth}: no such truth folder")
+        raise PmniError(f"{path}: scenes: {_said(str(truth))}: no such truth folder")
     yield from ((scene, truth) for scene in found)
 
 
@@ -93,7 +91,12 @@ def _method(path: Path, entry: Any) -> tuple[str, tuple[str, ...]]:
         return entry, ()
     if isinstance(entry, dict) and entry.keys() <= {"name", "flags"} and isinstance(entry.get("name"), str):
         return entry["name"], _words(path, "flags", entry.get("flags") or [])
-    raise PmniError(f"{path}: methods: {entry!r} is no name, or {{name: ..., flags: [...]}}")
+    raise PmniError(f"{path}: methods: {_said(entry)} is no name, or {{name: ..., flags: [...]}}")
+
+
+def _said(entry: Any) -> str:
+    """An entry to quote: a word whole, all else cut short, since aliases make lists grow without end."""
+    return repr(entry) if isinstance(entry, str) and len(entry) < 1000 else reprlib.repr(entry)
 
 
 def _words(path: Path, key: str, entry: Any) -> tuple[str, ...]:
