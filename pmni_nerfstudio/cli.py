@@ -50,6 +50,11 @@ SUBCOMMANDS = {
         "ConvertCommand",
         "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",
     ),
+    "prepare": Subcommand(
+        "pmni_nerfstudio.prepare.command",
+        "PrepareCommand",
+        "Make a scene of DiLiGenT-MV, NeuS, nerfstudio, COLMAP and other data, or plain normal maps.",
+    ),
     "synth": Subcommand(
         "pmni_nerfstudio.synth.command", "SynthCommand", "Make a synthetic scene whose truth is known."
     ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ EXTRA = {
     "pmni convert": "",
     "pmni compare": "--methods 'pmni-calibrated --max-num-iterations 20'",
     "pmni suite": "",
+    "pmni prepare": "--fov 8 --axes camera",
     "pmni register": "",
     "pmni integrate": "--max-rounds 5 --overwrite",
     "ns-train pmni": TINY_TRAIN,
@@ -62,7 +64,7 @@ BUILDS = ("make demo", "make test")
 """These run this very test, or train for minutes: make tells what they would do, and that all of it exists."""
 SERVERS = ("ns-viewer",)
 """These serve a page until they are stopped."""
-QUICK = ("make", "pmni synth", "pmni eval", "pmni export", "pmni integrate")
+QUICK = ("make", "pmni synth", "pmni eval", "pmni export", "pmni integrate", "pmni prepare")
 """What begins so takes a few seconds."""
 
 
@@ -81,7 +83,7 @@ def known_as(command: str) -> str | None:
 
 @dataclass
 class Place:
-    """What DIR, CONFIG, OUT, RUN, SDF, points.npy and SUITE.yml stand for."""
+    """What DIR, CONFIG, OUT, RUN, SDF, SRC, points.npy and SUITE.yml stand for."""
 
     folder: Path
 
@@ -95,6 +97,7 @@ class Place:
             ("OUT", self.folder / "out"),
             ("RUN", self.folder / "test" / "pmni-calibrated" / "run"),
             ("SDF", self.folder / "sdf"),
+            ("SRC", self.folder / "plain"),
         ):
             command = re.sub(rf"\b{name}\b", str(path), command)
         for name in ("points.npy", "SUITE.yml"):
@@ -116,6 +119,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     np.save(found.folder / "points.npy", np.random.default_rng(0).uniform(-30, 30, (100, 3)))
     suite = "scenes: [scene]\nmethods: [{name: pmni-calibrated, flags: [--max-num-iterations, 20]}]\n"
     (found.folder / "SUITE.yml").write_text(suite)
+    for name in ("mask", "normal_camera_space_GT"):
+        shutil.copytree(found.folder / "scene" / name, found.folder / "plain" / name)
     take_photographs(read_scene(found.folder / "scene"), SynthCommand.shape)
     return found
 

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cameras of Agisoft Metashape (File, Export, Export cameras: XML), beside normal maps named as its labels are.
+
+The world is the chunk's own, in its units: the chunk's transform to map coordinates is left, whose numbers are too large
+for an object. Metashape's p1 and p2 are OpenCV's the other way round; cx, cy count from the middle of the image.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+
+from pmni_nerfstudio.data.files import reason
+from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, join, pinhole
+from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
+
+_HEAD = 4096
+
+
+def recognise(folder: Path) -> bool:
+    """Whether there is an XML file of cameras."""
+    return _find(folder) is not None
+
+
+def read(folder: Path, options: Options) -> Prepared:
+    """Cameras of all aligned images of the first chunk."""
+    path = _find(folder)
+    if path is None:
+        raise SceneError(f"{folder}: has no cameras of Metashape: export them as XML")
+    try:
+        chunk = ET.parse(path).getroot().find("chunk")
+        if chunk is None:
+            raise ValueError("it has no chunk")
+        sensors = {sensor.get("id"): sensor for sensor in chunk.iter("sensor")}
+        posed = []
+        for camera in chunk.iter("camera"):
+            transform = camera.find("transform")
+            if transform is None or not transform.text:
+                continue  # not aligned
+            label = camera.get("label") or ""
+            K, size, lens = _sensor(path, label, sensors.get(camera.get("sensor_id")))
+            c2w = np.array([float(word) for word in transform.text.split()]).reshape(4, 4)
+            check_camera(path, label, K, c2w)
+            posed.append(PosedImage(label, K, size, c2w, lens, find_image(folder, label)))
+    except (OSError, ET.ParseError, ValueError, TypeError, AttributeError) as error:
+        raise SceneError(f"{path}: can't be read as Metashape's cameras ({reason(error)}): export it again") from error
+    if not posed:
+        raise SceneError(f"{path}: holds no aligned camera: align the photographs first")
+    return join(folder, f"Metashape's {path.name}", posed, options)
+
+
+def _find(folder: Path) -> Path | None:
+    for path in sorted(folder.glob("*.xml")):
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
+            if b"<document" in head and b"<chunk" in head:
+                return path
+    return None
+
+
+def _sensor(path: Path, label: str, sensor: ET.Element | None) -> tuple[np.ndarray, tuple[int, int], Lens]:
+    if sensor is None or sensor.find("calibration/f") is None:
+        raise SceneError(f"{path}: the camera {label} has no calibrated sensor: export the cameras again")
+    if sensor.get("type", "frame") not in ("frame", "fisheye"):
+        raise SceneError(f"{path}: a {sensor.get('type')} sensor isn't read: undistort its images to frame ones first")
+    found = sensor.find("resolution")
+    calibration = sensor.find("calibration")
+    if found is None or calibration is None:
+        raise SceneError(f"{path}: the sensor of {label} has no resolution: export the cameras again")
+    width, height = int(found.get("width", "0")), int(found.get("height", "0"))
+
+    def value(name: str) -> float:
+        element = calibration.find(name)
+        return float(element.text or 0) if element is not None else 0.0
+
+    is_fisheye = sensor.get("type") == "fisheye"
+    if (value("k4") or value("p1") or value("p2")) if is_fisheye else value("k4"):
+        raise SceneError(f"{path}: the distortion of {label} has terms that OpenCV hasn't: undistort the images first")
+    K = pinhole(value("f") + value("b1"), value("f"), width / 2 + value("cx"), height / 2 + value("cy"))
+    K[0, 1] = value("b2")
+    if abs(K[0, 1]) > 1e-3 * K[0, 0]:
+        raise SceneError(f"{path}: the axes of {label} are skew (b2): undistort the images first")
+    K[0, 1] = 0
+    radial = (value("k1"), value("k2"), value("k3"))
+    if is_fisheye:
+        return K, (width, height), Lens((*radial, 0.0), True)
+    return K, (width, height), Lens((*radial[:2], value("p2"), value("p1"), radial[2]))
+
+
+METASHAPE = Format(recognise, read)
