@@ -75,8 +75,6 @@ class EvalCommand:
         else:
             assert self.mesh is not None
             scene = None if self.data is None else read_scene(self.data)
-            if truth is None and scene is not None:
-                truth = find_truth(scene)
             views = scene.num_views if scene is not None else len(truth.c2w) if truth is not None else 0
             result = result_of_files(self.mesh, self.poses, scene, views)
         if truth is None and scene is not None:

@@ -63,9 +63,7 @@ def shaded_view(
     origins, directions = pixel_rays(_finer(K, SUPERSAMPLING), c2w, width * SUPERSAMPLING, height * SUPERSAMPLING)
     hits = rays.cast(origins, directions)
     on = np.isfinite(hits.distance)
-    corners = mesh.faces[hits.face[on]]
-    weights = np.concatenate([1 - hits.uv[on].sum(-1, keepdims=True), hits.uv[on]], axis=-1)
-    normals = np.einsum("pk,pki->pi", weights, mesh.vertex_normals[corners]) @ c2w[:3, :3]
+    normals = hits.interpolate(on, mesh.faces, mesh.vertex_normals) @ c2w[:3, :3]
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     light = np.full((len(normals), 3), AMBIENT)
     for towards, strength, colour in LIGHTS:

@@ -108,6 +108,7 @@ class PmniPipeline(VanillaPipeline):
             Nothing, and a line in the log, where there is no surface to be measured.
         """
         from pmni_nerfstudio.evaluation.score import score
+        from pmni_nerfstudio.export.cameras import data_world_poses
         from pmni_nerfstudio.export.command import data_world_mesh
         from pmni_nerfstudio.export.mesh import extract_mesh
 
@@ -121,7 +122,7 @@ class PmniPipeline(VanillaPipeline):
             return {}
         found = score(
             data_world_mesh(mesh, world_from_unit),
-            _data_world(poses.c2w_opencv_double(), world_from_unit),
+            data_world_poses(poses.c2w_opencv_double(), world_from_unit),
             truth,
             align=poses.learns,
             views=np.array(model.views),
@@ -132,10 +133,3 @@ class PmniPipeline(VanillaPipeline):
             return {}
         surface = {name: getattr(found.surface, name) for name in ("chamfer", "chamfer_pct", "fscore")}
         return surface | {name: getattr(found.poses, name) for name in ("rot_deg", "rot_deg_max", "position")}
-
-
-def _data_world(c2w: np.ndarray, world_from_unit: np.ndarray) -> np.ndarray:
-    from pmni_nerfstudio.evaluation.metrics import transform_poses
-    from pmni_nerfstudio.export.cameras import rigid
-
-    return transform_poses(world_from_unit, rigid(c2w))

@@ -23,6 +23,11 @@ class Hits:
     uv: np.ndarray
     """(R, 2) barycentric weights of the face's second and third corner."""
 
+    def interpolate(self, on: np.ndarray, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Values (V, C) of a mesh's vertices where chosen rays hit it: (P, C) for rays (R,) bool that hit, faces (F, 3)."""
+        weights = np.concatenate([1 - self.uv[on].sum(-1, keepdims=True), self.uv[on]], axis=-1)
+        return np.einsum("pk,pki->pi", weights, values[faces[self.face[on]]])
+
 
 class MeshRays:
     """A mesh ready for queries."""

@@ -83,7 +83,7 @@ def result_of_run(run: Run, resolution: int) -> tuple[Scene, Result]:
 
         unit = transform_poses(np.linalg.inv(scene.world_from_unit), at)
         cameras = nerfstudio_cameras(scene.K, unit, scene.width, scene.height, cam_idx=False)
-        return rendered(model, cameras, float(np.cbrt(np.linalg.det(scene.world_from_unit[:3, :3]))))
+        return rendered(model, cameras, scene.world_from_unit)
 
     return scene, Result(run.config_path, mesh, c2w, trained, not poses.learns, run.config.method_name, render)
 
@@ -138,9 +138,8 @@ def mesh_view(
 
     hits = rays.cast(*pixel_rays(K, c2w, width, height))
     on = np.isfinite(hits.distance)
-    weights = np.concatenate([1 - hits.uv[on].sum(-1, keepdims=True), hits.uv[on]], axis=-1)
     normals = np.zeros((len(on), 3), dtype=np.float32)
-    seen = np.einsum("pk,pki->pi", weights, mesh.vertex_normals[mesh.faces[hits.face[on]]]) @ c2w[:3, :3]
+    seen = hits.interpolate(on, mesh.faces, mesh.vertex_normals) @ c2w[:3, :3]
     normals[on] = seen / np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-12)
     depth = np.where(on, hits.distance, 0).astype(np.float32)
     return RenderedView(normals.reshape(height, width, 3), depth.reshape(height, width))

@@ -97,15 +97,20 @@ def read_truth(folder: Path) -> Truth:
     return Truth(mesh, K, c2w, world_from_unit, np.isfinite(depth) & (depth > 0))
 
 
+def truth_folder(scene_root: Path) -> Path | None:
+    """Where `pmni synth` kept the truth within a scene's folder, if it did."""
+    return next((folder for folder in (scene_root / "truth", scene_root) if (folder / TRUTH_FILE).is_file()), None)
+
+
 def find_truth(scene: Scene) -> Truth | None:
     """What a scene's folder knows of the truth: what `pmni synth` kept in it, else its own mesh and given cameras.
 
     Raises:
         PmniError: a file of it is broken.
     """
-    for folder in (scene.root / "truth", scene.root):
-        if (folder / TRUTH_FILE).is_file():
-            return read_truth(folder)
+    folder = truth_folder(scene.root)
+    if folder is not None:
+        return read_truth(folder)
     if scene.mesh_file is None or scene.c2w is None:
         return None
     mesh = read_mesh(scene.mesh_file)

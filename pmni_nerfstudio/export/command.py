@@ -51,8 +51,6 @@ class ExportCommand:
         run = load_run(self.load_config, self.device)
         # Before the mesh, so that nobody waits for one which then has nowhere to go.
         make_output_folder(self.output_dir)
-        import numpy as np
-
         from pmni_nerfstudio.data.dataset import PmniDataset
         from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
         from pmni_nerfstudio.export.maps import map_folders, rendered, write_view
@@ -75,8 +73,7 @@ class ExportCommand:
         if self.maps:
             files += map_folders(self.output_dir)
             names = (dataset.scene.names[i] for i in dataset.views)
-            size = float(np.cbrt(np.linalg.det(dataset.scene.world_from_unit[:3, :3])))
-            for name, view in zip(names, rendered(model, dataset.cameras, size)):
+            for name, view in zip(names, rendered(model, dataset.cameras, dataset.scene.world_from_unit)):
                 write_view(self.output_dir, name, view)
         print_summary(mesh, time.perf_counter() - start, files)
 

@@ -75,8 +75,11 @@ def write_view(folder: Path, name: str, view: RenderedView) -> None:
     write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_picture(view.depth))
 
 
-def rendered(model: Model, cameras: Cameras, size: float, progress: bool = True) -> Iterator[RenderedView]:
-    """`render_view` of one camera after another, with a progress bar."""
+def rendered(
+    model: Model, cameras: Cameras, world_from_unit: Float[np.ndarray, "4 4"], progress: bool = True
+) -> Iterator[RenderedView]:
+    """`render_view` of one camera after another, with a progress bar; the similarity leads to the data's world."""
+    size = float(np.cbrt(np.linalg.det(world_from_unit[:3, :3])))
     console = Console(stderr=True)
     for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
         yield render_view(model, cameras[i : i + 1], size)

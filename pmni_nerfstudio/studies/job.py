@@ -17,7 +17,7 @@ from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.scene import CAMERAS, DEPTHS, INTRINSICS
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.record import METRICS
-from pmni_nerfstudio.evaluation.truth import TRUTH_FILE
+from pmni_nerfstudio.evaluation.truth import truth_folder
 from pmni_nerfstudio.studies.processes import BIN, Spent, Stop, run_command
 
 RECORD = "record.json"
@@ -56,9 +56,7 @@ class Job:
     @property
     def truth_folder(self) -> Path | None:
         """The truth's folder, where there is one."""
-        if self.truth is not None:
-            return self.truth
-        return next((f for f in (self.scene / "truth", self.scene) if (f / TRUTH_FILE).is_file()), None)
+        return self.truth if self.truth is not None else truth_folder(self.scene)
 
 
 @dataclass(frozen=True)
