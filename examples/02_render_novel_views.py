@@ -64,7 +64,7 @@ def main(
         (out / name).mkdir(parents=True, exist_ok=True)
     frames = []
     for i in track(range(views), "Rendering"):
-        outputs = {key: value.cpu() for key, value in model.get_outputs_for_camera(cameras[i : i + 1]).items()}
+        outputs = {key: value.cpu() for key, value in model.render_camera(cameras[i : i + 1]).items()}
         hit = outputs["accumulation"] > 0.5
         rgb = (outputs["rgb"] * 255).byte().numpy()
         normals = (normals_to_rgb(outputs["normals_camera"], hit) * 255).byte().numpy()

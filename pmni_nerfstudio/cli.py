@@ -80,11 +80,11 @@ def main(args: Sequence[str] | None = None) -> None:
     # Of torch about nerfstudio's use of it, at every start: nothing that a user could act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\.")
     warnings.filterwarnings("ignore", message="Using a non-tuple sequence", module=r"nerfstudio\.")
-    import tyro
-
     subcommand = SUBCOMMANDS[args[0]]
-    command = getattr(import_module(subcommand.module), subcommand.name)
     with exit_on_error():
+        import tyro
+
+        command = getattr(import_module(subcommand.module), subcommand.name)
         tyro.cli(command, prog=f"pmni {args[0]}", args=args[1:]).main()
 
 

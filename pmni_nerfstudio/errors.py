@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"
+"""How the error of Python's tempfile begins, whose class is that of missing files."""
+
 
 class PmniError(Exception):
     """A mistake that the user can mend: `str(error)` is one line that says where, what, and what to do."""
@@ -25,11 +28,20 @@ def one_line(error: BaseException) -> str:
 def exit_on_error() -> Iterator[None]:
     """Turn a PmniError into one line on stderr and exit code 1, without a traceback.
 
+    So is told where there is no place for temporary files, as on a full disk: many libraries ask for it as they load.
+
     Raises:
-        SystemExit: with code 1, in place of the PmniError. Any other exception passes: it is a defect, not a mistake.
+        SystemExit: with code 1, in place of these. Any other exception passes: it is a defect, not a mistake.
     """
     try:
         yield
     except PmniError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        said = str(error)
+    except FileNotFoundError as error:
+        if _NO_TEMPORARY_FOLDER not in str(error):
+            raise
+        said = f"{error.strerror or one_line(error)}: free some disk space, or set TMPDIR to a folder that can be written to"
+    else:
+        return
+    print(f"error: {said}", file=sys.stderr)
+    raise SystemExit(1) from None

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page in headless Chromium, with WebGL by software and no network."""
+"""A page in headless Chromium, with WebGL by software and no network: a file (`opened`) or a server here (`live`)."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 LOCAL = ("file:", "data:", "blob:")
+OWN_SERVERS = ("http://127.0.0.1:", "http://localhost:")
 PATIENCE_MS = 60_000
+ONLY_CANVAS = "* { visibility: hidden !important } canvas { visibility: visible !important }"
+"""A style sheet; panels lie over viser's canvas."""
 
 
 @dataclass
@@ -34,6 +39,33 @@ class Opened:
         """Load a file."""
         self.page.goto(path.resolve().as_uri())
 
+    def visit(self, url: str) -> None:
+        """Load a page of a server; wait until it has a canvas."""
+        self.page.goto(url)
+        self.page.wait_for_selector("canvas")
+
+    def canvas(self, until: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
+        """What the first canvas shows, without what lies over it: (H, W, 3) uint8, RGB.
+
+        Args:
+            until: ask again until this holds of the picture; by default, the first picture is taken.
+
+        Raises:
+            AssertionError: it didn't come to hold in PATIENCE_MS.
+        """
+        import cv2
+
+        start = time.monotonic()
+        while True:
+            shot = self.page.locator("canvas").first.screenshot(style=ONLY_CANVAS)
+            bgr = cv2.imdecode(np.frombuffer(shot, dtype=np.uint8), cv2.IMREAD_COLOR)
+            assert bgr is not None
+            picture = bgr[..., ::-1]
+            if until is None or until(picture):
+                return picture
+            assert time.monotonic() - start < PATIENCE_MS / 1000, "the canvas never showed what is waited for"
+            self.page.wait_for_timeout(200)
+
     def pixels(self, selector: str) -> np.ndarray:
         """What the first such element looks like once Plotly has drawn it: (H, W, 3) uint8."""
         import cv2
@@ -48,7 +80,20 @@ class Opened:
 
 @pytest.fixture
 def opened() -> Iterator[Opened]:
-    """A page of a browser; the test is skipped where there is none."""
+    """A page of a browser, for files only; the test is skipped where there is none."""
+    with _browser(LOCAL) as found:
+        yield found
+
+
+@pytest.fixture
+def live() -> Iterator[Opened]:
+    """A page of a browser that reaches servers on this machine; the test is skipped where there is none."""
+    with _browser(LOCAL + OWN_SERVERS) as found:
+        yield found
+
+
+@contextmanager
+def _browser(allowed: tuple[str, ...]) -> Iterator[Opened]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -60,7 +105,7 @@ def opened() -> Iterator[Opened]:
         found = Opened(page)
 
         def answer(route) -> None:
-            if route.request.url.startswith(LOCAL):
+            if route.request.url.startswith(allowed):
                 route.continue_()
             else:
                 found.requests.append(route.request.url)

@@ -91,6 +91,15 @@ def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.rad2deg(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
 
 
+def shift_px(found: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """By how many pixels in x and y maps (N, H, W, 3) lie beside the truth, from the pixels (N, H, W) bool.
+
+    Interpolation loses detail, but to no side; what a shift adds is its share of the normals' own gradient.
+    """
+    gradients = np.stack([np.gradient(truth, axis=axis)[inside].ravel() for axis in (2, 1)], axis=-1)
+    return np.linalg.lstsq(gradients, (found.astype(float) - truth)[inside].ravel(), rcond=None)[0]
+
+
 def data_rays(K: np.ndarray, poses: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Origins (N, 3) and unit directions (N, H, W, 3) in the data's world."""
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))

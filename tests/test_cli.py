@@ -164,6 +164,7 @@ class SphereModel:
     """A field that starts as a sphere about the origin, and pictures of the fixtures' sphere, at the optimised poses."""
 
     device = torch.device("cpu")
+    config = SimpleNamespace(eval_num_rays_per_chunk=1 << 15)
 
     def __init__(self, dataset):
         scene, views = dataset.scene, list(dataset.views)
@@ -175,7 +176,7 @@ class SphereModel:
         with torch.no_grad():
             self.camera_optimizer.rotation.normal_(0, 0.02)
 
-    def get_outputs_for_camera(self, camera):
+    def render_camera(self, camera):
         i = int(camera.metadata["cam_idx"])
         c2w = self.camera_optimizer.c2w_opencv_double()[i]
         mask, normals, z = (m[0] for m in sphere_maps(self.K[i : i + 1], c2w[None], *self.size))

@@ -36,6 +36,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from prepare_fuzz import PARSERS, WHOLE, prepare_files
 
 from pmni_nerfstudio.data.cameras import read_cameras, read_intrinsics, write_cameras, write_intrinsics
 from pmni_nerfstudio.data.images import read_depth, read_mask, read_normals, write_exr, write_png
@@ -54,6 +55,7 @@ WAITING = 120
 """The same by the clock, for what waits and does nothing."""
 FUZZ = ("exr", "exr16", "png8", "png16", "npy", "mask", "jpeg", "depth", "cameras", "intrinsics", "poses", "poses_npz")
 FUZZ += ("truth", "ply", "ply_text", "obj", "stl", "glb", "suite", "config", "metrics")
+FUZZ += PARSERS
 
 
 # ---- good files and their readers -----------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ def good_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
         "config": read_config,
         "metrics": lambda path: read_outcome(path.parent),
     }
-    return {name: (paths[name], readers[name]) for name in FUZZ}
+    return {name: (paths[name], readers[name]) for name in paths}
 
 
 # ---- damage ---------------------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def finding(read: Callable[[Path], object], path: Path) -> str | None:
         read(path)
     except PmniError as error:
         line = str(error)
-        return None if line.isprintable() and str(path.parent) in line else f"line {line!r}"
+        return None if line.isprintable() and str(path.parent.parent) in line else f"line {line!r}"
     except BaseException as error:  # whatever it is, it is a finding
         where = error.__traceback__
         while where is not None and where.tb_next is not None:
@@ -252,8 +254,9 @@ def fuzz(seed: int, executions: int, names: tuple[str, ...]) -> Counter[str]:
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = good_files(folder)
-        for kind, (path, read) in files.items():
+        files = good_files(folder) | prepare_files(folder)
+        for kind in names:
+            path, read = files[kind]
             assert finding(read, path) is None, kind
             read(path)  # a good file is read
         contents = {kind: path.read_bytes() for kind, (path, _) in files.items()}
@@ -293,8 +296,8 @@ def run(seed: int, executions: int, names: tuple[str, ...] = FUZZ) -> dict[str, 
 
 
 def test_damaged_bytes() -> None:
-    result = run(seed=1, executions=600)
-    assert result["executions"] == 600
+    result = run(seed=1, executions=1200)
+    assert result["executions"] == 1200
     assert result["findings"] == {}
 
 
@@ -302,6 +305,11 @@ def test_damaged_bytes() -> None:
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_many_damaged_bytes(seed: int) -> None:
     assert run(seed, executions=10_000)["findings"] == {}
+
+
+@pytest.mark.slow
+def test_damaged_bytes_never_leave_half_a_scene() -> None:
+    assert run(seed=1, executions=1500, names=WHOLE)["findings"] == {}
 
 
 def test_the_fuzzer_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -16,23 +16,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prepare_truth import make_truth
+from test_prepare import write_transforms
 
 from pmni_nerfstudio.data.images import read_exr
+from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.evaluation.truth import read_mesh
 from pmni_nerfstudio.export.run import read_config
 from pmni_nerfstudio.synth.command import SynthCommand
 
 KILLS = 10
-"""Of each command: 50 in all."""
+"""Of each command: 60 in all."""
 BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
 class Place:
-    """A scene, and a finished run of it."""
+    """A scene, a finished run of it, and another's data in another layout."""
 
     scene: Path
     config: Path
+    source: Path
 
     def command(self, name: str, out: Path) -> list[str]:
         """A command that writes into a folder."""
@@ -43,6 +47,8 @@ class Place:
             "train": ["ns-train", "pmni", "--data", str(self.scene), "--output-dir", str(out), *train],
             "export": ["pmni", "export", *run, "--maps"],
             "eval": ["pmni", "eval", *run],
+            # enlarged, so that most of its time goes into what can break
+            "prepare": ["pmni", "prepare", str(self.source), str(out), "--overwrite", "--size", "576x480"],
             "suite": ["pmni", "suite", str(self.scene.parent / "suite.yml"), "--output-dir", str(out), "--jobs", "1"],
         }[name]
         steps = ["--max-num-iterations", "40"] if name == "train" else []
@@ -56,7 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (folder / "suite.yml").write_text(
         "scenes: [scene]\nmethods: [{name: pmni-calibrated, flags: [--max-num-iterations, 15]}]\nseeds: [1]\n"
     )
-    found = Place(folder / "scene", folder / "run" / "e" / "pmni" / "t" / "config.yml")
+    source = write_transforms(folder / "source", make_truth())
+    found = Place(folder / "scene", folder / "run" / "e" / "pmni" / "t" / "config.yml", source)
     assert run(found.command("train", folder / "run")) == 0
     return found
 
@@ -94,17 +101,22 @@ def check_whole(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["register", "train", "export", "eval", "suite"])
+@pytest.mark.parametrize("name", ["register", "train", "export", "eval", "suite", "prepare"])
 def test_a_kill_leaves_nothing_half_and_the_next_start_ends_well(name: str, place: Place, tmp_path: Path):
     begun = time.monotonic()
     assert run(place.command(name, tmp_path / "whole")) == 0
     takes, files = time.monotonic() - begun, check_whole(tmp_path / "whole")
     assert files > 0
-    killed = 0
+    killed, beside = 0, []
     # The first third of a command's time goes into imports, in which nothing can break.
     for moment in np.random.default_rng(len(name)).uniform(0.3, 1.0, KILLS) * takes:
         killed += run(place.command(name, tmp_path / "out"), float(moment)) == -signal.SIGKILL
         check_whole(tmp_path / "out")
+        if name == "prepare" and (tmp_path / "out").exists():
+            assert read_scene(tmp_path / "out").num_views == 8  # a scene or none
+        beside.append(len(list(tmp_path.glob(".out.*"))))
     assert killed >= KILLS // 2  # a quieter machine may have finished some
     assert run(place.command(name, tmp_path / "out")) == 0
     assert check_whole(tmp_path / "out") >= files
+    # What a killed one leaves beside its folder, each start removes from the one before.
+    assert max(beside) == (1 if name == "prepare" else 0) and not list(tmp_path.glob(".out.*"))

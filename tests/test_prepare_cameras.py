@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from conftest import hit_sphere, ring_c2w, sphere_maps
 from nerfstudio.data.utils import colmap_parsing_utils as parsing
-from prepare_truth import TruthOf, as_colours, assert_is, data_rays, make_truth, prepare, write_maps
+from prepare_truth import TruthOf, as_colours, assert_is, data_rays, make_truth, prepare, shift_px, write_maps
 
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import data_world_poses
+from pmni_nerfstudio.prepare import assemble, maps
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 SIZE = (128, 104)
@@ -55,7 +56,7 @@ def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
         write_png(folder / "mask" / f"{name}.png", mask)
 
 
-def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.3) -> None:
+def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.2) -> None:
     masks, normals, _ = sphere_maps(np.repeat(K[None], 6, axis=0), poses(), *SIZE)
     # of an outline of 190 pixels, each within .5 of its place; as a whole they neither grow nor shrink
     np.testing.assert_allclose(scene.masks.sum(axis=(1, 2)), masks.sum(axis=(1, 2)), rtol=0.01)
@@ -64,7 +65,9 @@ def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.3) -> None:
     made = data_world_poses(scene.c2w, scene.world_from_unit)
     for mine, true in zip(data_rays(scene.K, made, SIZE), data_rays(np.repeat(K[None], 6, axis=0), poses(), SIZE)):
         np.testing.assert_allclose(mine, true, atol=1e-6)
-    both = scene.masks & masks & (normals[..., 2] < -0.7)
+    both = scene.masks & masks & (normals[..., 2] < -0.5)
+    assert np.abs(shift_px(scene.normals, normals, both)).max() < 0.02
+    both &= normals[..., 2] < -0.7  # nearer the rim interpolation bends normals
     apart = np.linalg.norm(scene.normals.astype(float) - normals, axis=-1)[both]
     assert np.rad2deg(apart.max()) < worst_deg
 
@@ -88,6 +91,46 @@ def test_distortion_goes(name: str, tmp_path: Path):
     (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
     with pytest.raises(AssertionError):  # what of the distortion is left would be seen
         assert_is_the_straight_sphere(prepare(tmp_path / "src", tmp_path / "bent"))
+
+
+def write_straight(folder: Path) -> None:
+    """transforms.json of the sphere without distortion."""
+    write_distorted(folder, ("OPENCV", [0.0] * 4))
+    meta = {"w": SIZE[0], "h": SIZE[1], "fl_x": 150.0, "fl_y": 152.0, "cx": 65.7, "cy": 50.6}
+    frames = [
+        {"file_path": f"{n}.png", "transform_matrix": (pose @ OPENGL).tolist()} for n, pose in zip(NAMES, poses())
+    ]
+    (folder / "transforms.json").write_text(json.dumps({**meta, "frames": frames}))
+
+
+def shift_of(scene: Scene) -> float:
+    """In pixels, the larger of x and y, of the sphere's normals beside those that the scene's own cameras would see."""
+    masks, normals, _ = sphere_maps(scene.K, poses(), scene.width, scene.height)
+    return float(np.abs(shift_px(scene.normals, normals, scene.masks & masks & (normals[..., 2] < -0.5))).max())
+
+
+@pytest.mark.parametrize("size", ["64x52", "88x72", "192x156"])
+def test_at_another_size_normals_lie_where_the_cameras_see_them(size: str, tmp_path: Path, monkeypatch):
+    """And were half a pixel forgotten in the intrinsics, it would be seen."""
+    write_straight(tmp_path / "src")
+    assert shift_of(prepare(tmp_path / "src", tmp_path / "right", size=size)) < 0.02
+
+    def without_half_pixels(K: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+        return np.diag([new[0] / old[0], new[1] / old[1], 1]) @ K
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "resample_intrinsics", without_half_pixels)
+        forgotten = shift_of(prepare(tmp_path / "src", tmp_path / "intrinsics", size=size))
+    assert forgotten > 0.1  # .25, .16 and .25 of a pixel, of which the coarse ones' gradients show three quarters
+
+
+def test_half_a_pixel_of_undistortion_would_be_seen(tmp_path: Path, monkeypatch):
+    write_straight(tmp_path / "src")
+    places = maps._places
+    monkeypatch.setattr(maps, "_places", lambda *given: tuple(place + np.float32(0.5) for place in places(*given)))
+    meta = json.loads((tmp_path / "src" / "transforms.json").read_text()) | {"k1": 1e-9}
+    (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
+    assert shift_of(prepare(tmp_path / "src", tmp_path / "out")) == pytest.approx(0.5, rel=0.05)
 
 
 def write_model(folder: Path, truth: TruthOf, suffix: str, names: list[str]) -> None:
@@ -136,6 +179,14 @@ def test_images_without_a_normal_map_are_left_out_and_said(tmp_path: Path, capsy
         prepare(tmp_path / "src", tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["9" * 5000, "a\x07b"], ids=["too long", "not printable"])
+def test_a_name_that_no_file_has_is_a_view_without_maps(name: str, tmp_path: Path, capsys):
+    write_maps(tmp_path / "src", make_truth(), [f"v{i}" for i in range(8)])
+    write_model(tmp_path / "src", make_truth(), ".bin", [name, *(f"v{i}.jpg" for i in range(1, 8))])
+    assert prepare(tmp_path / "src", tmp_path / "out").num_views == 7
+    assert "1 images (first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["cut", "junk", "model"])
 def test_a_broken_model_is_named(damage: str, tmp_path: Path):
     truth = make_truth()
@@ -175,6 +226,10 @@ def test_metashape(tmp_path: Path, capsys):
         assert_is_the_straight_sphere(prepare(tmp_path / "src", tmp_path / "bent"))
     write_metashape(tmp_path / "src" / "cameras.xml", {"k4": 0.05})
     with pytest.raises(PmniError, match="undistort"):
+        prepare(tmp_path / "src", tmp_path / "none")
+    text = (tmp_path / "src" / "cameras.xml").read_text()
+    (tmp_path / "src" / "cameras.xml").write_text(text.replace('width="128"', 'width="0"'))
+    with pytest.raises(PmniError, match="has no pixels"):
         prepare(tmp_path / "src", tmp_path / "none")
     (tmp_path / "src" / "cameras.xml").write_text("<document><chunk>")
     with pytest.raises(PmniError, match="can't be read as Metashape"):

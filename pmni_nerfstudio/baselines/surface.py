@@ -21,7 +21,11 @@ from pmni_nerfstudio.export.sdfstudio import META, NORMALS_KEY, SCENE_KEY
 
 
 def stock_mesh(
-    pipeline: Pipeline, resolution: int = 512, keep_components: float = 0.02, progress: bool = True
+    pipeline: Pipeline,
+    resolution: int = 512,
+    keep_components: float = 0.02,
+    max_memory: int | None = None,
+    progress: bool = True,
 ) -> trimesh.Trimesh:
     """The surface of a run of neus, neus-facto or any other model whose field has `forward_geonetwork`.
 
@@ -29,6 +33,7 @@ def stock_mesh(
         pipeline: loaded, with nerfstudio's `sdfstudio-data` parser.
         resolution: cells of marching cubes along the diameter of the scene's sphere.
         keep_components: pieces with less than this share of the largest one's area are dropped; 0 keeps all.
+        max_memory: bytes that a call of the field may take, beside what is loaded; None: no bound.
         progress: show a progress bar.
 
     Returns:
@@ -45,7 +50,14 @@ def stock_mesh(
     def sdf(points: Tensor) -> Tensor:
         return geometry(points)[:, 0]
 
-    mesh = extract_mesh(sdf, resolution, device=model.device, keep_components=keep_components, progress=progress)
+    mesh = extract_mesh(
+        sdf,
+        resolution,
+        device=model.device,
+        max_memory=max_memory,
+        keep_components=keep_components,
+        progress=progress,
+    )
     return data_world_mesh(mesh, np.array(meta["worldtogt"]) @ np.linalg.inv(_orientation(pipeline)))
 
 

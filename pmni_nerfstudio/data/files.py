@@ -65,5 +65,9 @@ def entries(folder: Path) -> list[Path]:
 
 def reason(error: Exception) -> str:
     """What another library says of a broken file, to quote: one line, not too long, without what a terminal acts on."""
-    said = "".join(letter if letter.isprintable() else "?" for letter in one_line(error)[:200])
-    return said or type(error).__name__
+    return printable(one_line(error)[:200]) or type(error).__name__
+
+
+def printable(said: str) -> str:
+    """Words out of a file, without what breaks a line or a terminal acts on."""
+    return "".join(letter if letter.isprintable() else "?" for letter in said)

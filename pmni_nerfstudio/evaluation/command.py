@@ -47,12 +47,14 @@ class EvalCommand:
     """Cells of marching cubes along the diameter of the scene's sphere, for a run's mesh."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA if there."""
+    max_memory: str | None = None
+    """Most memory that one chunk of points or rays may take beside what is loaded, as 2G, 500M or bytes; none: no bound."""
 
     def main(self) -> None:
         """Measure, print, write.
 
         Raises:
-            PmniError: a mistake in the options, or a file that is missing or broken.
+            PmniError: a mistake in the options, a file that is missing or broken, or too little memory.
         """
         self._check()
         # before anything is computed that would have nowhere to go
@@ -68,10 +70,12 @@ class EvalCommand:
         from pmni_nerfstudio.evaluation.record import record_of, table_of, write_record
         from pmni_nerfstudio.evaluation.result import load_result, result_of_files
         from pmni_nerfstudio.evaluation.truth import find_truth, read_truth
+        from pmni_nerfstudio.export.chunks import parse_memory
 
+        max_memory = parse_memory(self.max_memory)
         truth = None if self.truth is None else read_truth(self.truth)
         if self.load_config is not None:
-            scene, result = load_result(self.load_config, self.resolution, self.device)
+            scene, result = load_result(self.load_config, self.resolution, self.device, max_memory)
         else:
             assert self.mesh is not None
             scene = None if self.data is None else read_scene(self.data)

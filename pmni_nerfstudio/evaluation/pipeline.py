@@ -22,6 +22,7 @@ from rich.markup import escape
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.model.trainer import NotFiniteError
+from pmni_nerfstudio.viewer.live import Live
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.truth import Truth
@@ -42,6 +43,15 @@ class PmniPipelineConfig(VanillaPipelineConfig):
 
 class PmniPipeline(VanillaPipeline):
     """See above."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.live = Live()
+
+    @property
+    def watcher(self) -> Optional[Live]:
+        """Who watches what training starts from."""
+        return self.live if self.live.attached else None
 
     @cached_property
     def truth(self) -> Optional[Truth]:
@@ -77,6 +87,7 @@ class PmniPipeline(VanillaPipeline):
         if not bool(torch.stack(list(self.last_step["losses"].values())).isfinite().all()):
             bad = [name for name, loss in losses.items() if not bool(loss.isfinite())]
             raise NotFiniteError(", ".join(bad))
+        self.live.note(outputs, batch)
         return outputs, losses, metrics
 
     def get_eval_image_metrics_and_images(self, step: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:

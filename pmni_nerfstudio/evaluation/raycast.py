@@ -11,6 +11,9 @@ import trimesh
 
 from pmni_nerfstudio.data.pinhole import pixel_rays
 
+RAYS = 1 << 16
+"""Cast at once: 6 MB. More are no faster."""
+
 
 @dataclass(frozen=True)
 class Hits:
@@ -41,9 +44,16 @@ class MeshRays:
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
         """First hits of rays (R, 3), (R, 3), with unit directions."""
-        rays = np.concatenate([origins, directions], axis=-1).astype(np.float32)
-        hits = self._scene.cast_rays(o3d.core.Tensor(rays))
-        return Hits(hits["t_hit"].numpy(), hits["primitive_ids"].numpy(), hits["primitive_uvs"].numpy())
+        count = len(origins)
+        found = Hits(np.empty(count, np.float32), np.empty(count, np.uint32), np.empty((count, 2), np.float32))
+        for start in range(0, count, RAYS):
+            part = slice(start, start + RAYS)
+            rays = np.concatenate([origins[part], directions[part]], axis=-1, dtype=np.float32, casting="same_kind")
+            hits = self._scene.cast_rays(o3d.core.Tensor(rays))
+            found.distance[part] = hits["t_hit"].numpy()
+            found.face[part] = hits["primitive_ids"].numpy()
+            found.uv[part] = hits["primitive_uvs"].numpy()
+        return found
 
     def visible_points(
         self, K: np.ndarray, c2w: np.ndarray, width: int, height: int, masks: np.ndarray | None = None

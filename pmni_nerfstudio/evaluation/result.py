@@ -52,28 +52,31 @@ def result_of_files(mesh_file: Path, poses_file: Path | None, scene: Scene | Non
     return Result(mesh_file, mesh, c2w, np.ones(num_views, dtype=bool), False, None, _mesh_renderer(mesh, scene))
 
 
-def result_of_run(run: Run, resolution: int) -> tuple[Scene, Result]:
+def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> tuple[Scene, Result]:
     """A trained run's scene and what came out of it.
 
     Args:
         run: as loaded.
         resolution: cells of marching cubes along the diameter of the scene's sphere.
+        max_memory: bytes that a chunk of points or rays may take, beside what is loaded; None: no bound.
 
     Raises:
-        PmniError: no run of ours, nor of a surface model that was given our scene.
+        PmniError: no run of ours, nor of a surface model that was given our scene, or too little memory.
     """
     from pmni_nerfstudio.data.dataset import PmniDataset
     from pmni_nerfstudio.export.cameras import all_poses, data_world_poses, rigid
     from pmni_nerfstudio.export.command import data_world_mesh
-    from pmni_nerfstudio.export.maps import rendered
+    from pmni_nerfstudio.export.maps import ray_chunks, rendered
     from pmni_nerfstudio.export.mesh import extract_mesh
     from pmni_nerfstudio.model.pmni import PmniModel
 
     model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
     if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
-        return _result_of_stock_run(run, resolution)
+        return _result_of_stock_run(run, resolution, max_memory)
     scene, poses = dataset.scene, model.camera_optimizer
-    mesh = data_world_mesh(extract_mesh(model.field.sdf, resolution, device=model.device), scene.world_from_unit)
+    chunks = ray_chunks(model, max_memory)
+    mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
+    mesh = data_world_mesh(mesh, scene.world_from_unit)
     c2w = data_world_poses(rigid(all_poses(scene, dataset.views, poses.c2w_opencv_double())), scene.world_from_unit)
     trained = np.zeros(scene.num_views, dtype=bool)
     trained[list(dataset.views)] = True
@@ -83,17 +86,17 @@ def result_of_run(run: Run, resolution: int) -> tuple[Scene, Result]:
 
         unit = transform_poses(np.linalg.inv(scene.world_from_unit), at)
         cameras = nerfstudio_cameras(scene.K, unit, scene.width, scene.height, cam_idx=False)
-        return rendered(model, cameras, scene.world_from_unit)
+        return rendered(model, cameras, scene.world_from_unit, chunks)
 
     return scene, Result(run.config_path, mesh, c2w, trained, not poses.learns, run.config.method_name, render)
 
 
-def _result_of_stock_run(run: Run, resolution: int) -> tuple[Scene, Result]:
+def _result_of_stock_run(run: Run, resolution: int, max_memory: int | None) -> tuple[Scene, Result]:
     from pmni_nerfstudio.baselines.surface import stock_mesh, stock_scene
     from pmni_nerfstudio.export.cameras import data_world_poses
 
     scene, c2w = stock_scene(run.pipeline)
-    mesh = stock_mesh(run.pipeline, resolution)
+    mesh = stock_mesh(run.pipeline, resolution, max_memory=max_memory)
     every = np.ones(scene.num_views, dtype=bool)
     # Poses that were found, and given to `pmni convert`, are in a world of their own.
     calibrated = scene.c2w is not None and np.allclose(
@@ -104,11 +107,11 @@ def _result_of_stock_run(run: Run, resolution: int) -> tuple[Scene, Result]:
     )
 
 
-def load_result(config: Path, resolution: int, device: Device) -> tuple[Scene, Result]:
+def load_result(config: Path, resolution: int, device: Device, max_memory: int | None = None) -> tuple[Scene, Result]:
     """`result_of_run` of a config.yml."""
     from pmni_nerfstudio.export.run import load_run
 
-    return result_of_run(load_run(config, device), resolution)
+    return result_of_run(load_run(config, device), resolution, max_memory)
 
 
 def _mesh_renderer(mesh: trimesh.Trimesh, scene: Scene | None) -> Callable[[np.ndarray], Iterator[RenderedView]]:

@@ -7,13 +7,15 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from pmni_nerfstudio.errors import PmniError
 
 if TYPE_CHECKING:
     import numpy as np
     import trimesh
+
+    from pmni_nerfstudio.model.pmni import PmniModel
 
 
 @dataclass(kw_only=True)
@@ -34,26 +36,30 @@ class ExportCommand:
     """Also render normals and depth (distance along the ray) of every training view, as EXR and PNG."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA if there."""
+    max_memory: str | None = None
+    """Most memory that one chunk of points or rays may take beside what is loaded, as 2G, 500M or bytes; none: no bound."""
 
     def main(self) -> None:
         """Load, extract, write, and print what was written.
 
         Raises:
-            PmniError: a mistake in the options, the run or its data, or a folder that can't be written to.
+            PmniError: a mistake in the options, the run or its data, too little memory, or a folder that can't be written to.
         """
         if self.resolution < 8:
             raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh: give 8 or more")
         if not 0 <= self.keep_components <= 1:
             raise PmniError(f"keep-components: {self.keep_components} is no share: give a number from 0 to 1")
         start = time.perf_counter()
+        from pmni_nerfstudio.export.chunks import parse_memory
         from pmni_nerfstudio.export.run import load_run
 
+        max_memory = parse_memory(self.max_memory)
         run = load_run(self.load_config, self.device)
         # Before the mesh, so that nobody waits for one which then has nowhere to go.
         make_output_folder(self.output_dir)
         from pmni_nerfstudio.data.dataset import PmniDataset
         from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
-        from pmni_nerfstudio.export.maps import map_folders, rendered, write_view
+        from pmni_nerfstudio.export.maps import map_folders, ray_chunks, rendered, write_view
         from pmni_nerfstudio.export.mesh import extract_mesh
         from pmni_nerfstudio.fields.sdf_field import PmniField
         from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
@@ -64,7 +70,15 @@ class ExportCommand:
             isinstance(dataset, PmniDataset) and isinstance(field, PmniField) and isinstance(poses, PmniPoseOptimizer)
         ):
             raise PmniError(f"{self.load_config}: is a run of {run.config.method_name}: use ns-export for it")
-        mesh = extract_mesh(field.sdf, self.resolution, device=model.device, keep_components=self.keep_components)
+        model = cast("PmniModel", model)
+        chunks = ray_chunks(model, max_memory)
+        mesh = extract_mesh(
+            field.sdf,
+            self.resolution,
+            device=model.device,
+            max_memory=max_memory,
+            keep_components=self.keep_components,
+        )
         mesh = data_world_mesh(mesh, dataset.scene.world_from_unit)
         files = [self.output_dir / f"mesh.{self.format}"]
         write_mesh(files[0], mesh)
@@ -73,7 +87,8 @@ class ExportCommand:
         if self.maps:
             files += map_folders(self.output_dir)
             names = (dataset.scene.names[i] for i in dataset.views)
-            for name, view in zip(names, rendered(model, dataset.cameras, dataset.scene.world_from_unit)):
+            views = rendered(model, dataset.cameras, dataset.scene.world_from_unit, chunks)
+            for name, view in zip(names, views):
                 write_view(self.output_dir, name, view)
         print_summary(mesh, time.perf_counter() - start, files)
 

@@ -11,6 +11,7 @@ found whole: a wrong L can lose only a piece all of whose blocks fail the test, 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cells import CORNERS
+from pmni_nerfstudio.export.chunks import Chunks
 
 BLOCK = 2
 """Cells along a leaf block: smaller leaves cost more centres than they save corners, larger ones the reverse."""
@@ -47,8 +49,8 @@ class Lattice:
     resolution: int
     """Cells along the cube's edge."""
     device: torch.device
-    chunk: int
-    """Points in one call of the SDF."""
+    chunks: Chunks
+    """Of points in one call of the SDF."""
     bound: float = 1.0
     on_points: Callable[[int], None] = lambda _: None
     """Called with the number of points after each call of the SDF."""
@@ -81,22 +83,31 @@ class Lattice:
             PmniError: a value is not finite.
         """
         out = np.empty(len(keys), dtype=np.float32)
-        for start in range(0, len(keys), self.chunk):
-            part = slice(start, start + self.chunk)
+
+        def some(start: int, size: int) -> np.ndarray:
+            part = slice(start, start + size)
             if along is None or axis is None:
-                points = self.positions(keys[part])
-            else:
-                points = self.positions(keys[part], along[part], axis[part])
-            x = torch.from_numpy(points.astype(np.float32)).to(self.device)
-            with torch.inference_mode():
-                ball = x.norm(dim=-1) - self.bound * (1 - 1e-6)  # outside at the cube's faces even after rounding
-                f = torch.maximum(self.sdf(x.clamp(-self.bound, self.bound)).reshape(-1), ball)
-            out[part] = f.float().cpu().numpy()
-            self.on_points(len(points))
+                return self.evaluate(self.positions(keys[part]))
+            return self.evaluate(self.positions(keys[part], along[part], axis[part]))
+
+        start = 0
+        while start < len(keys):
+            found = self.chunks.run(partial(some, start))
+            out[start : start + len(found)] = found
+            start += len(found)
+            self.on_points(len(found))
         if not np.isfinite(out).all():
             where = self.positions(keys[~np.isfinite(out)][:1])[0].round(3).tolist()
             raise PmniError(f"the SDF is not finite at {where}: training has diverged, so there is no mesh to export")
         return out
+
+    def evaluate(self, points: np.ndarray) -> np.ndarray:
+        """(P, 3) points -> (P,) float32 SDF values there, in one call; outside the ball the distance to it."""
+        x = torch.from_numpy(points.astype(np.float32)).to(self.device)
+        with torch.inference_mode():
+            ball = x.norm(dim=-1) - self.bound * (1 - 1e-6)  # outside at the cube's faces even after rounding
+            f = torch.maximum(self.sdf(x.clamp(-self.bound, self.bound)).reshape(-1), ball)
+        return f.float().cpu().numpy()
 
     def positions(
         self, keys: np.ndarray, along: np.ndarray | None = None, axis: np.ndarray | None = None

@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.base_model import Model
+from nerfstudio.cameras.rays import RayBundle
 from rich.console import Console
 from rich.progress import track
 
 from pmni_nerfstudio.data.dataset import normals_to_rgb
 from pmni_nerfstudio.data.images import write_exr, write_png
+from pmni_nerfstudio.export.chunks import Chunks, chunks_within
+from pmni_nerfstudio.model.pmni import PmniModel
 
 NORMALS, NORMALS_PREVIEW = "normal_camera_space", "normal_preview"
 DEPTHS, DEPTHS_PREVIEW = "depth", "depth_preview"
@@ -40,17 +43,29 @@ class RenderedView:
     """Along the pixel's ray, in the data's units."""
 
 
-def render_view(model: Model, camera: Cameras, size: float) -> RenderedView:
+def render_view(model: PmniModel, camera: Cameras, size: float, chunks: Chunks) -> RenderedView:
     """Render one camera of the unit-sphere world.
 
     Args:
-        model: whose outputs for a camera have `normals_camera` (unit, OpenCV camera axes), `depth` (along the unit
+        model: whose `render_camera` gives `normals_camera` (unit, OpenCV camera axes), `depth` (along the unit
             ray, in radii of the scene) and `accumulation`.
         camera: at its optimised pose if its metadata say that it is a training view's.
         size: of the scene's radius in the data's units.
+        chunks: of rays; fewer where a GPU's memory runs out.
+
+    Raises:
+        PmniError: it runs out even with the fewest.
     """
-    with torch.no_grad():
-        outputs = model.get_outputs_for_camera(camera.to(model.device))
+
+    def outputs_by(rays: int) -> dict[str, Any]:
+        configured = model.config.eval_num_rays_per_chunk
+        model.config.eval_num_rays_per_chunk = rays
+        try:
+            return model.render_camera(camera.to(model.device))
+        finally:
+            model.config.eval_num_rays_per_chunk = configured
+
+    outputs = chunks.run(outputs_by)
     normals, depth, accumulation = (outputs[k].float().cpu() for k in ("normals_camera", "depth", "accumulation"))
     hit = accumulation > 0.5
     return RenderedView(
@@ -75,14 +90,44 @@ def write_view(folder: Path, name: str, view: RenderedView) -> None:
     write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_picture(view.depth))
 
 
+def ray_chunks(model: PmniModel, max_memory: int | None) -> Chunks:
+    """Rays to be rendered at once, in so many bytes beside what is loaded; None: no bound.
+
+    Raises:
+        PmniError: the memory doesn't suffice for the fewest.
+    """
+    most = model.config.eval_num_rays_per_chunk
+    return chunks_within(max_memory, most, "rays", lambda count: model(ray_bundle=_costly_rays(model, count)))
+
+
 def rendered(
-    model: Model, cameras: Cameras, world_from_unit: Float[np.ndarray, "4 4"], progress: bool = True
+    model: PmniModel,
+    cameras: Cameras,
+    world_from_unit: Float[np.ndarray, "4 4"],
+    chunks: Chunks,
+    progress: bool = True,
 ) -> Iterator[RenderedView]:
-    """`render_view` of one camera after another, with a progress bar; the similarity leads to the data's world."""
+    """`render_view` of one camera after another.
+
+    Args:
+        model: to be seen.
+        cameras: one or more.
+        world_from_unit: similarity that leads to the data's world.
+        chunks: of rays, as `ray_chunks` has them.
+        progress: show a progress bar.
+    """
     size = float(np.cbrt(np.linalg.det(world_from_unit[:3, :3])))
     console = Console(stderr=True)
     for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
-        yield render_view(model, cameras[i : i + 1], size)
+        yield render_view(model, cameras[i : i + 1], size, chunks)
+
+
+def _costly_rays(model: PmniModel, count: int) -> RayBundle:
+    """Rays that all go through the middle of the unit sphere, and by the surface."""
+    cells = torch.nonzero(model.grid.occupied)
+    centres = (cells[torch.arange(count, device=cells.device) % len(cells)] + 0.5) * model.grid.cell - 1
+    outward = torch.nn.functional.normalize(centres, dim=-1)
+    return RayBundle(3 * outward, -outward, pixel_area=torch.full_like(outward[:, :1], 1e-6))
 
 
 def depth_picture(depth: Float[np.ndarray, "H W"]) -> np.ndarray:

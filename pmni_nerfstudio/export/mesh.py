@@ -13,11 +13,15 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pmni_nerfstudio.export.cells import CORNERS, EDGE_AXES, EDGES, triangle_table
+from pmni_nerfstudio.export.chunks import Chunks, chunks_within
 from pmni_nerfstudio.export.lattice import BLOCK, Lattice, SurfaceBlocks, sample_surface
 
 _CLEARANCE = 1e-3
 """Least distance, in cells, of a vertex from its edge's ends: where the SDF is exactly zero on a lattice point, six
 vertices would meet there, and a file format without indices (STL) would weld them into a non-manifold point."""
+
+_HOST_BYTES = 128
+"""That the coordinates of a point take outside PyTorch."""
 
 
 def _triangles(blocks: SurfaceBlocks) -> np.ndarray:
@@ -86,6 +90,7 @@ def extract_mesh(
     *,
     device: torch.device | str = "cpu",
     chunk: int = 1 << 17,
+    max_memory: int | None = None,
     keep_components: float = 0.02,
     bound: float = 1.0,
     progress: bool = True,
@@ -96,7 +101,8 @@ def extract_mesh(
         sdf: (P, 3) float32 on `device` -> (P,) signed distance, negative inside.
         resolution: cells along the cube's edge.
         device: where the points are made for the SDF.
-        chunk: points in one call of the SDF.
+        chunk: points in one call of the SDF; fewer where a GPU's memory runs out.
+        max_memory: bytes that one call may take, beside what is loaded; None: no bound.
         keep_components: pieces with less than this share of the largest one's area are dropped; 0 keeps all.
         bound: half the cube's edge, in units of the SDF's world.
         progress: show a progress bar.
@@ -105,7 +111,7 @@ def extract_mesh(
         A closed two-manifold in the SDF's world, triangles counter-clockwise seen from outside, vertices shared.
 
     Raises:
-        PmniError: there is no surface, or the SDF is not finite.
+        PmniError: there is no surface, the SDF is not finite, or the memory doesn't suffice for any call.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -122,7 +128,15 @@ def extract_mesh(
             seen += count
             bar.update(task, points=seen)
 
-        lattice = Lattice(sdf, resolution, torch.device(device), chunk, bound, on_points)
+        lattice = Lattice(sdf, resolution, torch.device(device), Chunks(chunk, "points"), bound, on_points)
+        # The cube's diagonal: of all points the SDF is asked the same.
+        lattice.chunks = chunks_within(
+            max_memory,
+            chunk,
+            "points",
+            lambda count: lattice.evaluate(np.linspace([-bound] * 3, [bound] * 3, count)),
+            _HOST_BYTES,
+        )
         blocks = sample_surface(lattice)
         bar.update(task, description="Drawing triangles")
         corners = _triangles(blocks)

@@ -40,7 +40,8 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
     """Load a run for inference: no sampler is built, nothing of training starts.
 
     Raises:
-        PmniError: no such config, no run of this program, no checkpoint, or one that can't be read or doesn't fit.
+        PmniError: no such config, no run of this program, no checkpoint, or one that can't be read or doesn't fit,
+            or the GPU is too small for it.
     """
     config = read_config(config_path)
     import torch
@@ -51,7 +52,13 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint, step = latest_checkpoint(config_path.parent / config.relative_model_dir)
     state = _read_checkpoint(checkpoint)
-    pipeline = config.pipeline.setup(device=device, test_mode="inference")
+    try:
+        pipeline = config.pipeline.setup(device=device, test_mode="inference")
+    except torch.cuda.OutOfMemoryError as error:
+        raise PmniError(
+            f"{config_path}: the GPU's memory doesn't hold this run ({one_line(error)[:200]}): free some of it "
+            "(nvidia-smi names who has it), or give --device cpu"
+        ) from error
     pipeline.eval()
     try:
         pipeline.load_pipeline(state["pipeline"], state["step"])

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.export.chunks import Chunks
 from pmni_nerfstudio.export.run import Run
 from pmni_nerfstudio.fields.sdf_field import PmniField
 
@@ -47,12 +49,19 @@ class WorldSdf:
         values, gradients = np.full(len(unit), np.nan), np.full((len(unit), 3), np.nan)
         inside = np.flatnonzero((np.abs(unit) <= 1).all(axis=1))
         device = next(self.field.parameters()).device
-        for start in range(0, len(inside), _CHUNK):
-            part = inside[start : start + _CHUNK]
+        chunks = Chunks(_CHUNK, "points")
+
+        def some(start: int, size: int) -> int:
+            part = inside[start : start + size]
             value, gradient = self.field.sdf_and_gradient(torch.from_numpy(unit[part]).float().to(device))
             values[part] = self.radius * value.double().cpu().numpy()
             # The scale of the distance and that of the step cancel: a gradient only turns.
             gradients[part] = gradient.double().cpu().numpy() @ rotation.T
+            return start + len(part)
+
+        start = 0
+        while start < len(inside):
+            start = chunks.run(partial(some, start))
         return values, gradients
 
 

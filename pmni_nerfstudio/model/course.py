@@ -74,6 +74,8 @@ class Course:
         if self.config.converged_normals_deg > 0:
             index = list(model.views)
             self.convergence = Convergence(scene.masks[index], scene.K[index])
+        self.done = trainer._start_step
+        """Steps made since the run's first."""
         self._random: Optional[Dict[str, Any]] = None
         if resumed is not None:
             self._random = resumed["random"]
@@ -118,7 +120,8 @@ class Course:
 
         nerfstudio trains max_num_iterations *more* steps after a resume; here they count from the first.
         """
-        done, model, config = step + 1, self.model, self.config
+        self.done = done = step + 1
+        model, config = self.model, self.config
         ends = done >= self.cap
         if self.convergence is not None and done % config.steps_per_grid_update == 0 and done >= SHARP_AT * self.length:
             change = self.convergence.check(model.field, model.grid, model.camera_optimizer.c2w())
@@ -136,7 +139,8 @@ class Course:
         if model.registers:
             rough = metadata["c2w"] if metadata["posed"] else None
             settings, cache = RegistrationSettings(config.registration_seed), self.trainer.base_dir / "registration"
-            return start_from_registration(views, rough, settings, cache, CONSOLE)
+            watcher = getattr(self.trainer.pipeline, "watcher", None)
+            return start_from_registration(views, rough, settings, cache, CONSOLE, watcher)
         n, votes = config.hull_resolution, config.hull_votes
         return start_from_masks(metadata["scene"].root, views, metadata["c2w"], n, votes, model.start_wanted, CONSOLE)
 

@@ -11,6 +11,18 @@ from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+MOST_ERROR_DEG = 30.0
+"""End of the colour scale of angular errors, whose beginning is 0."""
+
+
+def error_picture(error_deg: Float[Tensor, "p"], seen: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Angular errors of the pixels where something is seen, as colours; grey where they are NaN, black elsewhere."""
+    known = error_deg.isfinite()
+    colours = colormaps.apply_colormap((error_deg.where(known, 0.0) / MOST_ERROR_DEG).clamp(max=1.0)[:, None])
+    picture = torch.zeros(*seen.shape, 3, device=error_deg.device)
+    picture[seen] = torch.where(known[:, None], colours.to(picture), 0.4)
+    return picture
+
 
 def image_metrics(
     outputs: Dict[str, Any], observed: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w 1"]
@@ -42,7 +54,7 @@ def image_pictures(
     mask: Bool[Tensor, "h w 1"],
     error_deg: Float[Tensor, "h w"],
 ) -> Dict[str, Tensor]:
-    """Observed and rendered normals side by side, their error (black 0, full scale 30 degrees), accumulation, depth."""
+    """Observed and rendered normals side by side, their error (0 to MOST_ERROR_DEG), accumulation, depth."""
     rendered, seen = outputs["normals_camera"], outputs["accumulation"] > 0.5
 
     def picture(normals: Tensor, on: Tensor) -> Tensor:
@@ -51,7 +63,7 @@ def image_pictures(
 
     return {
         "normals": torch.cat([picture(observed, mask), picture(rendered, seen)], dim=1),
-        "angular_error": colormaps.apply_colormap((error_deg / 30.0).clamp(max=1.0)[..., None]),
+        "angular_error": colormaps.apply_colormap((error_deg / MOST_ERROR_DEG).clamp(max=1.0)[..., None]),
         "accumulation": outputs["accumulation"].expand(-1, -1, 3),
         "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
     }

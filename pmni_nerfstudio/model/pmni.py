@@ -22,7 +22,7 @@ from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.model import rendering
 from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.course import SHARP_AT, Course
-from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
+from pmni_nerfstudio.model.eval_images import error_picture, image_metrics, image_pictures
 from pmni_nerfstudio.model.grid_levels import with_fitting_levels
 from pmni_nerfstudio.model.losses import mask_loss
 from pmni_nerfstudio.model.marching import SurfaceGrid
@@ -44,6 +44,7 @@ class PmniModel(Model):
 
     config: PmniModelConfig
     trusted: Tensor
+    registered_c2w: Tensor
 
     def populate_modules(self) -> None:
         """Field, poses, occupancy grid and losses, from the training split's scene."""
@@ -72,6 +73,8 @@ class PmniModel(Model):
         self.resumed: Optional[Dict[str, Any]] = None
         # What a registration left out of its surface is left out of training too.
         self.register_buffer("trusted", torch.ones(self.num_train_data, dtype=torch.bool))
+        # What the pose optimizer was first given; its own start moves with each step of the poses.
+        self.register_buffer("registered_c2w", self.camera_optimizer.base_c2w.clone())
         with exit_on_error():
             self._check_config()
 
@@ -94,7 +97,8 @@ class PmniModel(Model):
         if start.trusted is not None:
             self.trusted.copy_(torch.from_numpy(start.trusted))
         if self.camera_optimizer.learns:
-            self.camera_optimizer.set_start(opengl_from_opencv(start.c2w).to(self.device))
+            self.registered_c2w.copy_(opengl_from_opencv(start.c2w))
+            self.camera_optimizer.set_start(self.registered_c2w)
         sdf = start.sdf.to(self.device)
         if self.registers or self.config.start != "sphere":
             self.field.fit(sdf)
@@ -284,7 +288,7 @@ class PmniModel(Model):
         }
 
     @torch.no_grad()
-    def get_outputs_for_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
+    def render_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
         """Renders a camera, at its optimised pose if it is a training view's (metadata `cam_idx`).
 
         Besides the model's outputs: `normals_camera`, unit, in the camera's OpenCV axes, zero off the object.
@@ -295,6 +299,31 @@ class PmniModel(Model):
         axes = posed.camera_to_worlds[0, :, :3] * torch.tensor([1.0, -1.0, -1.0], device=self.device)
         seen = outputs["accumulation"] > 0.5
         outputs["normals_camera"] = torch.where(seen, (outputs["normals"] * 2 - 1) @ axes.to(outputs["normals"]), 0.0)
+        return outputs
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
+        """`render_camera`, as a page shows it.
+
+        Besides: `angular_error`, a picture of how far normals are from those that the training view nearest to the
+        camera has there.
+        """
+        outputs = self.render_camera(camera, obb_box)
+        posed = self.camera_optimizer.at_current_pose(camera).to(self.device)
+        eye, seen = posed.camera_to_worlds[0, :, 3], outputs["accumulation"][..., 0] > 0.5
+        rays = posed.generate_rays(camera_indices=0, keep_shape=True)
+        error = self.supervision.nearest_view_error(
+            rays.origins[seen] + outputs["depth"][seen] * rays.directions[seen],
+            outputs["normals"][seen] * 2 - 1,
+            eye,
+            self.camera_optimizer,
+            self.grid,
+        )
+        outputs["angular_error"] = error_picture(error, seen)
+        if self.camera_optimizer.training_view(camera) is None:
+            # A page draws the cameras into the picture by its depth, and those behind the object are behind nothing.
+            beyond = eye.norm() + self.camera_optimizer.base_c2w[:, :, 3].norm(dim=-1).max()
+            outputs["depth"] = torch.where(seen[..., None], outputs["depth"], beyond)
         return outputs
 
     @torch.no_grad()

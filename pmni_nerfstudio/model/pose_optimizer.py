@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Type, Union
+from typing import Any, Dict, List, Literal, Optional, Type, Union
 
 import numpy as np
 import torch
@@ -176,16 +176,29 @@ class PmniPoseOptimizer(CameraOptimizer):
         """Camera-to-world of a camera with its correction.
 
         Args:
-            camera: of the dataset; `metadata["cam_idx"]` numbers the training view that it is. Without one (held-out
-                views, the viewer's own camera) its pose is returned unchanged.
+            camera: of the dataset; `metadata["cam_idx"]` numbers the training view that it is. The pose of one that
+                isn't (see `training_view`) is returned unchanged.
         """
         c2w = camera.camera_to_worlds
-        index = (camera.metadata or {}).get("cam_idx")
-        if not self.learns or index is None:  # the viewer writes None for its own camera
+        view = self.training_view(camera)
+        if not self.learns or view is None:
             return c2w
-        view = torch.as_tensor(index).reshape(-1)
         delta = _homogeneous(self(view).double()).to(c2w.device)
         return (c2w.double() @ delta.view(*c2w.shape[:-2], 4, 4)).to(c2w.dtype)
+
+    def training_view(self, camera: Cameras) -> Optional[Int[Tensor, "b"]]:
+        """Which training views a camera is; None for a held-out view and for a camera that somebody steers.
+
+        The viewer numbers its own camera too, by the view that was clicked last: what stands elsewhere than the dataset
+        has that view is none.
+        """
+        index = (camera.metadata or {}).get("cam_idx")
+        if index is None:
+            return None
+        view = torch.as_tensor(index).reshape(-1).long().to(self.base_c2w.device)
+        c2w = camera.camera_to_worlds.reshape(-1, 3, 4).to(self.base_c2w)
+        inside = bool(((view >= 0) & (view < self.num_cameras)).all())
+        return view if inside and torch.allclose(c2w, self.base_c2w[view], atol=1e-6) else None
 
     def at_current_pose(self, camera: Cameras) -> Cameras:
         """The same camera, moved by `apply_to_camera`; without its metadata, so that nothing moves it again."""

@@ -15,7 +15,7 @@ from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.model import losses
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
-from pmni_nerfstudio.model.projection import unproject
+from pmni_nerfstudio.model.projection import project, sample_maps, unproject
 from pmni_nerfstudio.model.visibility import view_cosines, visible_by_sphere_tracing
 
 # Points a step for the losses between views: each is looked up in every view that sees it.
@@ -132,6 +132,39 @@ class Supervision:
             around = field.sdf(losses.axis_neighbours(points, delta))
             result["curvature"] = losses.curvature_loss(field.sdf(points), around, delta)
         return result
+
+    @torch.no_grad()
+    def nearest_view_error(
+        self,
+        points: Float[Tensor, "p 3"],
+        normals: Float[Tensor, "p 3"],
+        eye: Float[Tensor, "3"],
+        poses: PmniPoseOptimizer,
+        grid: SurfaceGrid,
+    ) -> Float[Tensor, "p"]:
+        """Angle between normals and those that the nearest view has there, in degrees; NaN where it sees nothing.
+
+        Args:
+            points: on the surface, world.
+            normals: of the surface there, unit, world.
+            eye: where from the points are looked at; the view nearest to it by direction from the origin is asked.
+            poses: current poses of the training views.
+            grid: the cached SDF, which says what hides what.
+        """
+        c2w, w2c, K = poses.c2w(), poses.w2c_opencv(), self._K.to(points)
+        nearest = int((nn.functional.normalize(c2w[:, :, 3], dim=-1) @ nn.functional.normalize(eye, dim=-1)).argmax())
+        count = len(points)
+        pixels, depth = project(points, w2c[nearest].expand(count, 3, 4), K[nearest].expand(count, 3, 3))
+        view = torch.full((count,), nearest, device=points.device)
+        values, covered = sample_maps(self._normals, view, pixels)
+        away = points - c2w[nearest, :, 3]
+        distance = away.norm(dim=-1)
+        hits = grid.trace(c2w[nearest, :, 3].expand(count, 3), away / distance[:, None])
+        # By two cells and more in front of the point there is something else.
+        seen = covered & (depth > 0) & ~(hits.hit & (hits.t < distance - 2 * grid.cell))
+        observed = values @ w2c[nearest, :, :3]
+        angle = torch.atan2(torch.linalg.cross(observed, normals).norm(dim=-1), (observed * normals).sum(dim=-1))
+        return torch.where(seen, torch.rad2deg(angle), torch.nan)
 
     @staticmethod
     def _silhouette(

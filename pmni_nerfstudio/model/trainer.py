@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Type
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Type, cast
 
 import torch
 import yaml
@@ -18,8 +18,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.files import atomic_path, reason
 from pmni_nerfstudio.errors import PmniError, exit_on_error
+from pmni_nerfstudio.viewer.training_lock import TrainingLock
+
+if TYPE_CHECKING:
+    from pmni_nerfstudio.viewer.live import Live
 
 BATCH_FILE = "not_finite.pt"
 """In a run's folder: the batch and the losses of the step that ended it."""
@@ -71,6 +75,42 @@ class CheckedOptimizers(Optimizers):
 class PmniTrainer(Trainer):
     """See above."""
 
+    def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(config, local_rank, world_size)
+        # Of the lock nerfstudio asks for no more than `with` and its callers: see TrainingLock.
+        self.train_lock = cast(Any, TrainingLock(lambda: self.training_state == "training"))
+
+    @property
+    def _live(self) -> Optional[Live]:
+        """The page, where there is one."""
+        return getattr(self.pipeline, "watcher", None)
+
+    def _init_viewer_state(self) -> None:
+        """Training begins."""
+        cast(TrainingLock, self.train_lock).open()
+        super()._init_viewer_state()
+        if self._live is not None:
+            self._live.begin()
+
+    def _update_viewer_state(self, step: int) -> None:
+        """In the place of nerfstudio's, which has training wait while the camera moves."""
+        if self._live is not None:
+            self._live.update(step)
+        else:
+            super()._update_viewer_state(step)
+
+    def _after_train(self) -> None:
+        """Training has ended, and so has the page, unless it is to stay."""
+        super()._after_train()
+        if self._live is not None:
+            self._live.close()
+
+    def _train_complete_viewer(self) -> None:
+        """Training has ended, and the page stays."""
+        if self._live is not None:
+            self._live.finish()
+        super()._train_complete_viewer()
+
     def setup_optimizers(self) -> Optimizers:
         """Of the pipeline's parameter groups."""
         return CheckedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
@@ -91,10 +131,10 @@ class PmniTrainer(Trainer):
         if self.config.save_only_latest_checkpoint:
             for other in final.glob("*.ckpt"):
                 if other.name != written.name:
-                    other.unlink()
+                    other.unlink(missing_ok=True)  # another run in this folder may have been faster
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
-        """A step; where it isn't finite, the state before it is saved and the program ends.
+        """A step; where it isn't finite or the GPU is too small for it, the state before it is saved and the program ends.
 
         Raises:
             SystemExit: with code 1, after one line on stderr.
@@ -105,15 +145,32 @@ class PmniTrainer(Trainer):
             with exit_on_error():
                 raise self._stopped(step, error) from None
             raise
+        except torch.cuda.OutOfMemoryError as error:
+            with exit_on_error():
+                raise self._too_large(step, error) from None
+            raise
+
+    def _too_large(self, step: int, error: torch.cuda.OutOfMemoryError) -> PmniError:
+        rays = getattr(self.config.pipeline.datamanager, "train_num_rays_per_batch")
+        return PmniError(
+            f"{self.base_dir}: step {step} ended training: the GPU's memory ran out ({reason(error)[:120]}); "
+            f"{self._state_saved(step)}lower --pipeline.datamanager.train-num-rays-per-batch ({rays} now), "
+            "--pipeline.model.samples-per-ray, or the field's levels (--pipeline.model.sdf-field.grid-vertices, "
+            ".hash-levels, .hash-log2-table)"
+        )
+
+    def _state_saved(self, step: int) -> str:
+        """Writes the state before a step, and says where it is; nothing at the first step."""
+        if step == 0:
+            return ""
+        self.save_checkpoint(step - 1)
+        return f"the state before it is in {self.checkpoint_dir}, "
 
     def _stopped(self, step: int, error: NotFiniteError) -> PmniError:
         state: Dict[str, Any] = getattr(self.pipeline, "last_step", {})
         with atomic_path(self.base_dir / BATCH_FILE) as path:
             torch.save({"step": step, **state}, path)
-        where = ""
-        if step > 0:
-            self.save_checkpoint(step - 1)
-            where = f"the state before it is in {self.checkpoint_dir}, "
+        where = self._state_saved(step)
         return PmniError(
             f"{self.base_dir}: step {step} ended training: {error} is not finite; {where}"
             f"its batch in {self.base_dir / BATCH_FILE}: lower the learning rates, or report both"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from nerfstudio.data.utils import colmap_parsing_utils as parsing
 
-from pmni_nerfstudio.data.files import reason
+from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, join, pinhole
 from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
@@ -50,19 +50,19 @@ def read(folder: Path, options: Options) -> Prepared:
         raise SceneError(f"{model}: the model can't be read ({reason(error)}): write it again with COLMAP") from error
     posed = []
     for image in sorted(images.values(), key=lambda image: image.name):
-        path = model / f"images{suffix}"
+        path, name = model / f"images{suffix}", printable(image.name)
         camera = cameras.get(image.camera_id)
         if camera is None:
-            raise SceneError(f"{path}: {image.name} has camera {image.camera_id}, which is not in cameras{suffix}")
+            raise SceneError(f"{path}: {name} has camera {image.camera_id}, which is not in cameras{suffix}")
         K, lens = _camera(model / f"cameras{suffix}", camera)
         if not np.isfinite(image.qvec).all() or not np.isfinite(image.tvec).all() or not np.any(image.qvec):
-            raise SceneError(f"{path}: the pose of {image.name} is not finite: write it again")
+            raise SceneError(f"{path}: the pose of {name} is not finite: write it again")
         R = parsing.qvec2rotmat(image.qvec / np.linalg.norm(image.qvec))
         c2w = np.eye(4)
         c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ image.tvec
-        check_camera(path, image.name, K, c2w)
+        check_camera(path, name, K, c2w)
         size = (int(camera.width), int(camera.height))
-        posed.append(PosedImage(image.name, K, size, c2w, lens, find_image(folder, image.name)))
+        posed.append(PosedImage(name, K, size, c2w, lens, find_image(folder, name)))
     if not posed:
         raise SceneError(f"{model}: holds no image: COLMAP registered none")
     where = model.relative_to(folder).as_posix()
@@ -106,7 +106,9 @@ def _read_images(path: Path) -> dict[int, parsing.Image]:
 def _camera(path: Path, camera: parsing.Camera) -> tuple[np.ndarray, Lens]:
     names = _MODELS.get(camera.model)
     if names is None:
-        raise SceneError(f"{path}: the camera model {camera.model} isn't read: undistort the images with COLMAP first")
+        raise SceneError(
+            f"{path}: the camera model {printable(camera.model)} isn't read: undistort the images with COLMAP first"
+        )
     if len(camera.params) != len(names):
         raise SceneError(
             f"{path}: camera {camera.id} has {len(camera.params)} parameters of {len(names)}: write it again"

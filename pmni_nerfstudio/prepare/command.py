@@ -111,12 +111,13 @@ class PrepareCommand:
             axes = None if self.axes == "auto" else self.axes
             try:
                 said, warnings = assemble(prepared, fresh, self._size(), axes, self.mesh, self.refit)
-            except SceneError as error:
-                if str(fresh) not in str(error):
-                    raise
-                raise SceneError(
-                    f"{str(error).replace(str(fresh), str(out))} (as made from {source}; nothing was written)"
-                ) from error
+            except PmniError as error:
+                line = str(error)
+                if str(fresh) in line:
+                    line = f"{line.replace(str(fresh), str(out))} (as made from {source}; nothing was written)"
+                elif str(source) not in line:
+                    line = f"{source}: {line}"
+                raise SceneError(line) from error
             warnings = [line.replace(str(fresh), str(out)) for line in warnings]
         for warning in warnings:
             Console(stderr=True).print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)

@@ -143,4 +143,4 @@ def _by_words(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> di
 
 
 def _without_zeros(name: str) -> str:
-    return re.sub(r"\d+", lambda digits: str(int(digits[0])), name)
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", name)

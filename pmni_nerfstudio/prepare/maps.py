@@ -18,6 +18,11 @@ from pmni_nerfstudio.prepare.folders import PHOTO_SUFFIXES
 from pmni_nerfstudio.prepare.matlab import read_mat
 from pmni_nerfstudio.prepare.prepared import Frame, Lens
 
+_FOCAL = (0.01, 1e4)
+"""Shortest and longest focal length, in widths and heights of the map."""
+_FARTHEST_CENTRE = 100.0
+"""Of the principal point, likewise."""
+
 
 def read_stored_normals(path: Path) -> np.ndarray:
     """Normals (H, W, 3) float32 as they are stored: what `read_normals` reads, MonoSDF's .npy and MATLAB files.
@@ -110,12 +115,19 @@ def map_intrinsics(frame: Frame, size: tuple[int, int]) -> np.ndarray:
     """K (3, 3) of a view's maps, which have this width and height.
 
     Raises:
-        SceneError: the image that the camera is of has another shape, not only another size.
+        SceneError: the image that the camera is of has another shape, not only another size, or it is no camera.
     """
-    if frame.size is None or frame.size == size:
-        return frame.K
-    _check_ratio(frame.normals, size, frame.size, "its camera's image")
-    return resample_intrinsics(frame.K, frame.size, size)
+    K = frame.K
+    if frame.size is not None and frame.size != size:
+        _check_ratio(frame.normals, size, frame.size, "its camera's image")
+        K = resample_intrinsics(K, frame.size, size)
+    focal, centre = np.diag(K)[:2] / size, K[:2, 2] / size
+    if not ((focal > _FOCAL[0]) & (focal < _FOCAL[1]) & (np.abs(centre) < _FARTHEST_CENTRE)).all():
+        raise SceneError(
+            f"{frame.normals}: no camera has a focal length of {K[0, 0]:.3g}, {K[1, 1]:.3g} pixels and its centre at "
+            f"{K[0, 2]:.3g}, {K[1, 2]:.3g} of {size[0]}x{size[1]}: check its calibration"
+        )
+    return K
 
 
 def straighten(

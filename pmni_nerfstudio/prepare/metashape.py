@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pmni_nerfstudio.data.files import reason
+from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, join, pinhole
 from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
@@ -40,7 +40,7 @@ def read(folder: Path, options: Options) -> Prepared:
             transform = camera.find("transform")
             if transform is None or not transform.text:
                 continue  # not aligned
-            label = camera.get("label") or ""
+            label = printable(camera.get("label") or "")
             K, size, lens = _sensor(path, label, sensors.get(camera.get("sensor_id")))
             c2w = np.array([float(word) for word in transform.text.split()]).reshape(4, 4)
             check_camera(path, label, K, c2w)
@@ -66,12 +66,16 @@ def _sensor(path: Path, label: str, sensor: ET.Element | None) -> tuple[np.ndarr
     if sensor is None or sensor.find("calibration/f") is None:
         raise SceneError(f"{path}: the camera {label} has no calibrated sensor: export the cameras again")
     if sensor.get("type", "frame") not in ("frame", "fisheye"):
-        raise SceneError(f"{path}: a {sensor.get('type')} sensor isn't read: undistort its images to frame ones first")
+        raise SceneError(
+            f"{path}: a {printable(str(sensor.get('type')))} sensor isn't read: undistort its images to frame ones first"
+        )
     found = sensor.find("resolution")
     calibration = sensor.find("calibration")
     if found is None or calibration is None:
         raise SceneError(f"{path}: the sensor of {label} has no resolution: export the cameras again")
     width, height = int(found.get("width", "0")), int(found.get("height", "0"))
+    if min(width, height) <= 0:
+        raise SceneError(f"{path}: the sensor of {label} has no pixels: export the cameras again")
 
     def value(name: str) -> float:
         element = calibration.find(name)

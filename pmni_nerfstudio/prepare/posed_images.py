@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -98,7 +99,8 @@ def find_image(root: Path, file: str) -> Path | None:
     for folder in (root, root / "images", root / "image", root / "input"):
         for suffix in ("", ".png", ".jpg", ".JPG", ".jpeg"):
             path = folder / (file + suffix)
-            if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            # unlike Path.is_file it says no of a name that is too long for any file
+            if os.path.isfile(path) and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
                 return path
     return None
 

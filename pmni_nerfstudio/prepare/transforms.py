@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pmni_nerfstudio.data.files import check_file, reason
+from pmni_nerfstudio.data.files import check_file, printable, reason
 from pmni_nerfstudio.data.images import NORMAL_SUFFIXES
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.prepare.maps import size_of
@@ -32,6 +32,8 @@ _NAMES = ("transforms.json", "transforms_train.json")
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE", "FULL_OPENCV")
 _FISHEYE = ("OPENCV_FISHEYE",)
 _MAX_BYTES = 1 << 28
+_LONGEST_NAME = 4096
+"""Of a path, as Linux has it."""
 
 
 def recognise(folder: Path) -> bool:
@@ -65,11 +67,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _image(path: Path, index: int, frame: Mapping[str, Any]) -> PosedImage:
     file = frame.get("file_path")
-    if not isinstance(file, str) or not file:
+    if not isinstance(file, str) or not 0 < len(file) < _LONGEST_NAME or not file.isprintable():
         raise SceneError(f"{path}: frame {index} has no file_path: write it as nerfstudio does")
     model = frame.get("camera_model", "OPENCV")
     if model not in (*_PERSPECTIVE, *_FISHEYE):
-        raise SceneError(f"{path}: the camera model {model} of {file} isn't read: undistort its images to OPENCV first")
+        said = printable(str(model)[:40])
+        raise SceneError(f"{path}: the camera model {said} of {file} isn't read: undistort its images to OPENCV first")
     matrix = np.eye(4)
     try:
         matrix[:3] = np.array(frame["transform_matrix"], dtype=np.float64)[:3]

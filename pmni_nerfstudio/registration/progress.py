@@ -9,12 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pmni_nerfstudio.registration.register import Registration, RegistrationSettings, register
+from pmni_nerfstudio.registration.register import Registration, RegistrationSettings, Watcher, register
 from pmni_nerfstudio.registration.views import Views
 
 
 def register_shown(
-    views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, settings: RegistrationSettings, console: Console
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    settings: RegistrationSettings,
+    console: Console,
+    watcher: Watcher | None = None,
 ) -> Registration:
     """`register` with a progress bar, the residual as it falls, and at its end a line of figures and the warnings."""
     columns = (TextColumn("Registration: {task.description}"), BarColumn(), TextColumn("{task.fields[residual]}"))
@@ -24,7 +28,7 @@ def register_shown(
         def show(stage: str, done: float, residual: float) -> None:
             bar.update(task, description=stage, completed=done, residual=f"residual {residual:.3g}")
 
-        registration = register(views, c2w, settings, show)
+        registration = register(views, c2w, settings, show, watcher)
     show_summary(registration, views, console)
     return registration
 

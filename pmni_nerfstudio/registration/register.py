@@ -6,9 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate
 from pmni_nerfstudio.registration.framing import centre_on_masks
@@ -25,6 +26,27 @@ from pmni_nerfstudio.threads import one_thread
 
 OnProgress = Callable[[str, float, float], None]
 """Told the stage, how far the whole is (0 to 1), and the residual of the stage (its cost, or degrees)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Where a registration is, in the world of the poses that it began from."""
+
+    c2w: Float[np.ndarray, "n 4 4"]
+    mesh: tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]] | None
+    """None while there is no surface yet."""
+    residual_deg: Float[np.ndarray, " n"] | None
+    """Median of each view's normals against the surface."""
+
+
+class Watcher(Protocol):
+    """Who looks on while a registration runs."""
+
+    def progress(self, stage: str, done: float, residual: float) -> None:
+        """As `OnProgress`."""
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """After each of its steps."""
 
 
 _LARGEST_RESIDUAL_DEG = 12.0
@@ -75,6 +97,7 @@ def register(
     c2w: Float[np.ndarray, "n 4 4"] | None,
     settings: RegistrationSettings = RegistrationSettings(),
     on_progress: OnProgress | None = None,
+    watcher: Watcher | None = None,
 ) -> Registration:
     """Recover poses and a first surface (see design in the README).
 
@@ -83,9 +106,10 @@ def register(
         c2w: rough poses, camera to unit-sphere world, OpenCV axes; None where nothing is known.
         settings: schedules and seed.
         on_progress: for a progress bar.
+        watcher: told of poses and surface as they come; nothing is made for it where it is None.
     """
     with one_thread():
-        return _register(views, c2w, settings, on_progress)
+        return _register(views, c2w, settings, on_progress, watcher)
 
 
 def _register(
@@ -93,8 +117,14 @@ def _register(
     c2w: Float[np.ndarray, "n 4 4"] | None,
     settings: RegistrationSettings,
     on_progress: OnProgress | None,
+    watcher: Watcher | None,
 ) -> Registration:
-    report = on_progress if on_progress is not None else lambda stage, done, residual: None
+    def report(stage: str, done: float, residual: float) -> None:
+        if on_progress is not None:
+            on_progress(stage, done, residual)
+        if watcher is not None:
+            watcher.progress(stage, done, residual)
+
     clock, seconds = time.perf_counter(), {}
 
     def lap(name: str) -> None:
@@ -119,6 +149,8 @@ def _register(
     if c2w is not None and _turned_deg(begun, reference) > _LARGEST_TURN_DEG:
         begun = centre_on_masks(views, reference)
     lap("pairwise")
+    if watcher is not None:
+        watcher.snapshot(Snapshot(begun.transformed(*align(begun, reference)).c2w(), None, None))
 
     rounds = sum(level.rounds for level in settings.alternation.levels)
     finished = 0
@@ -128,6 +160,8 @@ def _register(
         finished += 1
         residual = float(np.nanmedian(round_.residual_deg))
         report(f"poses and surface at {round_.resolution}^3", share + (1 - share) * finished / rounds, residual)
+        if watcher is not None and len(round_.poses) == len(views):  # else some views are set aside
+            watcher.snapshot(_snapshot(round_, reference))
 
     poses, surface, trusted = _alternate_with_doubt(views, begun, settings, on_round)
     lap("alternation")
@@ -144,6 +178,16 @@ def _register(
         pairwise_cost=start.cost,
         seconds=seconds,
         warnings=warnings,
+    )
+
+
+def _snapshot(round_: Round, reference: Poses) -> Snapshot:
+    scale, rotation, shift = align(round_.poses, reference)
+    vertices, faces = round_.surface.mesh
+    return Snapshot(
+        c2w=round_.poses.transformed(scale, rotation, shift).c2w(),
+        mesh=(scale * vertices @ rotation.T + shift, faces),
+        residual_deg=round_.residual_deg,
     )
 
 

@@ -20,7 +20,7 @@ from pmni_nerfstudio.registration.cache import load_registration, registration_k
 from pmni_nerfstudio.registration.hull import visual_hull
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.progress import register_shown, show_summary
-from pmni_nerfstudio.registration.register import RegistrationSettings
+from pmni_nerfstudio.registration.register import RegistrationSettings, Watcher
 from pmni_nerfstudio.registration.sweep import hull_agreement, sweep_start
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.threads import one_thread
@@ -144,7 +144,12 @@ def start_from_sweep(
 
 
 def start_from_registration(
-    views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, settings: RegistrationSettings, folder: Path, console: Console
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    settings: RegistrationSettings,
+    folder: Path,
+    console: Console,
+    watcher: Watcher | None = None,
 ) -> Start:
     """Registered poses and surface; from the folder's cache where the same scene was registered alike before.
 
@@ -154,6 +159,7 @@ def start_from_registration(
         settings: of the registration.
         folder: of the cache; made if need be.
         console: for progress and warnings.
+        watcher: shown how poses and surface come about.
     """
     path = folder / f"{registration_key(views, c2w, settings)}.npz"
     if path.is_file():
@@ -161,7 +167,7 @@ def start_from_registration(
         console.print(f"Registration: taken from {path}", highlight=False, soft_wrap=True)
         show_summary(registration, views, console)
     else:
-        registration = register_shown(views, c2w, settings, console)
+        registration = register_shown(views, c2w, settings, console, watcher)
         folder.mkdir(parents=True, exist_ok=True)
         save_registration(path, registration)
     sdf = torch.from_numpy(registration.surface.sdf)

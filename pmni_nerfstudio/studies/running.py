@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pmni_nerfstudio.studies.job import Job, Outcome, finished, why_not, with_reason
+from pmni_nerfstudio.studies.lock import alone_in
 from pmni_nerfstudio.studies.summary import value
 
 Runner = Callable[[Sequence[Job]], Generator[Outcome, None, None]]
@@ -34,9 +35,16 @@ def do_jobs(
         can_not: why a method can't be run here, or None.
 
     Raises:
-        PmniError: nobody knows a method, or an old record is broken.
+        PmniError: nobody knows a method, an old record is broken, or another process is at work in the folder.
         SystemExit: with code 130, after Ctrl-C.
     """
+    with alone_in(out):
+        return _do_jobs(jobs, out, run, console, can_not)
+
+
+def _do_jobs(
+    jobs: Sequence[Job], out: Path, run: Runner, console: Console, can_not: Callable[[str], str | None]
+) -> list[Outcome]:
     reasons = {method: can_not(method) for method in dict.fromkeys(job.method for job in jobs)}
     outcomes: dict[str, Outcome] = {}
     for job in jobs:
