@@ -36,6 +36,9 @@ SUBCOMMANDS = {
     "report": Subcommand(
         "pmni_nerfstudio.report.command", "ReportCommand", "Make one page of a folder that pmni eval wrote."
     ),
+    "view": Subcommand(
+        "pmni_nerfstudio.viewer.view_command", "ViewCommand", "Show a result in the browser: mesh, cameras, errors."
+    ),
     "compare": Subcommand(
         "pmni_nerfstudio.studies.compare_command", "CompareCommand", "Train several methods on one scene, side by side."
     ),

@@ -62,8 +62,8 @@ EXTRA = {
 """Commands that this test knows, with what makes each of them quick."""
 BUILDS = ("make demo", "make test")
 """These run this very test, or train for minutes: make tells what they would do, and that all of it exists."""
-SERVERS = ("ns-viewer",)
-"""These serve a page until they are stopped."""
+SERVERS = {"ns-viewer": "--viewer.websocket-port", "pmni view": "--port"}
+"""These serve a page until they are stopped; the option of its port."""
 QUICK = ("make", "pmni synth", "pmni eval", "pmni export", "pmni integrate", "pmni prepare")
 """What begins so takes a few seconds."""
 
@@ -157,7 +157,7 @@ def test_command_runs(command: str, place: Place):
         subprocess.run(["make", "--dry-run", *command.split()[1:]], cwd=ROOT, check=True, capture_output=True)
         return
     if name in SERVERS:
-        assert "<html" in serve_once(place.words(command))
+        assert "<html" in serve_once(place.words(command), SERVERS[name])
         return
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     words = place.words(f"{command} {EXTRA[name]}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ import viser
 import viser.transforms as vtf
 from jaxtyping import Float, UInt8
 
+NO_FILES = Path(".")
+"""Root of a page's images that are no files: viser warns of all that have none."""
 IMAGE_HEIGHT = 0.35
 """Of a camera's image plane as it is drawn, at least, in radii of the object."""
 IMAGE_ANGLE = 0.05

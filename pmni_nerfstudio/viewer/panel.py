@@ -13,6 +13,8 @@ import numpy as np
 import viser
 from jaxtyping import Float, UInt8
 
+from pmni_nerfstudio.viewer.frusta import NO_FILES
+
 CameraSet = Literal["refined", "registered", "start", "hidden"]
 RESIDUAL_COLOUR, CHANGE_COLOUR = "#4c9be8", "#e8a54c"
 
@@ -61,7 +63,7 @@ class Panel:
                 self._save = button = gui.add_button("Save checkpoint now", disabled=True)
                 button.on_click(lambda _: self._run(button, save))
             self._said = gui.add_markdown("")
-            self._view = gui.add_markdown("Click a camera to look through it.")
+            self._view = gui.add_markdown("Click a camera to look through it.", image_root=NO_FILES)
             self._plot = gui.add_plotly(self._figure(None, None), aspect=1.3)
 
     @property

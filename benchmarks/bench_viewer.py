@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a page costs: steps per second of one run without a page, with one that nobody opens, and with a browser on it.
+
+The browser is headless Chromium (Debian: apt-get install chromium) with WebGL by software, on the same cores: the
+worst case, since a user's browser draws on a GPU, and often on another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nerfstudio.engine.trainer import TrainerConfig
+from playwright.sync_api import Page, sync_playwright
+from runs import NOISE, make_scene
+
+from pmni_nerfstudio.model.trainer import PmniTrainer
+from pmni_nerfstudio.pmni_config import pmni
+
+CHROMIUM = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PORT = 7017
+MODES = ("no page", "page, no browser", "browser, camera at rest", "browser, camera moving")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100, help="of each measurement; multiples of 50 hold a pose step")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("error: no chromium on the path: install one")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as runner:
+        browser = runner.chromium.launch(executable_path=chromium, args=CHROMIUM)
+        trainer = start(Path(folder))
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"http://localhost:{PORT}")
+        page.get_by_text("Resolution:").wait_for()
+        begun = time.perf_counter()
+        trainer.training_state = "training"
+        while page.get_by_text("Resolution: 0x0px").count():
+            page.wait_for_timeout(50)
+        print(f"first frame {time.perf_counter() - begun:.1f} s after the first step began")
+        page.goto("about:blank")
+        pace = {mode: [] for mode in MODES}
+        for _ in range(options.rounds):
+            for mode in MODES:
+                pace[mode].append(measured(trainer, page, mode, options.steps))
+        usual = statistics.median(pace[MODES[0]])
+        print(f"{'':28}{'ms a step':>10}{'slower by':>11}")
+        for mode, seconds in pace.items():
+            middle = statistics.median(seconds)
+            print(f"{mode:28}{1000 * middle:10.1f}{100 * (middle / usual - 1):10.1f}%")
+        trainer.training_state, trainer.stop_training = "training", True
+        browser.close()
+
+
+def start(folder: Path) -> PmniTrainer:
+    """A run that has been set up and waits for its first step."""
+    scene = make_scene(folder / "scene", ["--shape", "figure", *NOISE])
+    config: TrainerConfig = copy.deepcopy(pmni.config)
+    config.data = config.pipeline.datamanager.data = scene  # type: ignore[attr-defined]
+    config.output_dir, config.experiment_name, config.timestamp = folder / "runs", "bench", "run"
+    config.max_num_iterations, config.start_paused = 1_000_000, True
+    config.viewer.websocket_port = PORT
+    config.pipeline.model.converged_normals_deg = 0.0  # type: ignore[attr-defined]
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    assert isinstance(trainer, PmniTrainer)
+    trainer.setup()
+    threading.Thread(target=trainer.train, daemon=True).start()
+    return trainer
+
+
+def measured(trainer: PmniTrainer, page: Page, mode: str, steps: int) -> float:
+    """Seconds a step, in one of the modes."""
+    watches = mode.startswith("browser")
+    if watches:
+        page.goto(f"http://localhost:{PORT}")
+        page.get_by_text("Training: step").wait_for()
+        page.wait_for_timeout(2000)
+    update: Callable[[int], None] = trainer._update_viewer_state
+    if mode == MODES[0]:
+        trainer._update_viewer_state = lambda step: None
+    first = -(-(trainer.step + 1) // 50) * 50
+    while trainer.step < first:
+        page.wait_for_timeout(5)
+    begun = time.perf_counter()
+    page.mouse.move(400, 400)
+    page.mouse.down()
+    turn = 0
+    while trainer.step < first + steps:
+        if mode == MODES[3]:
+            turn += 1
+            page.mouse.move(400 + 100 * (turn % 2), 400)
+        page.wait_for_timeout(20)
+    seconds = time.perf_counter() - begun
+    page.mouse.up()
+    trainer._update_viewer_state = update
+    if watches:
+        page.goto("about:blank")
+        page.wait_for_timeout(1000)
+    return seconds / steps
+
+
+if __name__ == "__main__":
+    main()
