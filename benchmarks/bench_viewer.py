@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a page costs: steps per second of one run without a page, with one that nobody opens, and with a browser on it.
 
-The browser is headless Chromium (Debian: apt-get install chromium) with WebGL by software, on the same cores: the
-worst case, since a user's browser draws on a GPU, and often on another machine.
+The browser is headless Chromium (Debian: apt-get install chromium) on the same cores. It draws by software, and takes
+more than half a core for nothing but that; so it is made to draw twice a second only, which leaves what a browser with
+a GPU has to do. `--draw` lets it draw as often as it likes.
 """
 
 from __future__ import annotations
@@ -26,21 +27,26 @@ from pmni_nerfstudio.pmni_config import pmni
 
 CHROMIUM = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PORT = 7017
-MODES = ("no page", "page, no browser", "browser, camera at rest", "browser, camera moving")
+SELDOM = "window.requestAnimationFrame = f => setTimeout(() => f(performance.now()), 500)"
+MODES = ("no page", "page, no browser", "browser, no updates", "browser, camera at rest", "browser, camera moving")
+"""The third is what the browser itself takes of the cores."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100, help="of each measurement; multiples of 50 hold a pose step")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draw", action="store_true")
     options = parser.parse_args()
     chromium = shutil.which("chromium")
     if chromium is None:
         raise SystemExit("error: no chromium on the path: install one")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as runner:
         browser = runner.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        trainer = start(Path(folder))
+        trainer, thread = start(Path(folder))
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        if not options.draw:
+            page.add_init_script(SELDOM)
         page.goto(f"http://localhost:{PORT}")
         page.get_by_text("Resolution:").wait_for()
         begun = time.perf_counter()
@@ -58,12 +64,13 @@ def main() -> None:
         for mode, seconds in pace.items():
             middle = statistics.median(seconds)
             print(f"{mode:28}{1000 * middle:10.1f}{100 * (middle / usual - 1):10.1f}%")
-        trainer.training_state, trainer.stop_training = "training", True
         browser.close()
+        trainer.training_state, trainer.stop_training = "training", True
+        thread.join()
 
 
-def start(folder: Path) -> PmniTrainer:
-    """A run that has been set up and waits for its first step."""
+def start(folder: Path) -> tuple[PmniTrainer, threading.Thread]:
+    """A run that has been set up and waits for its first step, and the thread that it runs in."""
     scene = make_scene(folder / "scene", ["--shape", "figure", *NOISE])
     config: TrainerConfig = copy.deepcopy(pmni.config)
     config.data = config.pipeline.datamanager.data = scene  # type: ignore[attr-defined]
@@ -75,8 +82,9 @@ def start(folder: Path) -> PmniTrainer:
     trainer = config.setup(local_rank=0, world_size=1)
     assert isinstance(trainer, PmniTrainer)
     trainer.setup()
-    threading.Thread(target=trainer.train, daemon=True).start()
-    return trainer
+    thread = threading.Thread(target=trainer.train, daemon=True)
+    thread.start()
+    return trainer, thread
 
 
 def measured(trainer: PmniTrainer, page: Page, mode: str, steps: int) -> float:
@@ -87,7 +95,7 @@ def measured(trainer: PmniTrainer, page: Page, mode: str, steps: int) -> float:
         page.get_by_text("Training: step").wait_for()
         page.wait_for_timeout(2000)
     update: Callable[[int], None] = trainer._update_viewer_state
-    if mode == MODES[0]:
+    if mode in (MODES[0], MODES[2]):
         trainer._update_viewer_state = lambda step: None
     first = -(-(trainer.step + 1) // 50) * 50
     while trainer.step < first:
@@ -97,7 +105,7 @@ def measured(trainer: PmniTrainer, page: Page, mode: str, steps: int) -> float:
     page.mouse.down()
     turn = 0
     while trainer.step < first + steps:
-        if mode == MODES[3]:
+        if mode == MODES[4]:
             turn += 1
             page.mouse.move(400 + 100 * (turn % 2), 400)
         page.wait_for_timeout(20)

@@ -99,6 +99,7 @@ def test_the_page_in_a_browser(subject: Subject, browser_page: Opened):  # noqa:
     browser_page.page.get_by_text("seen by no view").wait_for()
     page._clicked(next(iter(server.get_clients().values())), 2)
     browser_page.page.get_by_text("input, mesh").wait_for()
+    assert browser_page.errors == [] and browser_page.requests == []
     server.stop()
 
 

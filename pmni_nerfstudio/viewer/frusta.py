@@ -81,9 +81,10 @@ class Frusta:
         Args:
             c2w: in the page's world, OpenCV axes, rotation and position.
         """
-        self._c2w = c2w
+        before, self._c2w = self._c2w, c2w
         for i, handle in enumerate(self.handles):
-            if c2w is not None:
+            # Only what has moved is told: in training poses stay for many steps.
+            if c2w is not None and (before is None or not np.array_equal(before[i], c2w[i])):
                 handle.wxyz = vtf.SO3.from_matrix(c2w[i, :3, :3]).wxyz
                 handle.position = c2w[i, :3, 3]
             self._show(i)

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from pmni_nerfstudio.model.pmni import PmniModel
     from pmni_nerfstudio.model.trainer import PmniTrainer
 
-PANEL_SECONDS, PLOT_SECONDS = 0.5, 2.0
+PANEL_SECONDS, PLOT_SECONDS = 1.0, 4.0
 """Between two updates of the page's text and cameras, and of its plot."""
+NOTE_EVERY = 5
+"""Steps, of whose batches one is looked at for the views' residuals."""
 CPU_FRAME_PX = 256
 """Longer side of a full frame where there is no GPU; the page's "Max Res" changes it."""
 MOVING_FPS = 10
@@ -180,7 +182,9 @@ class Live(ViewerControl):
     @torch.no_grad()
     def note(self, outputs: Dict[str, Any], batch: Dict[str, torch.Tensor]) -> None:
         """Gathers how far normals of a training batch are from the observed ones; nothing, without a page open."""
-        if not self.attached or not self.viewer.render_statemachines or "normal_world" not in outputs:
+        if not self.attached or not self.viewer.render_statemachines or self._step % NOTE_EVERY:
+            return
+        if "normal_world" not in outputs:
             return
         view = batch["indices"][:, 0].to(outputs["normal_world"].device)
         counted = (batch["mask"][:, 0] > 0.5) & (outputs["accumulation"][:, 0] > 0.5)

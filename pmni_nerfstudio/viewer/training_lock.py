@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Optional
 
-SHARE = 0.12
+SHARE = 0.07
 """Of the wall clock, for pages while training runs. They take processor time outside the lock too (pictures are packed
 and sent): measured on two cores, this much inside slows training by less than 20%."""
-MOST_CREDIT = 0.1
+MOST_CREDIT = 0.05
 """Seconds that a page may hold the lock after long rest before it has to wait."""
 
 
