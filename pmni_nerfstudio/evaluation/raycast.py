@@ -78,8 +78,7 @@ class MeshRays:
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Unsigned distance (P,) of points (P, 3) to the surface."""
-        # A copy: Open3D ends a program with exit code 1 if anything still holds memory of its tensors then.
-        return self._scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy().copy()
+        return self._scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Closest surface point (P, 3) to each of points (P, 3), and the unit normal (P, 3) of its face."""

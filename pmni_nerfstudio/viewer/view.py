@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import base64
-import re
-import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,11 +13,9 @@ import numpy as np
 import trimesh
 import viser
 from jaxtyping import Float, UInt8
-from viser._messages import MeshMessage
 
 from pmni_nerfstudio.data.pinhole import pixel_rays
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.evaluation.metrics import angular_error_deg
 from pmni_nerfstudio.evaluation.picture import normal_colours, object_windows
 from pmni_nerfstudio.evaluation.raycast import MeshRays
 from pmni_nerfstudio.export.simplify import simplify
@@ -34,9 +30,6 @@ MOST_ERROR_DEG = 15.0
 PLAIN = (190, 196, 210)
 UNKNOWN = (110, 110, 110)
 """Colours of a surface without any, and of vertices that no view sees."""
-AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
-CAMERAS_UP = "as in the views"
-"""Names of what may be up."""
 SLACK = 2e-3
 """Of the mesh's radius: what lies so much behind the first hit of a view's ray isn't seen by it."""
 
@@ -111,14 +104,15 @@ class Subject:
             first = self.rays.cast(np.broadcast_to(position, towards.shape), towards / distance[:, None]).distance
             index = index[distance < first + SLACK * self.frame[1]]
             seen = maps[1][index] @ rotation.T
-            sums[index] += angular_error_deg(normals[index], seen)
+            sine = np.linalg.norm(np.cross(seen, normals[index]), axis=1)
+            sums[index] += np.degrees(np.arctan2(sine, (seen * normals[index]).sum(axis=1)))
             counts[index] += 1
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
-    def rendered_normals(self, view: int, cameras: str) -> Float[np.ndarray, "h w 3"]:
-        """Of the mesh in a view of one set of cameras, OpenCV camera axes, zero where it isn't seen."""
+    def rendered_normals(self, view: int) -> Float[np.ndarray, "h w 3"]:
+        """Of the mesh in a view, OpenCV camera axes, zero where it isn't seen."""
         assert self.scene is not None
-        pose = self.cameras[cameras][view]
+        pose = next(iter(self.cameras.values()))[view]
         height, width = self.scene.masks.shape[1:]
         hits = self.rays.cast(*pixel_rays(self.scene.K[view], pose, width, height))
         on = np.isfinite(hits.distance)
@@ -145,22 +139,17 @@ class ResultPage:
 
     def __init__(self, server: viser.ViserServer, subject: Subject) -> None:
         self.server, self.subject = server, subject
-        self._drawing = threading.Lock()
         self.choices = ["plain", "normals"]
         self.choices += ["distance to the truth"] if subject.truth is not None else []
         self.choices += ["angular error of normals"] if subject.scene is not None and subject.cameras else []
         gui = server.gui
-        # (The page of this viser breaks down where it is told to hide its button for sharing.)
-        gui.configure_theme(dark_mode=True, brand_color=(76, 155, 232), show_logo=False)
-        gui.add_markdown(f"**{_plain(subject.title)}**\n\n{subject.figures}")
+        gui.configure_theme(dark_mode=True, brand_color=(76, 155, 232))
+        gui.add_markdown(f"**{subject.title}**\n\n{subject.figures}")
         self.colours = gui.add_dropdown("Colours", self.choices, initial_value=self.choices[0])
         self.colours.on_update(lambda _: self.draw())
         self.scale = gui.add_markdown("", image_root=NO_FILES)
         self.wireframe = gui.add_checkbox("Wireframe", False)
         self.wireframe.on_update(lambda _: self.draw())
-        ups = [CAMERAS_UP, *AXES] if subject.cameras else list(AXES)
-        self.up = gui.add_dropdown("Up", ups, initial_value=CAMERAS_UP if subject.cameras else "+z")
-        self.up.on_update(lambda _: self.go_home())
         self.frusta: Frusta | None = None
         if subject.scene is not None and subject.cameras:
             sets = [*subject.cameras, "hidden"]
@@ -172,64 +161,41 @@ class ResultPage:
             distance = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)))
             scene = subject.scene
             self.frusta = Frusta(server, scene.names, scene.K, images, RADIUS, self._clicked, distance)
+            look_home(server, c2w, RADIUS)
             self._place()
-        self.go_home()
         self.draw()
 
-    def go_home(self) -> None:
-        """Have every client look at the mesh from the side, the chosen direction being up."""
-        if self.up.value == CAMERAS_UP:
-            look_home(self.server, self._on_page(next(iter(self.subject.cameras.values()))), RADIUS)
-            return
-        sign, axis = (-1 if self.up.value[0] == "-" else 1), "xyz".index(self.up.value[1])
-        level = np.eye(4)
-        level[:3, 1] = -sign * np.eye(3)[axis]
-        level[:3, 3] = level[:3, 2] = -np.eye(3)[axis - 1]
-        level[:3, 0] = np.cross(level[:3, 1], level[:3, 2])
-        look_home(self.server, level[None], RADIUS)
-
-    def vertex_colours(self) -> UInt8[np.ndarray, "v 3"]:
-        """Of the chosen kind; their scale is shown on the page."""
+    def vertex_colours(self) -> UInt8[np.ndarray, "v 3"] | None:
+        """Of the chosen kind, and its scale on the page; None where the mesh has one colour."""
         chosen, subject = self.colours.value, self.subject
+        self.scale.content = "Measuring ..." if chosen not in ("plain", "normals") else ""
         if chosen == "normals":
             self.scale.content = "x, y, z of the normal in the data's world as red, green, blue"
             return (127.5 * (np.asarray(subject.shown.vertex_normals) + 1)).round().astype(np.uint8)
         if chosen == "distance to the truth":
-            self.scale.content = "Measuring ..."
             values = subject.truth_distances
             most = float(np.quantile(values, 0.99))
-            self._show_scale(f"0 to {most:.3g} {_plain(subject.units)}; mean {values.mean():.3g}")
+            self._show_scale(f"0 to {most:.3g} {subject.units}; mean {values.mean():.3g}")
             return scale_colours(values, most)
         if chosen == "angular error of normals":
-            self.scale.content = "Measuring ..."
             values = subject.normal_errors_deg
-            seen = values[np.isfinite(values)]
-            mean = f"mean {seen.mean():.2f}" if len(seen) else "no view sees the mesh"
-            self._show_scale(f"0 to {MOST_ERROR_DEG:.0f} deg; {mean}; grey: seen by no view")
+            self._show_scale(f"0 to {MOST_ERROR_DEG:.0f} deg; mean {np.nanmean(values):.2f}; grey: seen by no view")
             return scale_colours(values, MOST_ERROR_DEG)
         self.scale.content = ""
-        return np.tile(np.array(PLAIN, dtype=np.uint8), (len(subject.shown.vertices), 1))
+        return None
 
     def draw(self) -> None:
         """The mesh, in the chosen colours."""
         mesh, (middle, radius) = self.subject.shown, self.subject.frame
-        with self._drawing:
-            # viser's own methods have no wireframe with colours, and colours only as glTF's, which it takes for linear:
-            # pale, and unlike those of the scale. The message they send has room for both.
-            self.server.scene._websock_interface.queue_message(
-                MeshMessage(
-                    "/surface",
-                    ((mesh.vertices - middle) * (RADIUS / radius)).astype(np.float32),
-                    mesh.faces.astype(np.uint32),
-                    color=None,
-                    vertex_colors=self.vertex_colours(),
-                    wireframe=self.wireframe.value,
-                    opacity=None,
-                    flat_shading=False,
-                    side="double",
-                    material="standard",
-                )
+        colours = self.vertex_colours()
+        vertices = ((mesh.vertices - middle) * (RADIUS / radius)).astype(np.float32)
+        if colours is None or self.wireframe.value:
+            self.server.scene.add_mesh_simple(
+                "/surface", vertices, mesh.faces.astype(np.uint32), color=PLAIN, wireframe=self.wireframe.value
             )
+            return
+        coloured = trimesh.Trimesh(vertices, mesh.faces, vertex_colors=colours, process=False)
+        self.server.scene.add_mesh_trimesh("/surface", coloured)
 
     def _show_scale(self, said: str) -> None:
         bar = np.broadcast_to(scale_colours(np.linspace(0, 1, 240), 1.0), (14, 240, 3))
@@ -249,15 +215,11 @@ class ResultPage:
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         scene = self.subject.scene
         assert scene is not None
-        rendered = self.subject.rendered_normals(view, self.shown_cameras.value)
-        both = scene.masks[view] & rendered.any(axis=-1)
-        off = angular_error_deg(rendered[both], scene.normals[view][both])
-        said = f"{off.mean():.2f} deg apart, mean" if len(off) else "the mesh isn't seen there"
+        rendered = self.subject.rendered_normals(view)
         (window,) = object_windows(scene.masks[view : view + 1])
         pictures = _picture(scene.normals[view], scene.masks[view]), _picture(rendered, rendered.any(axis=-1))
         strip = np.concatenate([picture[window] for picture in pictures], axis=1)
-        name = _plain(scene.names[view])
-        self._view.content = f"**{name}**: input, mesh; {said}\n\n![{view}]({_data_uri(strip)})"
+        self._view.content = f"**{scene.names[view]}** input, mesh\n\n![{view}]({_data_uri(strip)})"
 
 
 def _between_pixels(plane: np.ndarray, at: Float[np.ndarray, "p 2"]) -> np.ndarray:
@@ -277,8 +239,3 @@ def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
     written, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     assert written
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
-
-
-def _plain(text: str) -> str:
-    """As Markdown that reads so: names of folders may hold anything."""
-    return re.sub(r"([^\w\s])", r"\\\1", text)
