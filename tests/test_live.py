@@ -341,13 +341,18 @@ def test_a_run_is_watched_from_registration_on(
     page.page.get_by_text("Pause Training").click()
     waits(lambda: trainer.training_state == "paused")
     course = trainer.pipeline.model.course
-    waits(lambda: trainer.step == course.done)  # the step that was under way has ended, the next one waits
-    paused_at = run.step
+
+    def settled() -> bool:  # the step that was under way has ended, and none has followed
+        before = course.done
+        page.page.wait_for_timeout(3000)
+        return course.done == before
+
+    waits(settled)
+    paused_at = course.done
     page.page.get_by_text("Save checkpoint now").click()
     folder = trainer.config.get_checkpoint_dir()
     waits(lambda: bool(list(folder.glob("*.ckpt"))))
     (saved,) = folder.glob("*.ckpt")
-    # trainer.step is the step that waits: the last one done is the one before.
     assert torch.load(saved, weights_only=True, map_location="cpu")["step"] == paused_at - 1
     page.page.get_by_text("Export mesh now").click()
     waits(lambda: bool(list(trainer.base_dir.glob("mesh-*.ply"))))
