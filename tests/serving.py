@@ -16,6 +16,13 @@ SECONDS_TO_START = 120
 SECONDS_TO_STOP = 30
 
 
+def free_port() -> int:
+    """Of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def serve_once(words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port") -> str:
     """Start a server on a free port, get its page, interrupt it as Ctrl-C does, and return the page.
 
@@ -23,9 +30,7 @@ def serve_once(words: Sequence[str | os.PathLike[str]], port_option: str = "--vi
         AssertionError: it ended by itself, or showed no page.
         subprocess.TimeoutExpired: it doesn't stop.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [*words, port_option, str(port)],
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},

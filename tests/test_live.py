@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from browser import Opened
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS
 from nerfstudio.cameras.cameras import Cameras
+from serving import free_port
 from training import make_config, set_up
 
 from pmni_nerfstudio.cli import main as pmni
@@ -201,12 +201,6 @@ def figure(tmp_path: Path) -> Path:
     size = ["--width", "76", "--height", "64", "--views", "12"]
     pmni(["synth", str(scene), "--shape", "figure", "--rotation-noise-deg", "5", *size])
     return scene
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def waited_for(condition: Callable[[], bool], page: Opened) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from browser import Opened
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays
 from scipy.spatial.transform import Rotation
-from serving import serve_once
+from serving import free_port, serve_once
 
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.data.scene import read_scene
@@ -65,16 +66,10 @@ def test_errors_of_normals_are_those_of_the_views(subject: Subject):
         title="",
         mesh=true,
         cameras=subject.cameras,
-        scene=replaced_normals(subject.scene, subject.scene.normals.astype(float) @ turn.T),
+        scene=replace(subject.scene, normals=(subject.scene.normals.astype(float) @ turn.T).astype(np.float16)),
     )
     # About the optical axis: by 12 deg at the rim, by none where the sphere faces the camera.
     assert 3.0 < np.nanmean(turned.normal_errors_deg) < 12.5
-
-
-def replaced_normals(scene, normals: np.ndarray):
-    from dataclasses import replace
-
-    return replace(scene, normals=normals.astype(np.float16))
 
 
 def test_colours_of_values():
@@ -85,9 +80,7 @@ def test_colours_of_values():
 
 
 def test_the_page_in_a_browser(subject: Subject, browser_page: Opened):  # noqa: F811
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
     page = ResultPage(server, subject)
     browser_page.visit(f"http://127.0.0.1:{port}")

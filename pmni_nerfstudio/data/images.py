@@ -6,6 +6,7 @@ EXR goes through the OpenEXR project's own package, since OpenCV's reader is off
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -193,10 +194,20 @@ def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = Fals
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Write a PNG file, atomically.
+    """Write a PNG file (see `png_bytes`), atomically.
+
+    Raises:
+        ValueError: the array has another type or shape.
+    """
+    encoded = png_bytes(array)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    """A PNG file's content.
 
     Args:
-        path: where to.
         array: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA; uint8, uint16, or bool (as 0 and 255).
 
     Raises:
@@ -209,9 +220,12 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         raise ValueError(f"array: a PNG is written from uint8, uint16 or bool images, not {array.dtype} {array.shape}")
     if channels > 1:
         array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR if channels == 3 else cv2.COLOR_RGBA2BGRA)
-    _, encoded = cv2.imencode(".png", array)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Bytes of a media type as a URI that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _decode_png_normals(path: Path, image: np.ndarray) -> np.ndarray:

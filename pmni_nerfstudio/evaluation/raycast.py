@@ -84,3 +84,27 @@ class MeshRays:
         """Closest surface point (P, 3) to each of points (P, 3), and the unit normal (P, 3) of its face."""
         found = self._scene.compute_closest_points(o3d.core.Tensor(points.astype(np.float32)))
         return found["points"].numpy().astype(np.float64), found["primitive_normals"].numpy().astype(np.float64)
+
+
+def camera_normals(
+    mesh: trimesh.Trimesh, rays: MeshRays, K: np.ndarray, c2w: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a camera sees of a mesh: the normals of its vertices, interpolated.
+
+    Args:
+        mesh: in the world of the pose.
+        rays: the same mesh, ready for queries.
+        K: (3, 3), integer pixel centres.
+        c2w: (4, 4), OpenCV axes.
+        width, height: of the view.
+
+    Returns:
+        normals: (height, width, 3) float32, unit, OpenCV camera axes; zero where the mesh isn't seen.
+        distance: (height, width) along the pixel's ray, infinite there.
+    """
+    hits = rays.cast(*pixel_rays(K, c2w, width, height))
+    on = np.isfinite(hits.distance)
+    normals = np.zeros((len(on), 3), dtype=np.float32)
+    seen = hits.interpolate(on, mesh.faces, mesh.vertex_normals) @ c2w[:3, :3]
+    normals[on] = seen / np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-12)
+    return normals.reshape(height, width, 3), hits.distance.reshape(height, width)

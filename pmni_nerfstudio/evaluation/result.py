@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.pinhole import pixel_rays
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.metrics import transform_poses
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.evaluation.raycast import MeshRays, camera_normals
 from pmni_nerfstudio.evaluation.truth import read_mesh, read_poses
 
 if TYPE_CHECKING:
@@ -128,21 +127,8 @@ def _mesh_renderer(mesh: trimesh.Trimesh, scene: Scene | None) -> Callable[[np.n
 def mesh_view(
     mesh: trimesh.Trimesh, rays: MeshRays, K: np.ndarray, c2w: np.ndarray, width: int, height: int
 ) -> RenderedView:
-    """What a camera sees of a mesh: the normals of its vertices, interpolated.
-
-    Args:
-        mesh: in the world of the pose.
-        rays: the same mesh, ready for queries.
-        K: (3, 3), integer pixel centres.
-        c2w: (4, 4), OpenCV axes.
-        width, height: of the view.
-    """
+    """`camera_normals`, with depths as maps have them: 0 where the mesh isn't seen."""
     from pmni_nerfstudio.export.maps import RenderedView
 
-    hits = rays.cast(*pixel_rays(K, c2w, width, height))
-    on = np.isfinite(hits.distance)
-    normals = np.zeros((len(on), 3), dtype=np.float32)
-    seen = hits.interpolate(on, mesh.faces, mesh.vertex_normals) @ c2w[:3, :3]
-    normals[on] = seen / np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-12)
-    depth = np.where(on, hits.distance, 0).astype(np.float32)
-    return RenderedView(normals.reshape(height, width, 3), depth.reshape(height, width))
+    normals, distance = camera_normals(mesh, rays, K, c2w, width, height)
+    return RenderedView(normals, np.where(np.isfinite(distance), distance, 0).astype(np.float32))

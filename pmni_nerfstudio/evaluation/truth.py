@@ -56,6 +56,11 @@ class Truth:
         return replace(self, K=K, masks=self.masks[:, ::step, ::step])
 
     @property
+    def world_mesh(self) -> trimesh.Trimesh:
+        """In the data's world."""
+        return self.mesh.copy().apply_transform(self.world_from_unit)
+
+    @property
     def unit_from_world(self) -> np.ndarray:
         """(4, 4)."""
         return np.linalg.inv(self.world_from_unit)

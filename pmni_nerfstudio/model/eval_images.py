@@ -11,6 +11,8 @@ from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from pmni_nerfstudio.model.losses import angles
+
 MOST_ERROR_DEG = 30.0
 """End of the colour scale of angular errors, whose beginning is 0."""
 
@@ -38,10 +40,7 @@ def image_metrics(
     both = (mask & seen)[..., 0]
     if not bool(both.any()):
         CONSOLE.log("Evaluation: the surface is not seen in this view's mask.")
-    error_deg = torch.rad2deg(
-        torch.atan2(torch.linalg.cross(rendered, observed).norm(dim=-1), (rendered * observed).sum(dim=-1))
-    )
-    error_deg = torch.where(both, error_deg, 0.0)
+    error_deg = torch.where(both, torch.rad2deg(angles(rendered, observed)), 0.0)
     return error_deg, {
         "normal_mae_deg": float(error_deg[both].mean()) if bool(both.any()) else 180.0,
         "mask_iou": float((mask & seen).sum() / (mask | seen).sum()),

@@ -22,6 +22,12 @@ def weighted_mean(values: Float[Tensor, "n"], weights: Float[Tensor, "n"]) -> Fl
     return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
+def angles(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+    """Between vectors of any length, in radians. By atan2, whose gradient, unlike the arc cosine's, is finite at equal
+    vectors."""
+    return torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(dim=-1))
+
+
 def normal_loss(
     rendered: Float[Tensor, "n 3"],
     observed: Float[Tensor, "n 3"],
@@ -35,16 +41,14 @@ def normal_loss(
         observed: unit.
         weights: per ray; zero where nothing is observed.
         kind: l1, sum of absolute differences; l2, squared distance; angular, the angle in radians, which doesn't see
-            the rendered normal's length. It is taken by atan2, whose gradient, unlike the arc cosine's, is finite at
-            equal normals.
+            the rendered normal's length.
     """
     if kind == "l1":
         error = (rendered - observed).abs().sum(dim=-1)
     elif kind == "l2":
         error = (rendered - observed).square().sum(dim=-1)
     elif kind == "angular":
-        sine = torch.linalg.cross(rendered, observed).norm(dim=-1)
-        error = torch.atan2(sine, (rendered * observed).sum(dim=-1))
+        error = angles(rendered, observed)
     else:
         assert_never(kind)
     return weighted_mean(error, weights)

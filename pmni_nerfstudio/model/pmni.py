@@ -293,13 +293,17 @@ class PmniModel(Model):
 
         Besides the model's outputs: `normals_camera`, unit, in the camera's OpenCV axes, zero off the object.
         """
+        return self._render_camera(camera, obb_box)[0]
+
+    def _render_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None]) -> Tuple[Outputs, RayBundle]:
+        """With the rays, (H, W)."""
         posed = self.camera_optimizer.at_current_pose(camera).to(self.device)
         bundle = posed.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
         outputs = self.get_outputs_for_camera_ray_bundle(bundle)
         axes = posed.camera_to_worlds[0, :, :3] * torch.tensor([1.0, -1.0, -1.0], device=self.device)
         seen = outputs["accumulation"] > 0.5
         outputs["normals_camera"] = torch.where(seen, (outputs["normals"] * 2 - 1) @ axes.to(outputs["normals"]), 0.0)
-        return outputs
+        return outputs, bundle
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
@@ -308,10 +312,8 @@ class PmniModel(Model):
         Besides: `angular_error`, a picture of how far normals are from those that the training view nearest to the
         camera has there.
         """
-        outputs = self.render_camera(camera, obb_box)
-        posed = self.camera_optimizer.at_current_pose(camera).to(self.device)
-        eye, seen = posed.camera_to_worlds[0, :, 3], outputs["accumulation"][..., 0] > 0.5
-        rays = posed.generate_rays(camera_indices=0, keep_shape=True)
+        outputs, rays = self._render_camera(camera, obb_box)
+        eye, seen = rays.origins[0, 0], outputs["accumulation"][..., 0] > 0.5
         error = self.supervision.nearest_view_error(
             rays.origins[seen] + outputs["depth"][seen] * rays.directions[seen],
             outputs["normals"][seen] * 2 - 1,

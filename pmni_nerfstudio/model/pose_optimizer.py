@@ -143,7 +143,7 @@ class PmniPoseOptimizer(CameraOptimizer):
     @torch.no_grad()
     def c2w_opencv_double(self) -> Float[np.ndarray, "n 4 4"]:
         """Current poses for export: OpenCV axes, homogeneous, double precision throughout."""
-        return _opencv_from_opengl(self._c2w_double()).cpu().numpy()
+        return opencv_from_opengl(self._c2w_double())
 
     def forward(self, indices: Int[Tensor, "b"]) -> Float[Tensor, "b 3 4"]:
         """Corrections delta with c2w = base @ delta: exactly the identity with mode off.
@@ -282,6 +282,11 @@ def _homogeneous(c2w: Float[Tensor, "*b 3 4"]) -> Float[Tensor, "*b 4 4"]:
 def _opencv_from_opengl(c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
     """y down, z forward."""
     return c2w * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=c2w.dtype, device=c2w.device)
+
+
+def opencv_from_opengl(c2w: Float[Tensor, "n 3 4"] | Float[Tensor, "n 4 4"]) -> Float[np.ndarray, "n 4 4"]:
+    """nerfstudio's poses (y up, z back) in OpenCV's axes (y down, z forward), homogeneous, double precision."""
+    return _opencv_from_opengl(_homogeneous(c2w[:, :3].double())).detach().cpu().numpy()
 
 
 def opengl_from_opencv(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:

@@ -163,8 +163,7 @@ class Supervision:
         # By two cells and more in front of the point there is something else.
         seen = covered & (depth > 0) & ~(hits.hit & (hits.t < distance - 2 * grid.cell))
         observed = values @ w2c[nearest, :, :3]
-        angle = torch.atan2(torch.linalg.cross(observed, normals).norm(dim=-1), (observed * normals).sum(dim=-1))
-        return torch.where(seen, torch.rad2deg(angle), torch.nan)
+        return torch.where(seen, torch.rad2deg(losses.angles(observed, normals)), torch.nan)
 
     @staticmethod
     def _silhouette(

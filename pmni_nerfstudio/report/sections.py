@@ -12,6 +12,7 @@ import numpy as np
 import trimesh
 from markupsafe import Markup
 
+from pmni_nerfstudio.data.images import data_uri
 from pmni_nerfstudio.evaluation.record import METRICS, VIEWS, Record, table_of
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.export.simplify import simplify
@@ -20,7 +21,7 @@ from pmni_nerfstudio.report.figures import AFTER, BEFORE, camera_figure, camera_
 from pmni_nerfstudio.report.outcome import MESH, Outcome
 from pmni_nerfstudio.report.page import Section, figure, note
 from pmni_nerfstudio.report.settings import telling_settings
-from pmni_nerfstudio.report.strips import colour_stops, data_uri, errors_deg, scale_end_deg, view_strips
+from pmni_nerfstudio.report.strips import colour_stops, errors_deg, scale_end_deg, view_strips
 from pmni_nerfstudio.report.templates import render
 
 FACES = 40_000

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from pmni_nerfstudio.data.images import data_uri
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.metrics import angular_error_deg
@@ -123,11 +123,6 @@ def webp_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "webp", quality=_QUALITY, method=4)
     return data_uri(buffer.getvalue(), "image/webp")
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a media type as a URI that holds them."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _thumbnail(rgb: np.ndarray) -> Image.Image:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,8 +12,6 @@ import viser
 import viser.transforms as vtf
 from jaxtyping import Float, UInt8
 
-NO_FILES = Path(".")
-"""Root of a page's images that are no files: viser warns of all that have none."""
 IMAGE_HEIGHT = 0.35
 """Of a camera's image plane as it is drawn, at least, in radii of the object."""
 IMAGE_ANGLE = 0.05
@@ -25,6 +23,17 @@ LEFT_BEHIND = 0.02
 HOME_DISTANCE = 3.2
 HOME_FOV = np.deg2rad(55.0)
 """Where a page first looks from, in radii, and how wide: the object fills half of it, cameras behind it are in it."""
+
+
+@dataclass
+class _Flight:
+    """A client that looks through a camera, until it moves away."""
+
+    client: int
+    view: int
+    here: Float[np.ndarray, "3"]
+    reach: float
+    arrived: bool = False
 
 
 class Frusta:
@@ -54,7 +63,8 @@ class Frusta:
         self.fov = [2 * float(np.arctan(len(image) / 2 / k[1, 1])) for image, k in zip(images, K)]
         self._c2w: Float[np.ndarray, "n 4 4"] | None = None
         self._on_click = on_click
-        self._through: int | None = None
+        self._flight: _Flight | None = None
+        server.on_client_connect(self._connected)
         self.handles: list[viser.CameraFrustumHandle] = []
         for i, (name, image) in enumerate(zip(names, images)):
             height, width = image.shape[:2]
@@ -75,6 +85,9 @@ class Frusta:
             handle.on_click(lambda event, i=i: self._clicked(event.client, i))
             self.handles.append(handle)
 
+    def _connected(self, client: viser.ClientHandle) -> None:
+        client.camera.on_update(self._moved)
+
     def place(self, c2w: Float[np.ndarray, "n 4 4"] | None) -> None:
         """Move all cameras; None hides them.
 
@@ -94,15 +107,25 @@ class Frusta:
         return self._drawn / 2 / float(np.tan(self.fov[view] / 2))
 
     def _show(self, view: int) -> None:
-        visible = self._c2w is not None and view != self._through
+        visible = self._c2w is not None and (self._flight is None or view != self._flight.view)
         if self.handles[view].visible != visible:
             self.handles[view].visible = visible
 
-    def _look_through(self, view: int | None) -> None:
-        before, self._through = self._through, view
-        for each in (before, view):
+    def _look_through(self, flight: _Flight | None) -> None:
+        before, self._flight = self._flight, flight
+        for each in (before, flight):
             if each is not None:
-                self._show(each)
+                self._show(each.view)
+
+    def _moved(self, camera: viser.CameraHandle) -> None:
+        flight = self._flight
+        if flight is None or camera.client.client_id != flight.client:
+            return
+        near = bool(np.linalg.norm(camera.position - flight.here) <= flight.reach)
+        # The client may still tell of a place that it was at before.
+        if flight.arrived and not near:
+            self._look_through(None)
+        flight.arrived = flight.arrived or near
 
     def fly(self, client: viser.ClientHandle, view: int) -> None:
         """Put a client where a camera stands, with its angle of view.
@@ -112,19 +135,8 @@ class Frusta:
         if self._c2w is None:
             return
         c2w = self._c2w[view]
-        here, reach = c2w[:3, 3].copy(), LEFT_BEHIND * float(np.linalg.norm(c2w[:3, 3]))
-        self._look_through(view)
-        arrived = False
-
-        def moved(camera: viser.CameraHandle) -> None:
-            nonlocal arrived
-            near = bool(np.linalg.norm(camera.position - here) <= reach)
-            # The client may still tell of a place that it was at before.
-            if arrived and not near and self._through == view:
-                self._look_through(None)
-            arrived = arrived or near
-
-        client.camera.on_update(moved)
+        reach = LEFT_BEHIND * float(np.linalg.norm(c2w[:3, 3]))
+        self._look_through(_Flight(client.client_id, view, c2w[:3, 3].copy(), reach))
         with client.atomic():
             client.camera.position = c2w[:3, 3]
             # The foot of the world's origin on the optical axis: what the mouse then turns about is the object.

@@ -25,6 +25,10 @@ from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from pmni_nerfstudio.data.dataset import PmniDataset
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.export.mesh import extract_mesh
+from pmni_nerfstudio.model.losses import angles
+from pmni_nerfstudio.model.pose_optimizer import opencv_from_opengl
 from pmni_nerfstudio.registration.register import Snapshot
 from pmni_nerfstudio.registration.similarity import angles_deg
 from pmni_nerfstudio.viewer.frusta import Frusta, look_home
@@ -73,7 +77,7 @@ class Live(ViewerControl):
         viewer.hide_images.visible = viewer.show_images.visible = False
         if model.device.type == "cpu":
             viewer.control_panel._max_res.value = CPU_FRAME_PX
-        self._start = _opencv(model.camera_optimizer.base_c2w)
+        self._start = opencv_from_opengl(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
         self._residual = np.full(len(names), np.nan)
         self._sums = torch.zeros(2, len(names))
@@ -108,6 +112,12 @@ class Live(ViewerControl):
     @property
     def _trainer(self) -> Optional[PmniTrainer]:
         return cast("Optional[PmniTrainer]", self.viewer.trainer)
+
+    @property
+    def _renders(self) -> bool:
+        """Whether the field is there to be asked: while a run is set up it isn't."""
+        lock = self.viewer.train_lock
+        return not isinstance(lock, TrainingLock) or lock.is_open
 
     # ---- registration ----
 
@@ -191,7 +201,7 @@ class Live(ViewerControl):
         to_camera = self._model.camera_optimizer.w2c_opencv()[view[counted], :, :3]
         rendered = (to_camera * outputs["normal_world"][counted][:, None, :]).sum(dim=-1)
         observed = batch["normal"][counted].to(rendered)
-        angle = torch.atan2(torch.linalg.cross(rendered, observed).norm(dim=-1), (rendered * observed).sum(dim=-1))
+        angle = angles(rendered, observed)
         sums = torch.zeros_like(self._sums, device=angle.device)
         sums[0].index_add_(0, view[counted], torch.rad2deg(angle).to(sums))
         sums[1].index_add_(0, view[counted], torch.ones_like(angle, dtype=sums.dtype))
@@ -226,7 +236,7 @@ class Live(ViewerControl):
         if self._snapshot is not None:
             return self._snapshot.c2w
         if shown == "registered":
-            return _opencv(model.registered_c2w)
+            return opencv_from_opengl(model.registered_c2w)
         return model.camera_optimizer.c2w_opencv_double()
 
     def _page_poses(self, c2w: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "n 4 4"]:
@@ -250,14 +260,13 @@ class Live(ViewerControl):
         from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
 
         name = self._dataset.scene.names[self._dataset.views[view]]
-        lock = self.viewer.train_lock
-        if isinstance(lock, TrainingLock) and not lock.is_open:
+        if not self._renders:
             self.panel.show_view(name, self._dataset.get_numpy_image(view), "(input normals)")
             return
         camera = self._dataset.cameras[view : view + 1]
         camera.metadata = {"cam_idx": view}
         with self._asking():
-            outputs = self._model.get_outputs_for_camera(camera)
+            outputs = self._model.render_camera(camera)
         batch = self._dataset.get_data(view)
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(self._model.device)
         error_deg, metrics = image_metrics(outputs, observed, mask)
@@ -287,14 +296,11 @@ class Live(ViewerControl):
     def _show_overlay(self) -> None:
         # The page cannot tell which of two surfaces in one place is in front: the mesh then is.
         self.viewer.control_panel._layer_depth.value = not self.panel.overlay
-        lock = self.viewer.train_lock
-        if not isinstance(lock, TrainingLock) or lock.is_open:  # before, the registration's own mesh is there
+        if self._renders:  # before, the registration's own mesh is there
             self._overlay.show(self.panel.overlay)
 
     def _export(self) -> str:
-        from pmni_nerfstudio.errors import PmniError
         from pmni_nerfstudio.export.command import data_world_mesh, write_mesh
-        from pmni_nerfstudio.export.mesh import extract_mesh
 
         model = self._model
         try:
@@ -309,8 +315,6 @@ class Live(ViewerControl):
         return f"Wrote {path.name} to the run's folder: {len(mesh.faces):,} faces, in the data's units"
 
     def _save(self) -> str:
-        from pmni_nerfstudio.errors import PmniError
-
         trainer = self._trainer
         assert trainer is not None and trainer.train_lock is not None
         with trainer.train_lock:
@@ -327,10 +331,3 @@ class Live(ViewerControl):
     @property
     def _folder(self) -> Path:
         return self.viewer.log_filename.parent
-
-
-def _opencv(c2w: Float[torch.Tensor, "n 3 4"]) -> Float[np.ndarray, "n 4 4"]:
-    """OpenGL poses in OpenCV axes, homogeneous."""
-    poses = np.tile(np.eye(4), (len(c2w), 1, 1))
-    poses[:, :3] = c2w.detach().cpu().double().numpy() * np.array([1.0, -1.0, -1.0, 1.0])
-    return poses

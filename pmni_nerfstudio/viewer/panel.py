@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import viser
 from jaxtyping import Float, UInt8
 
-from pmni_nerfstudio.viewer.frusta import NO_FILES
+from pmni_nerfstudio.viewer.markdown import add_markdown, markdown_picture
 
 CameraSet = Literal["refined", "registered", "start", "hidden"]
 RESIDUAL_COLOUR, CHANGE_COLOUR = "#4c9be8", "#e8a54c"
@@ -63,7 +61,7 @@ class Panel:
                 self._save = button = gui.add_button("Save checkpoint now", disabled=True)
                 button.on_click(lambda _: self._run(button, save))
             self._said = gui.add_markdown("")
-            self._view = gui.add_markdown("Click a camera to look through it.", image_root=NO_FILES)
+            self._view = add_markdown(server, "Click a camera to look through it.")
             self._plot = gui.add_plotly(self._figure(None, None), aspect=1.3)
 
     @property
@@ -104,10 +102,7 @@ class Panel:
 
     def show_view(self, name: str, pictures: UInt8[np.ndarray, "h w 3"], said: str) -> None:
         """A view's input normals, beside what was rendered of it."""
-        written, png = cv2.imencode(".png", pictures[..., ::-1])
-        assert written
-        data = base64.b64encode(png.tobytes()).decode()
-        self._view.content = f"**{name}** {said}\n\n![{name}](data:image/png;base64,{data})"
+        self._view.content = f"**{name}** {said}\n\n{markdown_picture(name, pictures)}"
 
     def _run(self, button: viser.GuiButtonHandle, action: Callable[[], str]) -> None:
         button.disabled = True

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 SHARE = 0.07
 """Of the wall clock, for pages while training runs. They take processor time outside the lock too (pictures are packed
-and sent): measured on two cores, this much inside slows training by less than 20%."""
+and sent), and a browser on the same machine takes its own: benchmarks/bench_viewer.py measures what all of it costs."""
 MOST_CREDIT = 0.05
 """Seconds that a page may hold the lock after long rest before it has to wait."""
 

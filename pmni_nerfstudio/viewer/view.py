@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,12 +13,13 @@ import trimesh
 import viser
 from jaxtyping import Float, UInt8
 
-from pmni_nerfstudio.data.pinhole import pixel_rays
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.evaluation.metrics import angular_error_deg
 from pmni_nerfstudio.evaluation.picture import normal_colours, object_windows
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.evaluation.raycast import MeshRays, camera_normals
 from pmni_nerfstudio.export.simplify import simplify
-from pmni_nerfstudio.viewer.frusta import NO_FILES, Frusta, look_home
+from pmni_nerfstudio.viewer.frusta import Frusta, look_home
+from pmni_nerfstudio.viewer.markdown import add_markdown, markdown_picture
 
 RADIUS = 10.0
 """Of the mesh on the page."""
@@ -104,8 +104,7 @@ class Subject:
             first = self.rays.cast(np.broadcast_to(position, towards.shape), towards / distance[:, None]).distance
             index = index[distance < first + SLACK * self.frame[1]]
             seen = maps[1][index] @ rotation.T
-            sine = np.linalg.norm(np.cross(seen, normals[index]), axis=1)
-            sums[index] += np.degrees(np.arctan2(sine, (seen * normals[index]).sum(axis=1)))
+            sums[index] += angular_error_deg(seen, normals[index])
             counts[index] += 1
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
@@ -114,12 +113,7 @@ class Subject:
         assert self.scene is not None
         pose = next(iter(self.cameras.values()))[view]
         height, width = self.scene.masks.shape[1:]
-        hits = self.rays.cast(*pixel_rays(self.scene.K[view], pose, width, height))
-        on = np.isfinite(hits.distance)
-        normals = np.zeros((height * width, 3))
-        world = hits.interpolate(on, self.shown.faces, np.asarray(self.shown.vertex_normals))
-        normals[on] = world / np.linalg.norm(world, axis=1, keepdims=True) @ pose[:3, :3]
-        return normals.reshape(height, width, 3)
+        return camera_normals(self.shown, self.rays, self.scene.K[view], pose, width, height)[0]
 
 
 def scale_colours(values: Float[np.ndarray, "v"], most: float) -> UInt8[np.ndarray, "v 3"]:
@@ -147,7 +141,7 @@ class ResultPage:
         gui.add_markdown(f"**{subject.title}**\n\n{subject.figures}")
         self.colours = gui.add_dropdown("Colours", self.choices, initial_value=self.choices[0])
         self.colours.on_update(lambda _: self.draw())
-        self.scale = gui.add_markdown("", image_root=NO_FILES)
+        self.scale = add_markdown(server, "")
         self.wireframe = gui.add_checkbox("Wireframe", False)
         self.wireframe.on_update(lambda _: self.draw())
         self.frusta: Frusta | None = None
@@ -155,7 +149,7 @@ class ResultPage:
             sets = [*subject.cameras, "hidden"]
             self.shown_cameras = gui.add_dropdown("Cameras", sets, initial_value=sets[0])
             self.shown_cameras.on_update(lambda _: self._place())
-            self._view = gui.add_markdown("Click a camera to look through it.", image_root=NO_FILES)
+            self._view = add_markdown(server, "Click a camera to look through it.")
             images = [_picture(n, m) for n, m in zip(subject.scene.normals, subject.scene.masks)]
             c2w = self._on_page(next(iter(subject.cameras.values())))
             distance = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)))
@@ -199,7 +193,7 @@ class ResultPage:
 
     def _show_scale(self, said: str) -> None:
         bar = np.broadcast_to(scale_colours(np.linspace(0, 1, 240), 1.0), (14, 240, 3))
-        self.scale.content = f"![scale]({_data_uri(bar)})\n\n{said}"
+        self.scale.content = f"{markdown_picture('scale', np.ascontiguousarray(bar))}\n\n{said}"
 
     def _on_page(self, c2w: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "n 4 4"]:
         middle, radius = self.subject.frame
@@ -219,7 +213,7 @@ class ResultPage:
         (window,) = object_windows(scene.masks[view : view + 1])
         pictures = _picture(scene.normals[view], scene.masks[view]), _picture(rendered, rendered.any(axis=-1))
         strip = np.concatenate([picture[window] for picture in pictures], axis=1)
-        self._view.content = f"**{scene.names[view]}** input, mesh\n\n![{view}]({_data_uri(strip)})"
+        self._view.content = f"**{scene.names[view]}** input, mesh\n\n{markdown_picture(str(view), strip)}"
 
 
 def _between_pixels(plane: np.ndarray, at: Float[np.ndarray, "p 2"]) -> np.ndarray:
@@ -233,9 +227,3 @@ def _between_pixels(plane: np.ndarray, at: Float[np.ndarray, "p 2"]) -> np.ndarr
 
 def _picture(normals: Float[np.ndarray, "h w 3"], mask: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return (255 * normal_colours(normals.astype(np.float64), mask)).round().astype(np.uint8)
-
-
-def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    written, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    assert written
-    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()

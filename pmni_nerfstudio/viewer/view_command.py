@@ -102,7 +102,7 @@ class ViewCommand:
             if scene.c2w is not None:
                 cameras["given"] = transform_poses(scene.world_from_unit, scene.c2w)
         truth = read_truth(self.truth) if self.truth is not None else None if scene is None else find_truth(scene)
-        true_mesh = None if truth is None else truth.mesh.copy().apply_transform(truth.world_from_unit)
+        true_mesh = None if truth is None else truth.world_mesh
         return Subject(title=path.name, mesh=mesh, scene=scene, cameras=cameras, truth=true_mesh)
 
     def _measured(self) -> Subject:
@@ -136,7 +136,7 @@ class ViewCommand:
             mesh=mesh,
             scene=outcome.scene,
             cameras={name: c2w for name, c2w in cameras.items() if c2w is not None},
-            truth=None if truth is None else truth.mesh.copy().apply_transform(truth.world_from_unit),
+            truth=None if truth is None else truth.world_mesh,
             truth_from_data=np.eye(4) if record["similarity"] is None else np.array(record["similarity"]),
             figures=", ".join(lines),
             units=record["units"],
