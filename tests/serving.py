@@ -10,7 +10,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 SECONDS_TO_START = 120
 SECONDS_TO_STOP = 30
@@ -23,13 +24,29 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def serve_once(words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port") -> str:
+def serve_once(
+    words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port", code: int | None = None
+) -> str:
     """Start a server on a free port, get its page, interrupt it as Ctrl-C does, and return the page.
 
+    Args:
+        words: of the command.
+        port_option: that takes the port.
+        code: with which it has to end; None: any.
+
     Raises:
-        AssertionError: it ended by itself, or showed no page.
+        AssertionError: it ended by itself, showed no page, or ended with another code.
         subprocess.TimeoutExpired: it doesn't stop.
     """
+    with served(words, port_option, code) as url, urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+@contextmanager
+def served(
+    words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port", code: int | None = None
+) -> Iterator[str]:
+    """The same, but for the page: the server's address, from when it answers there until the block ends."""
     port = free_port()
     process = subprocess.Popen(
         [*words, port_option, str(port)],
@@ -37,19 +54,25 @@ def serve_once(words: Sequence[str | os.PathLike[str]], port_option: str = "--vi
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    url = f"http://127.0.0.1:{port}/"
     try:
-        start, page = time.monotonic(), ""
-        while not page:
+        start = time.monotonic()
+        while not _answers(url):
             assert process.poll() is None, f"{words[0]} ended by itself, with {process.returncode}"
             assert time.monotonic() - start < SECONDS_TO_START, f"{words[0]} shows no page"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-                    page = answer.read().decode()
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.5)
+            time.sleep(0.5)
+        yield url
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=SECONDS_TO_STOP)
-        return page
+        ended = process.wait(timeout=SECONDS_TO_STOP)
+        assert code in (None, ended), f"{words[0]} ended with {ended}"
     finally:
         process.kill()
         process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False

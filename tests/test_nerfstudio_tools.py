@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from browser import Opened
+from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_scene
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.exporter import ExportCameraPoses, ExportPointCloud, ExportPoissonMesh, ExportTSDFMesh
 from nerfstudio.scripts.render import DatasetRender
-from serving import serve_once
+from serving import served
 from training import make_config, set_up
 
 pytestmark = pytest.mark.slow
@@ -93,5 +95,16 @@ def test_renders(run: Path, tmp_path: Path):
         assert len(list((tmp_path / "test" / output).iterdir())) == 7
 
 
-def test_viewer_starts_serves_and_stops(run: Path):
-    assert "<html" in serve_once([Path(sys.executable).parent / "ns-viewer", "--load-config", run])
+def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened):  # noqa: F811
+    for old in run.parent.glob("mesh-*.ply"):
+        old.unlink()
+    with served([Path(sys.executable).parent / "ns-viewer", "--load-config", run]) as url:
+        browser_page.visit(url)
+        browser_page.page.get_by_text("A trained run").wait_for()
+        # The sphere, before a background of one colour.
+        browser_page.canvas(until=lambda picture: int((picture.max(axis=2) > 90).sum()) > 50_000)
+        browser_page.page.get_by_role("button", name="Export mesh now").click()
+        browser_page.page.get_by_text("faces, in the data").wait_for()
+        assert browser_page.errors == [] and browser_page.requests == []
+    (mesh,) = run.parent.glob("mesh-*.ply")
+    assert exported_mesh(mesh).is_watertight

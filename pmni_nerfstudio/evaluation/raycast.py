@@ -78,7 +78,8 @@ class MeshRays:
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Unsigned distance (P,) of points (P, 3) to the surface."""
-        return self._scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
+        # A copy: who keeps a view of Open3D's memory until Python ends has it end with exit code 1.
+        return self._scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy().copy()
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Closest surface point (P, 3) to each of points (P, 3), and the unit normal (P, 3) of its face."""

@@ -24,20 +24,11 @@ from scipy.spatial import KDTree
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from pmni_nerfstudio.data.pinhole import pixel_rays
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.evaluation.raycast import MeshRays
-
-LEAST_COSINE = 0.1
-"""A surface seen flatter than this gives no colour: its pixels smear over many points."""
-
-LARGEST_SLOPE = 12.0
-"""Neighbouring pixels that differ in depth by more than so many pixels' widths are on two sides of an outline."""
-
-DEPTH_TOLERANCE = 1e-3
-"""How far before a point its ray may meet the surface and still see it, in parts of the mesh's diagonal."""
+from pmni_nerfstudio.evaluation.sight import depth_tolerance, seen_points
 
 
 class Photograph(NamedTuple):
@@ -105,10 +96,11 @@ def surface_colours(
         PmniError: no view sees any of the points.
     """
     rays = MeshRays(mesh)
-    tolerance = DEPTH_TOLERANCE * float(np.linalg.norm(mesh.extents))
+    tolerance = depth_tolerance(mesh)
     total, weights = np.zeros((len(points), 3)), np.zeros(len(points))
     for photograph in photographs:
-        index, pixels, cosine = _seen(points, normals, photograph, rays, tolerance)
+        camera = photograph.mask, photograph.K, photograph.c2w
+        index, pixels, cosine = seen_points(points, normals, *camera, rays, tolerance)
         for channel in range(3):
             values = map_coordinates(photograph.image[..., channel], pixels, output=np.float64, order=1, mode="nearest")
             total[index, channel] += cosine * values
@@ -159,37 +151,6 @@ def textured(mesh: trimesh.Trimesh, photographs: Iterable[Photograph], size: int
     material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
     visual = TextureVisuals(uv=uv, material=material)
     return trimesh.Trimesh(vertices[origin], faces, vertex_normals=normals[origin], visual=visual, process=False)
-
-
-def _seen(
-    points: np.ndarray, normals: np.ndarray, photograph: Photograph, rays: MeshRays, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices (n,) of the points that a photograph shows, where: rows and columns (2, n), and their cosines (n,)."""
-    c2w, (height, width) = photograph.c2w, photograph.mask.shape
-    local = (points - c2w[:3, 3]) @ c2w[:3, :3]
-    distance = np.linalg.norm(local, axis=1)
-    towards = (c2w[:3, 3] - points) / distance[:, None]
-    cosine = (towards * normals).sum(axis=1)
-    index = np.flatnonzero((cosine > LEAST_COSINE) & (local[:, 2] > 0))
-    homogeneous = local[index] @ photograph.K.T
-    column, row = homogeneous[:, 0] / homogeneous[:, 2], homogeneous[:, 1] / homogeneous[:, 2]
-    inside = (row >= 0) & (row <= height - 1) & (column >= 0) & (column <= width - 1)
-    index, row, column = index[inside], row[inside], column[inside]
-    core = _off_outlines(photograph, rays)
-    met = rays.cast(np.broadcast_to(c2w[:3, 3], (len(index), 3)), -towards[index]).distance
-    kept = core[np.round(row).astype(int), np.round(column).astype(int)] & (met >= distance[index] - tolerance)
-    return index[kept], np.stack([row[kept], column[kept]]), cosine[index[kept]]
-
-
-def _off_outlines(photograph: Photograph, rays: MeshRays) -> np.ndarray:
-    """Pixels (H, W) bool that lie with all their neighbours on one piece of surface."""
-    height, width = photograph.mask.shape
-    depth = rays.cast(*pixel_rays(photograph.K, photograph.c2w, width, height)).distance.reshape(height, width)
-    around = np.ones((3, 3), np.uint8)
-    on = cv2.erode((photograph.mask & np.isfinite(depth)).astype(np.uint8), around) > 0
-    depth[~np.isfinite(depth)] = 0
-    jump = cv2.dilate(depth, around) - cv2.erode(depth, around)
-    return on & (jump < LARGEST_SLOPE * depth / photograph.K[0, 0])
 
 
 def _texels(flat: trimesh.Trimesh, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

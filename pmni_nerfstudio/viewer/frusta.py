@@ -20,9 +20,6 @@ THUMBNAIL_PX = 96
 """Of the longer side of the map in it."""
 LEFT_BEHIND = 0.02
 """Part of a camera's distance from the object by which a client that looked through it has moved away."""
-HOME_DISTANCE = 3.2
-HOME_FOV = np.deg2rad(55.0)
-"""Where a page first looks from, in radii, and how wide: the object fills half of it, cameras behind it are in it."""
 
 
 @dataclass
@@ -45,8 +42,8 @@ class Frusta:
         K: intrinsics in pixels; pixel centres at integers.
         images: maps to show, (H, W, 3) uint8 each; their sizes are the cameras'.
         radius: of the object, in the page's units, which frusta are drawn in proportion to.
+        c2w: about where the cameras stand, in the page's world, the object at its origin: far ones are drawn larger.
         on_click: told the client and the number of the camera that was clicked, after the client has flown there.
-        distance: of the cameras from the object, in the page's units.
     """
 
     def __init__(
@@ -56,9 +53,10 @@ class Frusta:
         K: Float[np.ndarray, "n 3 3"],
         images: Sequence[UInt8[np.ndarray, "h w 3"]],
         radius: float,
-        on_click: Callable[[viser.ClientHandle, int], None] | None = None,
-        distance: float = 0.0,
+        c2w: Float[np.ndarray, "n 4 4"],
+        on_click: Callable[[viser.ClientHandle, int], None],
     ) -> None:
+        distance = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)))
         self._drawn = max(IMAGE_HEIGHT * radius, IMAGE_ANGLE * distance)
         self.fov = [2 * float(np.arctan(len(image) / 2 / k[1, 1])) for image, k in zip(images, K)]
         self._c2w: Float[np.ndarray, "n 4 4"] | None = None
@@ -146,31 +144,4 @@ class Frusta:
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         self.fly(client, view)
-        if self._on_click is not None:
-            self._on_click(client, view)
-
-
-def look_home(server: viser.ViserServer, c2w: Float[np.ndarray, "n 4 4"], radius: float) -> None:
-    """Have every client that connects look at the object from the cameras' side, with their up as its up.
-
-    Args:
-        server: of the page.
-        c2w: of the views, in the page's world, the object at its origin.
-        radius: of the object, in the page's units.
-    """
-    up = -c2w[:, :3, 1].mean(axis=0)
-    up = up / max(float(np.linalg.norm(up)), 1e-9) if np.linalg.norm(up) > 0.1 else np.array([0.0, 1.0, 0.0])
-    # From the first camera's side, but level with the object: cameras that look down on it are seen behind it, above.
-    direction = c2w[0, :3, 3] - 0.8 * (c2w[0, :3, 3] @ up) * up
-    position = HOME_DISTANCE * radius * direction / max(float(np.linalg.norm(direction)), 1e-9)
-
-    def place(client: viser.ClientHandle) -> None:
-        with client.atomic():
-            client.camera.up_direction = up
-            client.camera.position = position
-            client.camera.look_at = np.zeros(3)
-            client.camera.fov = HOME_FOV
-
-    server.scene.world_axes.visible = False
-    server.scene.set_up_direction(up)
-    server.on_client_connect(place)
+        self._on_click(client, view)

@@ -31,7 +31,8 @@ from pmni_nerfstudio.model.losses import angles
 from pmni_nerfstudio.model.pose_optimizer import opencv_from_opengl
 from pmni_nerfstudio.registration.register import Snapshot
 from pmni_nerfstudio.registration.similarity import angles_deg
-from pmni_nerfstudio.viewer.frusta import Frusta, look_home
+from pmni_nerfstudio.viewer.frusta import Frusta
+from pmni_nerfstudio.viewer.home import Home, home_of_cameras
 from pmni_nerfstudio.viewer.overlay import Overlay, show_mesh
 from pmni_nerfstudio.viewer.panel import Actions, CameraSet, Panel
 from pmni_nerfstudio.viewer.training_lock import TrainingLock
@@ -83,9 +84,8 @@ class Live(ViewerControl):
         self._sums = torch.zeros(2, len(names))
         self._step, self._panel_at, self._plot_at = 0, -np.inf, -np.inf
         images = [dataset.get_numpy_image(i) for i in range(len(names))]
-        distance = SCALE * float(np.median(np.linalg.norm(self._start[:, :3, 3], axis=1)))
-        K = dataset.scene.K[list(dataset.views)]
-        self.frusta = Frusta(server, names, K, images, SCALE, self._clicked, distance)
+        K, start = dataset.scene.K[list(dataset.views)], self._page_poses(self._start)
+        self.frusta = Frusta(server, names, K, images, SCALE, start, self._clicked)
         trainer = self._trainer
         sets: List[CameraSet] = ["refined", "registered", "start", "hidden"]
         if not model.camera_optimizer.learns:
@@ -98,7 +98,7 @@ class Live(ViewerControl):
         assert lock is not None
         self._overlay = Overlay(server, model.field.sdf, model.device, lock, lambda: self._step, SCALE)
         self._mesh: Optional[viser.MeshHandle] = None
-        look_home(server, self._page_poses(self._start), SCALE)
+        Home(server, SCALE, *home_of_cameras(start))
         server.on_client_connect(self._connected)
         self.attached = True
         if trainer is None:

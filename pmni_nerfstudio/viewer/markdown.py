@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in a page's Markdown, as URIs that hold them."""
+"""Text as it stands, and pictures as URIs that hold them, in a page's Markdown."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import viser
@@ -23,3 +24,8 @@ def add_markdown(server: viser.ViserServer, content: str) -> viser.GuiMarkdownHa
 def markdown_picture(name: str, picture: UInt8[ndarray, "h w 3"]) -> str:
     """A picture, RGB, under a name that stands for it."""
     return f"![{name}]({data_uri(png_bytes(picture), 'image/png')})"
+
+
+def as_text(text: str) -> str:
+    """Markdown that shows a text as it stands, whatever signs are in it."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&-])", r"\\\1", text)

@@ -22,15 +22,19 @@ CELLS = 96
 SECONDS = 2.0
 """Between two meshes, at least."""
 COLOUR = (190, 196, 210)
+SURFACE = "/surface"
+"""Name of the mesh on a page: there is one at a time."""
 
 
 def show_mesh(
-    server: viser.ViserServer, vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+    server: viser.ViserServer,
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int[np.ndarray, "f 3"],
+    wireframe: bool = False,
 ) -> viser.MeshHandle:
-    """Put the mesh of the surface on the page, in the place of the last one."""
-    return server.scene.add_mesh_simple(
-        "/surface", vertices.astype(np.float32), faces.astype(np.uint32), color=COLOUR, side="double"
-    )
+    """Put the mesh of the surface on the page, in one colour, in the place of the last one."""
+    vertices, faces = vertices.astype(np.float32), faces.astype(np.uint32)
+    return server.scene.add_mesh_simple(SURFACE, vertices, faces, color=COLOUR, wireframe=wireframe, side="double")
 
 
 class Overlay:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import viser
 from jaxtyping import Float, UInt8
 
-from pmni_nerfstudio.viewer.markdown import add_markdown, markdown_picture
+from pmni_nerfstudio.viewer.markdown import add_markdown, as_text, markdown_picture
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 CameraSet = Literal["refined", "registered", "start", "hidden"]
 RESIDUAL_COLOUR, CHANGE_COLOUR = "#4c9be8", "#e8a54c"
@@ -62,7 +65,8 @@ class Panel:
                 button.on_click(lambda _: self._run(button, save))
             self._said = gui.add_markdown("")
             self._view = add_markdown(server, "Click a camera to look through it.")
-            self._plot = gui.add_plotly(self._figure(None, None), aspect=1.3)
+            self._figure = _bars(self._names)
+            self._plot = gui.add_plotly(self._figure, aspect=1.3)
 
     @property
     def cameras(self) -> CameraSet:
@@ -88,21 +92,24 @@ class Panel:
             self._progress.value = 100.0 * min(max(done, 0.0), 1.0)
 
     def say(self, text: str) -> None:
-        """The outcome of what was asked for."""
-        self._said.content = text
+        """The outcome of what was asked for, in plain words."""
+        self._said.content = as_text(text)
 
-    def show_views(self, residual_deg: Float[np.ndarray, " n"] | None, change_deg: Float[np.ndarray, " n"]) -> None:
+    def show_views(self, residual_deg: Float[np.ndarray, " n"], change_deg: Float[np.ndarray, " n"]) -> None:
         """Plot how far each view's normals are from the surface's, and how far each camera has turned since the start.
 
         Args:
-            residual_deg: NaN where unknown; None: of no view.
+            residual_deg: NaN where unknown.
             change_deg: of the poses' rotations.
         """
-        self._plot.figure = self._figure(residual_deg, change_deg)
+        # One figure throughout: making one takes as long as a training step.
+        for trace, values in enumerate((residual_deg, change_deg)):
+            self._figure.update_traces(selector=trace, y=[float(v) if np.isfinite(v) else None for v in values])
+        self._plot.figure = self._figure
 
     def show_view(self, name: str, pictures: UInt8[np.ndarray, "h w 3"], said: str) -> None:
         """A view's input normals, beside what was rendered of it."""
-        self._view.content = f"**{name}** {said}\n\n{markdown_picture(name, pictures)}"
+        self._view.content = f"**{as_text(name)}** {said}\n\n{markdown_picture(name, pictures)}"
 
     def _run(self, button: viser.GuiButtonHandle, action: Callable[[], str]) -> None:
         button.disabled = True
@@ -111,20 +118,19 @@ class Panel:
         finally:
             button.disabled = False
 
-    def _figure(self, residual_deg: np.ndarray | None, change_deg: np.ndarray | None):
-        from plotly.graph_objects import Bar, Figure
 
-        figure = Figure()
-        rows = ((residual_deg, "normals off", RESIDUAL_COLOUR), (change_deg, "turned since start", CHANGE_COLOUR))
-        for values, label, colour in rows:
-            heights = [] if values is None else [float(v) if np.isfinite(v) else None for v in values]
-            figure.add_trace(Bar(x=self._names[: len(heights)], y=heights, name=label, marker_color=colour))
-        figure.update_layout(
-            margin={"l": 40, "r": 5, "t": 5, "b": 5},
-            yaxis_title="deg",
-            xaxis={"showticklabels": False, "title": "views"},
-            legend={"orientation": "h", "y": 1.15},
-            template="plotly_dark",
-            bargap=0.2,
-        )
-        return figure
+def _bars(names: Sequence[str]) -> Figure:
+    """A plot of two values for each view, none of which is known as yet."""
+    from plotly.graph_objects import Bar, Figure
+
+    labels = (("normals off", RESIDUAL_COLOUR), ("turned since start", CHANGE_COLOUR))
+    figure = Figure([Bar(x=list(names), y=[], name=label, marker_color=colour) for label, colour in labels])
+    figure.update_layout(
+        margin={"l": 40, "r": 5, "t": 5, "b": 5},
+        yaxis_title="deg",
+        xaxis={"showticklabels": False, "title": "views"},
+        legend={"orientation": "h", "y": 1.15},
+        template="plotly_dark",
+        bargap=0.2,
+    )
+    return figure

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Optional
 
-SHARE = 0.07
+SHARE = 0.05
 """Of the wall clock, for pages while training runs. They take processor time outside the lock too (pictures are packed
 and sent), and a browser on the same machine takes its own: benchmarks/bench_viewer.py measures what all of it costs."""
 MOST_CREDIT = 0.05
