@@ -27,8 +27,8 @@ from playwright.sync_api import Page, sync_playwright
 from runs import NOISE, make_scene
 
 from pmni_nerfstudio.model.trainer import PmniTrainer
+from pmni_nerfstudio.model.training_lock import TrainingLock
 from pmni_nerfstudio.pmni_config import pmni
-from pmni_nerfstudio.viewer.training_lock import TrainingLock
 
 CHROMIUM = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PORT = 7017

@@ -15,7 +15,7 @@ import scipy.io
 from PIL import ExifTags, Image
 from prepare_truth import TruthOf, as_colours, make_truth, write_maps
 from test_prepare import NAMES, world_mats, write_diligent, write_transforms
-from test_prepare_cameras import LENSES, write_distorted, write_metashape, write_model
+from test_prepare_cameras import LENSES, WORLD, write_distorted, write_metashape, write_model
 
 from pmni_nerfstudio.data.cameras import write_intrinsics
 from pmni_nerfstudio.data.images import write_png
@@ -90,7 +90,8 @@ def _write(root: Path, kind: str, truth: TruthOf) -> None:
         write_transforms(root, truth)
     elif kind == "metashape":
         write_distorted(root, LENSES["tangential"])
-        write_metashape(root / "cameras.xml", {"k1": 0.05, "p1": -0.03, "p2": 0.02})
+        world = WORLD.format("3 -2 1")
+        write_metashape(root / "cameras.xml", {"k1": 0.05, "p1": -0.03, "p2": 0.02}, world)
     elif kind.startswith("monosdf"):
         root.mkdir()
         for view, name in enumerate(NAMES):

@@ -23,8 +23,9 @@ from training import make_config, set_up
 
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.model.trainer import PmniTrainer
+from pmni_nerfstudio.model.training_lock import MOST_CREDIT, SHARE, TrainingLock
 from pmni_nerfstudio.viewer.live import SCALE, Live
-from pmni_nerfstudio.viewer.training_lock import MOST_CREDIT, SHARE, TrainingLock
+from pmni_nerfstudio.viewer.residuals import ViewResiduals
 
 PATIENCE = 60.0
 
@@ -189,6 +190,33 @@ def test_angular_error_against_the_nearest_view(turn_deg: float, trainer: PmniTr
     assert bool(found.isfinite().all())
     torch.testing.assert_close(found, torch.full_like(found, turn_deg), atol=1.0, rtol=0)  # half floats, bilinear
     assert not bool(errors(-front, -front).isfinite().any())
+
+
+def test_residuals_of_views(trainer: PmniTrainer):
+    """Two views' normals off by known angles, a third one's pixels off the object; what isn't seen stays as it was."""
+    model = trainer.pipeline.model
+    rotation = model.camera_optimizer.w2c_opencv()[:, :, :3].detach()
+    view = torch.tensor([0, 0, 1, 1, 2])
+    observed = torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    aside = torch.nn.functional.normalize(torch.linalg.cross(observed, torch.ones(5, 3)), dim=-1)
+    angle = torch.deg2rad(torch.tensor([10.0, 20.0, 4.0, 4.0, 50.0]))[:, None]
+    rendered = observed * angle.cos() + aside * angle.sin()
+    outputs = {
+        "normal_world": (rotation[view].mT @ rendered[..., None])[..., 0],
+        "accumulation": torch.ones(5, 1),
+    }
+    mask = torch.tensor([1.0, 1, 1, 1, 0])[:, None]
+    batch = {"indices": torch.stack([view, view, view], dim=1), "mask": mask, "normal": observed}
+    count = len(rotation)
+    residuals = ViewResiduals(model, count)
+    assert np.isnan(residuals.look()).all()
+    before = np.arange(count) + 1.0
+    residuals.set(before)
+    residuals.note({"accumulation": torch.ones(5, 1)}, batch)
+    np.testing.assert_array_equal(residuals.look(), before)
+    residuals.note(outputs, batch)
+    for _ in range(2):
+        np.testing.assert_allclose(residuals.look(), [15.0, 4.0, *before[2:]], atol=1e-3)
 
 
 # ---- in a browser ----

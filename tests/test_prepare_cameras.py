@@ -201,9 +201,10 @@ def test_a_broken_model_is_named(damage: str, tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
-def write_metashape(file: Path, coefficients: dict[str, float]) -> None:
+def write_metashape(file: Path, coefficients: dict[str, float], world: str = "") -> None:
+    """As Metashape does; `world`: elements of the chunk besides, those of component 0 for instance."""
     cameras = "".join(
-        f'<camera id="{i}" sensor_id="0" label="{name}"><transform>{" ".join(map(str, pose.ravel()))}</transform></camera>'
+        f'<camera id="{i}" sensor_id="0" component_id="0" label="{name}"><transform>{" ".join(map(str, pose.ravel()))}</transform></camera>'
         for i, (name, pose) in enumerate(zip(NAMES, poses()))
     )
     terms = {"f": 152.0, "b1": -2.0, "cx": 65.7 - SIZE[0] / 2, "cy": 50.6 - SIZE[1] / 2, **coefficients}
@@ -211,8 +212,30 @@ def write_metashape(file: Path, coefficients: dict[str, float]) -> None:
     file.write_text(
         '<?xml version="1.0"?><document version="2.0.0"><chunk label="c"><sensors><sensor id="0" type="frame">'
         f'<resolution width="{SIZE[0]}" height="{SIZE[1]}"/><calibration type="frame">{calibration}</calibration>'
-        f'</sensor></sensors><cameras>{cameras}<camera id="9" sensor_id="0" label="lost"/></cameras></chunk></document>'
+        f'</sensor></sensors><cameras>{cameras}<camera id="9" sensor_id="0" label="lost"/></cameras>{world}</chunk></document>'
     )
+
+
+WORLD = "<transform><rotation>0 -1 0 1 0 0 0 0 1</rotation><translation>{}</translation><scale>0.25</scale></transform>"
+
+
+@pytest.mark.parametrize("element", ["{}", '<components><component id="0">{}</component></components>'])
+def test_metashape_in_the_world_of_its_scale_bars(tmp_path: Path, element: str, capsys):
+    write_distorted(tmp_path / "src", LENSES["tangential"])
+    cameras, lens = tmp_path / "src" / "cameras.xml", {"k1": 0.05, "p1": -0.03, "p2": 0.02}
+    turned = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    for shift, kept in (("3 -2 1", [3.0, -2, 1]), ("4000000 300 0.5", [0.0, 0, 0])):
+        write_metashape(cameras, lens, element.format(WORLD.format(shift)))
+        scene = prepare(tmp_path / "src", tmp_path / f"out{kept[0]}")
+        assert scene.c2w is not None
+        found = data_world_poses(scene.c2w, scene.world_from_unit)
+        np.testing.assert_allclose(found[:, :3, 3], 0.25 * poses()[:, :3, 3] @ turned.T + kept, atol=1e-5)
+        np.testing.assert_allclose(found[:, :3, :3], turned @ poses()[:, :3, :3], atol=1e-6)
+        said = capsys.readouterr()
+        assert ("4000000.000, 300.000, 0.500 was taken off" in said.out + said.err) == (kept[0] == 0)
+    write_metashape(cameras, lens, element.format(WORLD.format("0 0 0").replace("0.25", "-1")))
+    with pytest.raises(PmniError, match="no rotation, shift and scale"):
+        prepare(tmp_path / "src", tmp_path / "none")
 
 
 def test_metashape(tmp_path: Path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from serving import free_port, serve_once
 
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.metrics import transform_poses
 from pmni_nerfstudio.export.cameras import write_refined_cameras
 from pmni_nerfstudio.viewer.home import home_of_cameras, oblique
@@ -28,7 +30,6 @@ from pmni_nerfstudio.viewer.markdown import as_text
 from pmni_nerfstudio.viewer.reading import read_subject
 from pmni_nerfstudio.viewer.subject import Subject
 from pmni_nerfstudio.viewer.view import MOST_ERROR_DEG, RADIUS, ResultPage, scale_colours, srgb_to_linear
-from pmni_nerfstudio.viewer.view_command import ViewCommand
 
 
 def true_sphere(world_from_unit: np.ndarray, growth: float = 0.0) -> trimesh.Trimesh:
@@ -65,6 +66,20 @@ def subject(sphere_folder: Path) -> Subject:
 
 def test_distances_are_those_to_the_truth_once_aligned(subject: Subject):
     np.testing.assert_allclose(subject.truth_distances, 1.5 * 2.0, atol=0.1)  # facets are as far off
+
+
+HOLDS_DISTANCES = """
+import threading, trimesh
+from pmni_nerfstudio.evaluation.raycast import MeshRays
+mesh = trimesh.creation.icosphere()
+held = MeshRays(mesh).distance(mesh.vertices)
+threading.Thread(target=lambda held: threading.Event().wait(), args=(held,), daemon=True).start()
+"""
+
+
+def test_a_program_that_holds_distances_ends_well():
+    """As a page's threads hold them. Memory of Open3D's own in hand then has it end Python with exit code 1."""
+    subprocess.run([sys.executable, "-c", HOLDS_DISTANCES], check=True)
 
 
 def test_errors_of_normals_are_those_of_the_views(subject: Subject):
@@ -110,20 +125,20 @@ def test_a_written_folder_knows_its_scene_and_is_laid_onto_the_truth(
 ):
     moved = np.linalg.inv(similarity())
     folder = written_result(scene_with_truth, tmp_path / "result", mesh_name, moved)
-    found = read_subject(ViewCommand(result=folder))
+    found = read_subject(folder)
     assert found.scene is not None and found.scene.root == scene_with_truth.resolve()
     assert list(found.cameras) == ["refined", "given"]
     np.testing.assert_allclose(found.truth_from_data @ moved, np.eye(4), atol=0.02)
     assert found.truth_distances.max() < 0.02 and np.nanmean(found.normal_errors_deg) < 0.5
     assert "Chamfer" in found.figures[0] and "rotation" in found.figures[1]
-    unaligned = read_subject(ViewCommand(result=folder, align=False))
+    unaligned = read_subject(folder, align=False)
     np.testing.assert_allclose(unaligned.truth_from_data, np.eye(4), atol=1e-12)
 
 
 def test_an_error_of_given_cameras_is_not_aligned_away(scene_with_truth: Path, tmp_path: Path):
     folder = written_result(scene_with_truth, tmp_path / "result", "mesh.ply")
     true_sphere(read_scene(scene_with_truth).world_from_unit, growth=2.0).export(folder / "mesh.ply")
-    found = read_subject(ViewCommand(result=folder))
+    found = read_subject(folder)
     np.testing.assert_allclose(found.truth_distances, 2.0, atol=0.1)
 
 
@@ -133,18 +148,18 @@ def test_a_mesh_alone_is_laid_onto_the_truth_of_its_scene(scene_with_truth: Path
     mesh = written_result(scene_with_truth, tmp_path / "result", "mesh.ply", slightly) / "mesh.ply"
     poses = (tmp_path / "result" / "poses.npy").rename(tmp_path / "elsewhere.npy")
     (tmp_path / "result" / "cameras_refined.npz").unlink()
-    alone = read_subject(ViewCommand(result=mesh, data=scene_with_truth))
+    alone = read_subject(mesh, data=scene_with_truth)
     assert list(alone.cameras) == ["given"] and alone.truth_distances.max() < 0.05
-    with_poses = read_subject(ViewCommand(result=mesh, data=scene_with_truth, poses=poses))
+    with_poses = read_subject(mesh, data=scene_with_truth, poses=poses)
     assert list(with_poses.cameras) == ["refined", "given"] and with_poses.truth_distances.max() < 0.05
 
 
 def test_a_scene_that_has_gone_is_done_without(scene_with_truth: Path, tmp_path: Path):
     folder = written_result(scene_with_truth, tmp_path / "result", "mesh.ply")
     scene_with_truth.rename(tmp_path / "elsewhere")
-    found = read_subject(ViewCommand(result=folder))
+    found = read_subject(folder)
     assert found.scene is None and found.cameras == {} and found.truth is None
-    assert read_subject(ViewCommand(result=folder, data=tmp_path / "elsewhere")).truth is not None
+    assert read_subject(folder, data=tmp_path / "elsewhere").truth is not None
 
 
 def test_a_measured_folder_keeps_its_figures_until_it_is_measured_anew(scene_with_truth: Path, tmp_path: Path):
@@ -152,7 +167,7 @@ def test_a_measured_folder_keeps_its_figures_until_it_is_measured_anew(scene_wit
     measured = tmp_path / "measured"
     words = ["--mesh", given / "mesh.ply", "--poses", given / "poses.npy", "--data", scene_with_truth]
     pmni(["eval", *map(str, words), "--output-dir", str(measured)])
-    kept = read_subject(ViewCommand(result=measured))
+    kept = read_subject(measured)
     record = json.loads((measured / "metrics.json").read_text())
     np.testing.assert_array_equal(kept.truth_from_data, np.array(record["similarity"]))
     assert kept.units == "mm" and len(kept.figures) == 3 and kept.truth_distances.max() < 0.02
@@ -160,7 +175,7 @@ def test_a_measured_folder_keeps_its_figures_until_it_is_measured_anew(scene_wit
     shifted = np.load(given / "poses.npy")
     shifted[:, :3, :3] = Rotation.from_rotvec([0, 0, 0.3]).as_matrix() @ shifted[:, :3, :3]
     np.save(tmp_path / "poses.npy", shifted)
-    anew = read_subject(ViewCommand(result=measured, poses=tmp_path / "poses.npy"))
+    anew = read_subject(measured, poses=tmp_path / "poses.npy")
     np.testing.assert_array_equal(anew.cameras["refined"], shifted)
     assert np.abs(anew.truth_from_data - kept.truth_from_data).max() > 0.1
 
@@ -243,6 +258,17 @@ def test_the_command_serves_and_stops(sphere_folder: Path, tmp_path: Path):
     assert "<html" in serve_once(command, "--port", code=0)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", '{"frames": []}', *(json.dumps({"frames": [{"mask_path": p}]}) for p in (3, "\0", "x" * 5000))],
+)
+def test_cameras_that_name_no_scene(content: str, tmp_path: Path):
+    trimesh.creation.box().export(tmp_path / "mesh.ply")
+    (tmp_path / "transforms.json").write_text(content)
+    with pytest.raises(PmniError, match=r"transforms\.json: can't be read"):
+        read_subject(tmp_path)
+
+
 def test_what_is_wrong_is_one_line(tmp_path: Path, sphere_folder: Path, capsys: pytest.CaptureFixture[str]):
     mesh, poses, empty, broken = (tmp_path / name for name in ("mesh.ply", "poses.npy", "empty", "metrics"))
     trimesh.creation.box().export(mesh)
@@ -254,17 +280,12 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, sphere_folder: Path, capsys: 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        transforms = tmp_path / "exported"
-        transforms.mkdir()
-        trimesh.creation.box().export(transforms / "mesh.ply")
-        (transforms / "transforms.json").write_text("[]")
         wrong = {
             "no such mesh": [tmp_path / "none.ply"],
             "holds no mesh": [empty],
             "lacks": [broken],
             "holds 3 poses": [mesh, "--data", sphere_folder, "--poses", poses],
             "of which views": [mesh, "--poses", poses],
-            "transforms.json: can't be read": [transforms],
             "can't be listened on": [mesh, "--port", port],
         }
         for said, words in wrong.items():

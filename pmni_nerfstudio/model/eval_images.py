@@ -47,6 +47,17 @@ def image_metrics(
     }
 
 
+def normals_picture(normals: Float[Tensor, "h w 3"], on: Bool[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
+    """Normals in OpenCV camera axes as the field's usual colours: x right, y up, z to the viewer; white elsewhere."""
+    shown = (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2
+    return torch.where(on, shown.clamp(0.0, 1.0), 1.0)
+
+
+def rendered_picture(outputs: Dict[str, Any]) -> Float[Tensor, "h w 3"]:
+    """The same of a rendered view's normals, where its surface is."""
+    return normals_picture(outputs["normals_camera"], outputs["accumulation"] > 0.5)
+
+
 def image_pictures(
     outputs: Dict[str, Any],
     observed: Float[Tensor, "h w 3"],
@@ -54,14 +65,8 @@ def image_pictures(
     error_deg: Float[Tensor, "h w"],
 ) -> Dict[str, Tensor]:
     """Observed and rendered normals side by side, their error (0 to MOST_ERROR_DEG), accumulation, depth."""
-    rendered, seen = outputs["normals_camera"], outputs["accumulation"] > 0.5
-
-    def picture(normals: Tensor, on: Tensor) -> Tensor:
-        shown = (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2
-        return torch.where(on, shown.clamp(0.0, 1.0), 1.0)
-
     return {
-        "normals": torch.cat([picture(observed, mask), picture(rendered, seen)], dim=1),
+        "normals": torch.cat([normals_picture(observed, mask), rendered_picture(outputs)], dim=1),
         "angular_error": colormaps.apply_colormap((error_deg / MOST_ERROR_DEG).clamp(max=1.0)[..., None]),
         "accumulation": outputs["accumulation"].expand(-1, -1, 3),
         "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),

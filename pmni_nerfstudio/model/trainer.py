@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Type, cast
+from typing import Any, Dict, List, Optional, Protocol, Type, cast
 
 import torch
 import yaml
@@ -20,10 +20,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from pmni_nerfstudio.data.files import atomic_path, reason
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.viewer.training_lock import TrainingLock
-
-if TYPE_CHECKING:
-    from pmni_nerfstudio.viewer.live import Live
+from pmni_nerfstudio.model.training_lock import TrainingLock
 
 BATCH_FILE = "not_finite.pt"
 """In a run's folder: the batch and the losses of the step that ended it."""
@@ -47,6 +44,22 @@ class PmniTrainerConfig(TrainerConfig):
         CONSOLE.log(f"Saving config to: {folder / 'config.yml'}")
         with atomic_path(folder / "config.yml") as path:
             path.write_text(yaml.dump(self), "utf8")
+
+
+class Page(Protocol):
+    """What the training tells a page that shows it."""
+
+    def begin(self) -> None:
+        """Training begins."""
+
+    def update(self, step: int) -> None:
+        """A step is done."""
+
+    def finish(self) -> None:
+        """Training has ended, and the page stays."""
+
+    def close(self) -> None:
+        """Training has ended, and so has the page."""
 
 
 class CheckedOptimizers(Optimizers):
@@ -81,34 +94,34 @@ class PmniTrainer(Trainer):
         self.train_lock = cast(Any, TrainingLock(lambda: self.training_state == "training"))
 
     @property
-    def _live(self) -> Optional[Live]:
-        """The page, where there is one."""
+    def _page(self) -> Optional[Page]:
+        """Where there is one."""
         return getattr(self.pipeline, "watcher", None)
 
     def _init_viewer_state(self) -> None:
         """Training begins."""
         cast(TrainingLock, self.train_lock).open()
         super()._init_viewer_state()
-        if self._live is not None:
-            self._live.begin()
+        if self._page is not None:
+            self._page.begin()
 
     def _update_viewer_state(self, step: int) -> None:
         """In the place of nerfstudio's, which has training wait while the camera moves."""
-        if self._live is not None:
-            self._live.update(step)
+        if self._page is not None:
+            self._page.update(step)
         else:
             super()._update_viewer_state(step)
 
     def _after_train(self) -> None:
         """Training has ended, and so has the page, unless it is to stay."""
         super()._after_train()
-        if self._live is not None:
-            self._live.close()
+        if self._page is not None:
+            self._page.close()
 
     def _train_complete_viewer(self) -> None:
         """Training has ended, and the page stays."""
-        if self._live is not None:
-            self._live.finish()
+        if self._page is not None:
+            self._page.finish()
         super()._train_complete_viewer()
 
     def setup_optimizers(self) -> Optimizers:

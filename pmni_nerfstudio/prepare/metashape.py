@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cameras of Agisoft Metashape (File, Export, Export cameras: XML), beside normal maps named as its labels are.
 
-The world is the chunk's own, in its units: the chunk's transform to map coordinates is left, whose numbers are too large
-for an object. Metashape's p1 and p2 are OpenCV's the other way round; cx, cy count from the middle of the image.
+The world is that of the project's markers, scale bars or maps, in its units, where the file has the transform to it (of a
+component, or in older files of the chunk); only its shift is left out where it is so far away, as on a map, that a mesh's
+single precision would suffer. Metashape's p1 and p2 are OpenCV's the other way round; cx, cy count from the middle of the
+image.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, join, pinhole
 from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
 
 _HEAD = 4096
+_FARTHEST = 100.0
+"""Shift of the world from the cameras, in their spread."""
+_LARGEST = 1e15
 
 
 def recognise(folder: Path) -> bool:
@@ -35,7 +42,9 @@ def read(folder: Path, options: Options) -> Prepared:
         if chunk is None:
             raise ValueError("it has no chunk")
         sensors = {sensor.get("id"): sensor for sensor in chunk.iter("sensor")}
-        posed = []
+        worlds = {part.get("id"): _world(path, part) for part in chunk.iter("component")}
+        whole = _world(path, chunk)
+        posed, transforms = [], []
         for camera in chunk.iter("camera"):
             transform = camera.find("transform")
             if transform is None or not transform.text:
@@ -44,12 +53,54 @@ def read(folder: Path, options: Options) -> Prepared:
             K, size, lens = _sensor(path, label, sensors.get(camera.get("sensor_id")))
             c2w = np.array([float(word) for word in transform.text.split()]).reshape(4, 4)
             check_camera(path, label, K, c2w)
+            transforms.append(worlds.get(camera.get("component_id"), whole))
             posed.append(PosedImage(label, K, size, c2w, lens, find_image(folder, label)))
     except (OSError, ET.ParseError, ValueError, TypeError, AttributeError) as error:
         raise SceneError(f"{path}: can't be read as Metashape's cameras ({reason(error)}): export it again") from error
     if not posed:
         raise SceneError(f"{path}: holds no aligned camera: align the photographs first")
-    return join(folder, f"Metashape's {path.name}", posed, options)
+    if any(not np.array_equal(transform, transforms[0]) for transform in transforms):
+        raise SceneError(f"{path}: has cameras in several components: merge them, or export one alone")
+    moved, warnings = _in_world(path, np.stack([image.c2w for image in posed]), transforms[0])
+    posed = [replace(image, c2w=c2w) for image, c2w in zip(posed, moved)]
+    found = join(folder, f"Metashape's {path.name}", posed, options)
+    return replace(found, warnings=(*found.warnings, *warnings))
+
+
+def _world(path: Path, part: ET.Element) -> np.ndarray:
+    """The similarity (4, 4) that a component or a chunk has to the world; the identity without one."""
+    found = np.eye(4)
+    transform = part.find("transform")
+    if transform is None:
+        return found
+
+    def numbers(name: str, default: np.ndarray) -> np.ndarray:
+        element = transform.find(name)
+        if element is None:
+            return default
+        return np.array([float(word) for word in (element.text or "").split()]).reshape(default.shape)
+
+    scale, rotation = float(numbers("scale", np.ones(1))[0]), numbers("rotation", np.eye(3))
+    found[:3, :3], found[:3, 3] = scale * rotation, numbers("translation", np.zeros(3))
+    is_rotation = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
+    if not (scale > 1 / _LARGEST and is_rotation and (np.abs(found) < _LARGEST).all()):  # false for NaN
+        raise SceneError(f"{path}: its transform to the world is no rotation, shift and scale: export it again")
+    return found
+
+
+def _in_world(path: Path, c2w: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Poses (N, 4, 4) in the world, and what is to be said of it."""
+    moved = data_world_poses(c2w, transform)
+    centres = moved[:, :3, 3]
+    spread = float(np.linalg.norm(np.ptp(centres, axis=0)))
+    distance = float(np.linalg.norm(transform[:3, 3]))
+    if distance <= _FARTHEST * spread:
+        return moved, ()
+    moved[:, :3, 3] -= transform[:3, 3]
+    shift = ", ".join(f"{value:.3f}" for value in transform[:3, 3])
+    return moved, (
+        f"{path}: the world's origin is {distance / spread:.0f} times the cameras' spread away: {shift} was taken off",
+    )
 
 
 def _find(folder: Path) -> Path | None:

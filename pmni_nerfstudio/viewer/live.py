@@ -27,18 +27,17 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.mesh import extract_mesh
-from pmni_nerfstudio.model.losses import angles
 from pmni_nerfstudio.model.pose_optimizer import opencv_from_opengl
+from pmni_nerfstudio.model.training_lock import TrainingLock
 from pmni_nerfstudio.registration.register import Snapshot
 from pmni_nerfstudio.registration.similarity import angles_deg
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_of_cameras
 from pmni_nerfstudio.viewer.overlay import Overlay, show_mesh
 from pmni_nerfstudio.viewer.panel import Actions, CameraSet, Panel
-from pmni_nerfstudio.viewer.training_lock import TrainingLock
+from pmni_nerfstudio.viewer.residuals import ViewResiduals
 
 if TYPE_CHECKING:
-    from pmni_nerfstudio.evaluation.pipeline import PmniPipeline
     from pmni_nerfstudio.model.pmni import PmniModel
     from pmni_nerfstudio.model.trainer import PmniTrainer
 
@@ -50,8 +49,6 @@ CPU_FRAME_PX = 256
 """Longer side of a full frame where there is no GPU; the page's "Max Res" changes it."""
 MOVING_FPS = 10
 """That frames are made small enough for while the camera moves."""
-MEMORY = 0.7
-"""Of the views' residuals, from one plot to the next."""
 EXPORT_CELLS = 512
 
 
@@ -65,7 +62,7 @@ class Live(ViewerControl):
     def _setup(self, viewer: Viewer) -> None:
         """Called by nerfstudio's viewer at the end of its construction."""
         super()._setup(viewer)
-        server, pipeline = viewer.viser_server, cast("PmniPipeline", viewer.pipeline)
+        server, pipeline = viewer.viser_server, viewer.pipeline
         self._model = model = cast("PmniModel", pipeline.model)
         dataset = pipeline.datamanager.train_dataset
         assert isinstance(dataset, PmniDataset)
@@ -80,8 +77,7 @@ class Live(ViewerControl):
             viewer.control_panel._max_res.value = CPU_FRAME_PX
         self._start = opencv_from_opengl(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
-        self._residual = np.full(len(names), np.nan)
-        self._sums = torch.zeros(2, len(names))
+        self._residuals = ViewResiduals(model, len(names))
         self._step, self._panel_at, self._plot_at = 0, -np.inf, -np.inf
         images = [dataset.get_numpy_image(i) for i in range(len(names))]
         K, start = dataset.scene.K[list(dataset.views)], self._page_poses(self._start)
@@ -129,7 +125,7 @@ class Live(ViewerControl):
         """Poses and surface of a registration."""
         self._snapshot = snapshot
         if snapshot.residual_deg is not None:
-            self._residual = snapshot.residual_deg
+            self._residuals.set(snapshot.residual_deg)
         if snapshot.mesh is not None:
             vertices, faces = snapshot.mesh
             self._mesh = show_mesh(self.viser_server, SCALE * vertices, faces)
@@ -189,23 +185,10 @@ class Live(ViewerControl):
             self._plot_at = now
             self._plot()
 
-    @torch.no_grad()
     def note(self, outputs: Dict[str, Any], batch: Dict[str, torch.Tensor]) -> None:
-        """Gathers how far normals of a training batch are from the observed ones; nothing, without a page open."""
-        if not self.attached or not self.viewer.render_statemachines or self._step % NOTE_EVERY:
-            return
-        if "normal_world" not in outputs:
-            return
-        view = batch["indices"][:, 0].to(outputs["normal_world"].device)
-        counted = (batch["mask"][:, 0] > 0.5) & (outputs["accumulation"][:, 0] > 0.5)
-        to_camera = self._model.camera_optimizer.w2c_opencv()[view[counted], :, :3]
-        rendered = (to_camera * outputs["normal_world"][counted][:, None, :]).sum(dim=-1)
-        observed = batch["normal"][counted].to(rendered)
-        angle = angles(rendered, observed)
-        sums = torch.zeros_like(self._sums, device=angle.device)
-        sums[0].index_add_(0, view[counted], torch.rad2deg(angle).to(sums))
-        sums[1].index_add_(0, view[counted], torch.ones_like(angle, dtype=sums.dtype))
-        self._sums += sums.cpu()
+        """Of some of the training's batches, how far each view's normals are off; nothing, without a page open."""
+        if self.attached and self.viewer.render_statemachines and self._step % NOTE_EVERY == 0:
+            self._residuals.note(outputs, batch)
 
     def _ask_for_frames(self) -> None:
         viewer = self.viewer
@@ -249,15 +232,12 @@ class Live(ViewerControl):
         self.frusta.place(None if poses is None else self._page_poses(poses))
 
     def _plot(self) -> None:
-        sums, counts = self._sums.numpy().copy()
-        self._sums *= MEMORY
-        residual = np.where(counts > 0, sums / np.maximum(counts, 1e-9), self._residual)
         now = self._snapshot.c2w if self._snapshot is not None else self._model.camera_optimizer.c2w_opencv_double()
-        self.panel.show_views(residual, angles_deg(now[:, :3, :3], self._start[:, :3, :3]))
+        self.panel.show_views(self._residuals.look(), angles_deg(now[:, :3, :3], self._start[:, :3, :3]))
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         from pmni_nerfstudio.evaluation.picture import object_windows
-        from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures
+        from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures, normals_picture, rendered_picture
 
         name = self._dataset.scene.names[self._dataset.views[view]]
         if not self._renders:
@@ -270,10 +250,9 @@ class Live(ViewerControl):
         batch = self._dataset.get_data(view)
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(self._model.device)
         error_deg, metrics = image_metrics(outputs, observed, mask)
-        pictures = image_pictures(outputs, observed, mask, error_deg)
-        normals, (rows, columns) = pictures["normals"], object_windows(mask[None, ..., 0].cpu().numpy())[0]
-        width = normals.shape[1] // 2
-        parts = [normals[:, :width], normals[:, width:], pictures["angular_error"].to(normals)]
+        error = image_pictures(outputs, observed, mask, error_deg)["angular_error"].to(observed)
+        rows, columns = object_windows(mask[None, ..., 0].cpu().numpy())[0]
+        parts = (normals_picture(observed, mask), rendered_picture(outputs), error)
         strip = torch.cat([part[rows, columns] for part in parts], dim=1)
         said = f"input, rendered, error (mean {metrics['normal_mae_deg']:.2f} deg)"
         self.panel.show_view(name, (strip * 255).round().to(torch.uint8).cpu().numpy(), said)

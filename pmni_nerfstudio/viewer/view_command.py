@@ -52,7 +52,15 @@ class ViewCommand:
         from pmni_nerfstudio.viewer.reading import read_subject
         from pmni_nerfstudio.viewer.view import ResultPage
 
-        subject = read_subject(self)
+        subject = read_subject(
+            self.result,
+            data=self.data,
+            normals_folder=self.normals_folder,
+            poses=self.poses,
+            truth=self.truth,
+            align=self.align,
+            units=self.units,
+        )
         server = viser.ViserServer(host=self.host, port=port, verbose=False)
         try:
             ResultPage(server, subject)
