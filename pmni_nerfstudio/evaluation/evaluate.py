@@ -15,7 +15,7 @@ from pmni_nerfstudio.evaluation.mesh_facts import MeshFacts, mesh_facts
 from pmni_nerfstudio.evaluation.metrics import NormalScore, score_normals, transform_poses
 from pmni_nerfstudio.evaluation.result import Result
 from pmni_nerfstudio.evaluation.score import Rays, Scores, score
-from pmni_nerfstudio.evaluation.truth import Truth
+from pmni_nerfstudio.evaluation.truth import Truth, given_poses
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView
@@ -113,10 +113,10 @@ def view_poses(result: Result, scene: Scene, truth: Truth | None, scores: Scores
     if truth is not None and scores is not None:
         true_c2w = transform_poses(truth.world_from_unit, truth.c2w)
         there = transform_poses(np.linalg.inv(scores.similarity), true_c2w)
-    elif scene.c2w is not None:
-        there = transform_poses(scene.world_from_unit, scene.c2w)
     else:
-        return result.c2w
+        there = given_poses(scene)
+        if there is None:
+            return result.c2w
     if result.c2w is None:
         return there
     return np.where(result.trained[:, None, None], result.c2w, there)

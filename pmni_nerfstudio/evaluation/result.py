@@ -15,7 +15,7 @@ from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.metrics import transform_poses
 from pmni_nerfstudio.evaluation.raycast import MeshRays, camera_normals
-from pmni_nerfstudio.evaluation.truth import read_mesh, read_poses
+from pmni_nerfstudio.evaluation.truth import are_given, read_mesh, read_poses
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView
@@ -92,15 +92,12 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
 
 def _result_of_stock_run(run: Run, resolution: int, max_memory: int | None) -> tuple[Scene, Result]:
     from pmni_nerfstudio.baselines.surface import stock_mesh, stock_scene
-    from pmni_nerfstudio.export.cameras import data_world_poses
 
     scene, c2w = stock_scene(run.pipeline)
     mesh = stock_mesh(run.pipeline, resolution, max_memory=max_memory)
     every = np.ones(scene.num_views, dtype=bool)
     # Poses that were found, and given to `pmni convert`, are in a world of their own.
-    calibrated = scene.c2w is not None and np.allclose(
-        c2w, data_world_poses(scene.c2w, scene.world_from_unit), rtol=1e-4, atol=1e-3
-    )
+    calibrated = are_given(c2w, scene)
     return scene, Result(
         run.config_path, mesh, c2w, every, calibrated, run.config.method_name, _mesh_renderer(mesh, scene)
     )

@@ -123,6 +123,17 @@ def find_truth(scene: Scene) -> Truth | None:
     return Truth(mesh, scene.K, scene.c2w, scene.world_from_unit, scene.masks)
 
 
+def given_poses(scene: Scene) -> np.ndarray | None:
+    """A scene's own poses (N, 4, 4), camera to the data's world, OpenCV axes, if it has any."""
+    return None if scene.c2w is None else transform_poses(scene.world_from_unit, scene.c2w)
+
+
+def are_given(c2w: np.ndarray, scene: Scene) -> bool:
+    """Whether poses (N, 4, 4) in the data's world are the scene's own, and not found by a method."""
+    given = given_poses(scene)
+    return given is not None and np.allclose(c2w, given, rtol=1e-4, atol=1e-3)
+
+
 def read_mesh(path: Path) -> trimesh.Trimesh:
     """Read a triangle mesh of any format that trimesh knows, all parts as one, vertices as they are.
 

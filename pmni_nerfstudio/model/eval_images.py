@@ -17,10 +17,15 @@ MOST_ERROR_DEG = 30.0
 """End of the colour scale of angular errors, whose beginning is 0."""
 
 
+def error_colours(error_deg: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3"]:
+    """Colours of angular errors, on the scale that ends at MOST_ERROR_DEG."""
+    return colormaps.apply_colormap((error_deg / MOST_ERROR_DEG).clamp(max=1.0)[..., None])
+
+
 def error_picture(error_deg: Float[Tensor, "p"], seen: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
     """Angular errors of the pixels where something is seen, as colours; grey where they are NaN, black elsewhere."""
     known = error_deg.isfinite()
-    colours = colormaps.apply_colormap((error_deg.where(known, 0.0) / MOST_ERROR_DEG).clamp(max=1.0)[:, None])
+    colours = error_colours(error_deg.where(known, 0.0))
     picture = torch.zeros(*seen.shape, 3, device=error_deg.device)
     picture[seen] = torch.where(known[:, None], colours.to(picture), 0.4)
     return picture
@@ -67,7 +72,7 @@ def image_pictures(
     """Observed and rendered normals side by side, their error (0 to MOST_ERROR_DEG), accumulation, depth."""
     return {
         "normals": torch.cat([normals_picture(observed, mask), rendered_picture(outputs)], dim=1),
-        "angular_error": colormaps.apply_colormap((error_deg / MOST_ERROR_DEG).clamp(max=1.0)[..., None]),
+        "angular_error": error_colours(error_deg),
         "accumulation": outputs["accumulation"].expand(-1, -1, 3),
         "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
     }

@@ -18,13 +18,12 @@ import numpy as np
 from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.export.cameras import data_world_poses
-from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, join, pinhole
+from pmni_nerfstudio.prepare.posed_images import LARGEST, PosedImage, check_camera, find_image, is_rigid, join, pinhole
 from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
 
 _HEAD = 4096
 _FARTHEST = 100.0
 """Shift of the world from the cameras, in their spread."""
-_LARGEST = 1e15
 
 
 def recognise(folder: Path) -> bool:
@@ -81,10 +80,10 @@ def _world(path: Path, part: ET.Element) -> np.ndarray:
         return np.array([float(word) for word in (element.text or "").split()]).reshape(default.shape)
 
     scale, rotation = float(numbers("scale", np.ones(1))[0]), numbers("rotation", np.eye(3))
-    found[:3, :3], found[:3, 3] = scale * rotation, numbers("translation", np.zeros(3))
-    is_rotation = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
-    if not (scale > 1 / _LARGEST and is_rotation and (np.abs(found) < _LARGEST).all()):  # false for NaN
+    found[:3, :3], found[:3, 3] = rotation, numbers("translation", np.zeros(3))
+    if not (1 / LARGEST < scale < LARGEST and is_rigid(found)):
         raise SceneError(f"{path}: its transform to the world is no rotation, shift and scale: export it again")
+    found[:3, :3] *= scale
     return found
 
 

@@ -16,7 +16,8 @@ from pmni_nerfstudio.prepare.maps import has_cutout
 from pmni_nerfstudio.prepare.prepared import Frame, Lens, Options, Prepared
 
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-_LARGEST = 1e15
+LARGEST = 1e15
+"""Of numbers that belong to a camera."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +46,23 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     return np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
 
 
+def is_rigid(matrix: np.ndarray) -> bool:
+    """Whether a (4, 4) of any numbers is a rotation and a shift."""
+    R = matrix[:3, :3]
+    if not (np.abs(matrix) < LARGEST).all():  # false for NaN
+        return False
+    return bool(np.abs(R @ R.T - np.eye(3)).max() <= 1e-3 and np.linalg.det(R) >= 0)
+
+
 def check_camera(path: Path, image: str, K: np.ndarray, c2w: np.ndarray) -> None:
     """Refuse what is no pinhole and no rigid motion.
 
     Raises:
         SceneError
     """
-    if not (np.abs(K) < _LARGEST).all() or min(K[0, 0], K[1, 1]) <= 0:
+    if not (np.abs(K) < LARGEST).all() or min(K[0, 0], K[1, 1]) <= 0:
         raise SceneError(f"{path}: the focal lengths of {image} are no positive numbers: write its camera again")
-    R = c2w[:3, :3]
-    if not (np.abs(c2w) < _LARGEST).all() or np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0:
+    if not is_rigid(c2w):
         raise SceneError(f"{path}: the pose of {image} is no rotation and shift: write it again")
 
 

@@ -16,9 +16,8 @@ from pmni_nerfstudio.data.images import read_normals
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, one_line
 from pmni_nerfstudio.evaluation.evaluate import known_normals
-from pmni_nerfstudio.evaluation.metrics import transform_poses
 from pmni_nerfstudio.evaluation.record import METRICS, Record
-from pmni_nerfstudio.evaluation.truth import find_truth, read_mesh, read_poses
+from pmni_nerfstudio.evaluation.truth import find_truth, given_poses, read_mesh, read_poses
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.export.maps import NORMALS
 from pmni_nerfstudio.export.run import read_config
@@ -134,9 +133,7 @@ class Outcome:
     @cached_property
     def given_c2w(self) -> np.ndarray | None:
         """The scene's own poses, likewise: what the method began with, if the scene has any."""
-        if self.scene is None or self.scene.c2w is None:
-            return None
-        return transform_poses(self.scene.world_from_unit, self.scene.c2w)
+        return None if self.scene is None else given_poses(self.scene)
 
     def _map_file(self, name: str) -> Path:
         return self.folder / NORMALS / f"{name}.exr"

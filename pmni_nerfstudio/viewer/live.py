@@ -237,7 +237,7 @@ class Live(ViewerControl):
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         from pmni_nerfstudio.evaluation.picture import object_windows
-        from pmni_nerfstudio.model.eval_images import image_metrics, image_pictures, normals_picture, rendered_picture
+        from pmni_nerfstudio.model.eval_images import error_colours, image_metrics, normals_picture, rendered_picture
 
         name = self._dataset.scene.names[self._dataset.views[view]]
         if not self._renders:
@@ -250,9 +250,8 @@ class Live(ViewerControl):
         batch = self._dataset.get_data(view)
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(self._model.device)
         error_deg, metrics = image_metrics(outputs, observed, mask)
-        error = image_pictures(outputs, observed, mask, error_deg)["angular_error"].to(observed)
         rows, columns = object_windows(mask[None, ..., 0].cpu().numpy())[0]
-        parts = (normals_picture(observed, mask), rendered_picture(outputs), error)
+        parts = (normals_picture(observed, mask), rendered_picture(outputs), error_colours(error_deg).to(observed))
         strip = torch.cat([part[rows, columns] for part in parts], dim=1)
         said = f"input, rendered, error (mean {metrics['normal_mae_deg']:.2f} deg)"
         self.panel.show_view(name, (strip * 255).round().to(torch.uint8).cpu().numpy(), said)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ from jaxtyping import Float
 
 from pmni_nerfstudio.data.scene import MASKS, Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, one_line
-from pmni_nerfstudio.evaluation.metrics import transform_poses
 from pmni_nerfstudio.evaluation.record import METRICS
-from pmni_nerfstudio.evaluation.score import score
-from pmni_nerfstudio.evaluation.truth import Truth, find_truth, read_mesh, read_poses, read_truth
+from pmni_nerfstudio.evaluation.score import Scores, score
+from pmni_nerfstudio.evaluation.truth import (
+    Truth,
+    are_given,
+    find_truth,
+    given_poses,
+    read_mesh,
+    read_poses,
+    read_truth,
+)
 from pmni_nerfstudio.export.cameras import CAMERAS, POSES, TRANSFORMS
 from pmni_nerfstudio.export.registration import SURFACE
 from pmni_nerfstudio.report.outcome import read_outcome
@@ -58,18 +66,23 @@ def read_subject(
     else:
         scene = outcome.scene if outcome is not None else _named_scene(result, normals_folder)
     cameras = _cameras(folder, poses, scene)
-    known = read_truth(truth) if truth is not None else None if scene is None else find_truth(scene)
-    if outcome is not None:
-        units = outcome.record["units"]
-    if outcome is not None and align and truth is data is poses is None:
-        record = outcome.record
-        similarity = np.eye(4) if record["similarity"] is None else np.array(record["similarity"])
-        known = None if record["surface"] is None else known
-        figures = _measured(record)
+    record = {} if outcome is None else outcome.record
+    units = record.get("units", units)
+    is_kept = outcome is not None and align and truth is data is poses is None
+    known = None
+    if truth is not None:
+        known = read_truth(truth)
+    elif scene is not None and not (is_kept and record["surface"] is None):
+        known = find_truth(scene)
+    similarity, figures = np.eye(4), ()
+    if is_kept:
+        figures = _in_words(record["surface"], record["poses"], record["normals"], units)
+        if record["similarity"] is not None:
+            similarity = np.array(record["similarity"])
     elif known is not None:
-        similarity, figures = _measure(result, mesh, cameras, known, align, units)
-    else:
-        similarity, figures = np.eye(4), ()
+        found = _measured(result, mesh, cameras.get("refined"), scene, known, align)
+        similarity, poses_score = found.similarity, None if found.poses is None else asdict(found.poses)
+        figures = _in_words(asdict(found.surface), poses_score, None, units)
     return Subject(
         title=outcome.title if outcome is not None else result.name,
         mesh=mesh,
@@ -121,49 +134,43 @@ def _cameras(folder: Path, poses: Path | None, scene: Scene | None) -> dict[str,
     file = poses or next((path for path in beside if path.is_file()), None)
     if file is not None:
         cameras["refined"] = read_poses(file, scene.num_views)
-    if scene.c2w is not None:
-        cameras["given"] = transform_poses(scene.world_from_unit, scene.c2w)
+    if (given := given_poses(scene)) is not None:
+        cameras["given"] = given
     return cameras
 
 
-def _measured(record: dict[str, Any]) -> tuple[str, ...]:
-    """What `pmni eval` found, in words."""
-    said = []
-    if (surface := record["surface"]) is not None:
-        said.append(_chamfer(surface["chamfer"], surface["chamfer_pct"], record["units"]))
-    if (poses := record["poses"]) is not None:
-        said.append(f"rotation {poses['rot_deg']:.3g} deg")
-    if (normals := record["normals"]) is not None and normals["mae_deg"] is not None:
-        said.append(f"normals {normals['mae_deg']:.3g} deg")
-    return tuple(said)
-
-
-def _measure(
+def _measured(
     result: Path,
     mesh: trimesh.Trimesh,
-    cameras: dict[str, Float[np.ndarray, "n 4 4"]],
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    scene: Scene | None,
     truth: Truth,
     align: bool,
-    units: str,
-) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
-    """The similarity that lays a result onto the truth, and how far apart they are, in words.
+) -> Scores:
+    """How far a result is from the truth once it is laid onto it.
 
     Raises:
         PmniError: the true cameras don't see the mesh, or are of other views.
     """
-    c2w, given = cameras.get("refined"), cameras.get("given")
     if c2w is not None and len(c2w) != len(truth.c2w):
         raise PmniError(f"{result}: has {len(c2w)} views and the truth {len(truth.c2w)}: give the truth of this scene")
     # Cameras that were given and kept are in the true world already, and an error of theirs is to be seen.
-    kept = c2w is not None and given is not None and np.allclose(c2w, given, rtol=1e-4, atol=1e-3)
+    kept = c2w is not None and scene is not None and are_given(c2w, scene)
     found = score(mesh, c2w, truth, align=align and not kept)
     if found is None:
         raise PmniError(f"{result}: none of the truth's cameras sees this mesh: give the truth of this scene")
-    said = [_chamfer(found.surface.chamfer, found.surface.chamfer_pct, units)]
-    if found.poses is not None:
-        said.append(f"rotation {found.poses.rot_deg:.3g} deg")
-    return found.similarity, tuple(said)
+    return found
 
 
-def _chamfer(chamfer: float, chamfer_pct: float, units: str) -> str:
-    return f"Chamfer {chamfer:.4g} {units} ({chamfer_pct:.3g}%)"
+def _in_words(
+    surface: dict[str, Any] | None, poses: dict[str, Any] | None, normals: dict[str, Any] | None, units: str
+) -> tuple[str, ...]:
+    """Measures as a record has them."""
+    said = []
+    if surface is not None:
+        said.append(f"Chamfer {surface['chamfer']:.4g} {units} ({surface['chamfer_pct']:.3g}%)")
+    if poses is not None:
+        said.append(f"rotation {poses['rot_deg']:.3g} deg")
+    if normals is not None and normals["mae_deg"] is not None:
+        said.append(f"normals {normals['mae_deg']:.3g} deg")
+    return tuple(said)

@@ -79,7 +79,7 @@ class ResultPage:
         images = [_picture(n, m) for n, m in zip(scene.normals, scene.masks)]
         c2w = self._on_page(own)
         self.frusta = Frusta(self.server, scene.names, scene.K, images, RADIUS, c2w, self._clicked)
-        self._home = Home(self.server, RADIUS, *home_of_cameras(c2w))
+        Home(self.server, RADIUS, *home_of_cameras(c2w))
         self._place()
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
