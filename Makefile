@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 VIS ?= tensorboard
+# Tests of two files at a time: most of a slow one goes into starts of programs, which are imports, on one core.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25
 export PYTHONNOUSERSITE := 1
 # OpenMP's threads sleep while they wait: on a machine that does other things too, spinning costs a factor of ten.
 export OMP_WAIT_POLICY := passive
@@ -39,10 +41,10 @@ lint: env
 	$(BIN)/pyright
 
 test-fast: env lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: env lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 clean:
 	rm -rf $(VENV) $(DEMO) outputs

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All benchmarks, one after another, each printing ratios measured in one run.
 
-    python benchmarks/run_all.py [--quick]
+    python benchmarks/run_all.py [--quick] [--only bench_training.py ...]
 
 About half an hour on two cores; --quick only shows that everything runs. bench_cuda.py is left out: it wants a GPU.
 """
@@ -30,11 +30,12 @@ def main() -> None:
     """Run them; the first that fails ends it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny scenes and few steps: does it run?")
+    parser.add_argument("--only", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="which of them")
     arguments = parser.parse_args()
     console = Console()
-    for script, quick in SCRIPTS.items():
+    for script in arguments.only:
         console.rule(script)
-        options = quick if arguments.quick else []
+        options = SCRIPTS[script] if arguments.quick else []
         done = subprocess.run([sys.executable, str(Path(__file__).parent / script), *options], check=False)
         if done.returncode != 0:
             raise SystemExit(f"{script}: failed with exit code {done.returncode}")

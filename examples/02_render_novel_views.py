@@ -22,8 +22,8 @@ from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
 from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.resample import resample_intrinsics, resampled_size
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.export.maps import depth_picture
 from pmni_nerfstudio.export.run import load_run
 from pmni_nerfstudio.model.pmni import PmniModel
@@ -74,7 +74,7 @@ def main(
         frames.append(Image.fromarray(np.hstack([rgb, normals, np.repeat(depth[..., None], 3, axis=2)])))
     with atomic_path(out / "turntable.gif") as temporary:
         frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=3600 / views, loop=0)
-    for name, array in (("poses", data_world_poses(c2w, scene.world_from_unit)), ("intrinsics", K)):
+    for name, array in (("poses", transform_poses(scene.world_from_unit, c2w)), ("intrinsics", K)):
         with atomic_path(out / f"{name}.npy") as temporary:
             np.save(temporary, array)
     print(f"wrote {views} views of {width}x{height} and turntable.gif to {out}")

@@ -19,9 +19,9 @@ import tyro
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import exit_on_error
-from pmni_nerfstudio.evaluation.truth import read_mesh, read_poses
 from pmni_nerfstudio.export.cameras import TRANSFORMS, file_pinholes, transforms
 
 

@@ -118,8 +118,8 @@ class PmniPipeline(VanillaPipeline):
         Returns:
             Nothing, and a line in the log, where there is no surface to be measured.
         """
+        from pmni_nerfstudio.data.similarity import transform_poses
         from pmni_nerfstudio.evaluation.score import score
-        from pmni_nerfstudio.export.cameras import data_world_poses
         from pmni_nerfstudio.export.command import data_world_mesh
         from pmni_nerfstudio.export.mesh import extract_mesh
 
@@ -133,7 +133,7 @@ class PmniPipeline(VanillaPipeline):
             return {}
         found = score(
             data_world_mesh(mesh, world_from_unit),
-            data_world_poses(poses.c2w_opencv_double(), world_from_unit),
+            transform_poses(world_from_unit, poses.c2w_opencv_double()),
             truth,
             align=poses.learns,
             views=np.array(model.views),

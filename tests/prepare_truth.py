@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.data.axes import OPENCV_FROM_FILE
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene, read_scene
-from pmni_nerfstudio.export.cameras import data_world_poses
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.prepare.command import PrepareCommand
 from pmni_nerfstudio.synth.scene import SynthConfig, make_scene
 
@@ -54,7 +54,7 @@ def make_truth() -> TruthOf:
     world[:3, :3] = 55.0 * Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
     world[:3, 3] = [210.0, -90.0, 640.0]
     K = np.repeat(scene.K[None], VIEWS, axis=0)
-    return TruthOf(K, data_world_poses(scene.c2w, world), world, scene.masks, scene.normals)
+    return TruthOf(K, transform_poses(world, scene.c2w), world, scene.masks, scene.normals)
 
 
 def as_colours(normals: np.ndarray, mask: np.ndarray, bits: int = 16) -> np.ndarray:
@@ -111,7 +111,7 @@ def data_rays(K: np.ndarray, poses: np.ndarray, size: tuple[int, int]) -> tuple[
 def assert_is(scene: Scene, truth: TruthOf, normals_deg: float = 0.1, has_sphere: bool = True) -> None:
     """Rays in millimetres, masks and normals are the truth's; the unit sphere too, or it holds the object snugly."""
     assert (scene.width, scene.height) == truth.size and scene.c2w is not None
-    poses = data_world_poses(scene.c2w, scene.world_from_unit)
+    poses = transform_poses(scene.world_from_unit, scene.c2w)
     for mine, true in zip(
         data_rays(scene.K, poses, truth.size), data_rays(truth.K, truth.poses, truth.size), strict=True
     ):

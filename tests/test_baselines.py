@@ -23,7 +23,7 @@ from training import set_up
 from pmni_nerfstudio.baselines.neus_facto import TorchSDFFieldConfig, neus_facto_small
 from pmni_nerfstudio.baselines.surface import stock_mesh, stock_scene
 from pmni_nerfstudio.data.scene import write_scene
-from pmni_nerfstudio.export.cameras import data_world_poses
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.export.convert_command import ConvertCommand
 from pmni_nerfstudio.export.run import load_run
 
@@ -145,7 +145,7 @@ def test_a_known_surface_comes_out_in_the_data_s_world(converted: Path, tmp_path
     scene, c2w = stock_scene(pipeline)
     arrays = make_sphere_arrays()
     assert scene.root == (converted.parent / "scene").resolve()
-    np.testing.assert_allclose(c2w, data_world_poses(arrays["c2w"], arrays["world_from_unit"]), atol=1e-4)
+    np.testing.assert_allclose(c2w, transform_poses(arrays["world_from_unit"], arrays["c2w"]), atol=1e-4)
 
 
 def test_normals_count_only_where_they_are_known(converted: Path, tmp_path: Path):

@@ -819,7 +819,7 @@ def test_integrate_on_a_full_disk(root: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [10, 1000, 4000, 20000])
+@pytest.mark.parametrize("size", [10, 4000])
 def test_register_on_a_full_disk(size: int, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     end = on_full_disk([str(BIN / "pmni"), "register", str(root), "--output-dir", str(out)], size)
@@ -967,7 +967,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["mask_that_is_a_pipe", "masks_inverted", "channels_swapped", "cameras_with_a_trap", "npy_normals_cut_short"],
+    ["mask_that_is_a_pipe", "channels_swapped", "cameras_with_a_trap"],
 )
 def test_training_does_not_begin(name: str, root: Path, tmp_path: Path) -> None:
     row = next(row for row in ERRORS if row.name == name)

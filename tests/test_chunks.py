@@ -17,7 +17,7 @@ from training import make_config, set_up
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation import raycast
+from pmni_nerfstudio.export import raycast
 from pmni_nerfstudio.export.chunks import SMALLEST, Chunks, parse_memory, peak_bytes
 from pmni_nerfstudio.export.maps import RenderedView, ray_chunks, rendered
 from pmni_nerfstudio.export.mesh import extract_mesh

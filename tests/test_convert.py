@@ -19,8 +19,9 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.images import read_mask, write_exr, write_png
 from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import data_world_poses, write_refined_cameras
+from pmni_nerfstudio.export.cameras import write_refined_cameras
 from pmni_nerfstudio.export.convert_command import ConvertCommand
 
 
@@ -117,7 +118,7 @@ def test_a_scene_without_poses_needs_some(tmp_path: Path):
     with pytest.raises(PmniError, match="pmni register.*ns-train pmni.*--poses") as error:
         convert(tmp_path / "scene", tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
-    np.save(tmp_path / "poses.npy", data_world_poses(arrays["c2w"], np.eye(4)))
+    np.save(tmp_path / "poses.npy", transform_poses(np.eye(4), arrays["c2w"]))
     meta = meta_of(convert(tmp_path / "scene", tmp_path / "out", poses=tmp_path / "poses.npy"))
     np.testing.assert_allclose([frame["camtoworld"] for frame in meta["frames"]], arrays["c2w"], atol=1e-9)
     np.save(tmp_path / "poses.npy", arrays["c2w"][:3])

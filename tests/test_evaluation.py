@@ -18,26 +18,22 @@ from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.cameras import write_cameras
 from pmni_nerfstudio.data.images import read_normals, write_exr
+from pmni_nerfstudio.data.normal_maps import angular_error_deg, normal_colours
 from pmni_nerfstudio.data.pinhole import pixel_rays
+from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation import picture
 from pmni_nerfstudio.evaluation.command import EvalCommand
 from pmni_nerfstudio.evaluation.evaluate import known_normals, view_poses
 from pmni_nerfstudio.evaluation.mesh_facts import mesh_facts
-from pmni_nerfstudio.evaluation.metrics import (
-    angular_error_deg,
-    object_radius,
-    score_normals,
-    score_poses,
-    score_surface,
-    transform_poses,
-)
-from pmni_nerfstudio.evaluation.picture import PictureView, comparison_picture, normal_colours, shaded_view
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.evaluation.metrics import object_radius, score_normals, score_poses, score_surface
+from pmni_nerfstudio.evaluation.picture import PictureView, comparison_picture, shaded_view
 from pmni_nerfstudio.evaluation.result import Result
 from pmni_nerfstudio.evaluation.score import score
-from pmni_nerfstudio.evaluation.truth import Truth, read_mesh, read_poses, read_truth
+from pmni_nerfstudio.evaluation.truth import Truth, read_truth
+from pmni_nerfstudio.export.raycast import MeshRays
 from pmni_nerfstudio.synth import SynthConfig, make_scene
 from pmni_nerfstudio.synth.command import SynthCommand
 from pmni_nerfstudio.synth.rig import intrinsics, ring

@@ -30,7 +30,7 @@ from pmni_nerfstudio import cli
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.export.raycast import MeshRays
 from pmni_nerfstudio.export.sdf import WorldSdf
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.synth.command import SynthCommand

@@ -11,8 +11,9 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.scene import read_cameras, read_scene
+from pmni_nerfstudio.data.similarity import rigid, transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import all_poses, data_world_poses, rigid, write_refined_cameras
+from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
 
 
 def project(K, c2w, points):
@@ -161,4 +162,4 @@ def test_rigid_mends_rounding_and_changes_nothing_else(sphere_scene):
 
 
 def test_identity_world_leaves_poses_alone(sphere_scene):
-    assert data_world_poses(sphere_scene.c2w, np.eye(4)) == pytest.approx(sphere_scene.c2w, abs=1e-12)
+    assert transform_poses(np.eye(4), sphere_scene.c2w) == pytest.approx(sphere_scene.c2w, abs=1e-12)

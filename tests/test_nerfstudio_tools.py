@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """nerfstudio's own exporters, evaluation, renders and viewer on a trained run, without a GPU.
 
-They run in this process, as their commands do after they have read their options; the viewer runs as a program.
+The commands are README.md's.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +21,12 @@ import trimesh
 from browser import Opened
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_scene
-from nerfstudio.scripts.eval import ComputePSNR
-from nerfstudio.scripts.exporter import ExportCameraPoses, ExportPointCloud, ExportPoissonMesh, ExportTSDFMesh
-from nerfstudio.scripts.render import DatasetRender
+from readme import readme_command
 from serving import served
 from training import make_config, set_up
 
 pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -47,58 +50,72 @@ def exported_mesh(path: Path) -> trimesh.Trimesh:
     return mesh
 
 
-def test_point_cloud(run: Path, tmp_path: Path):
-    ExportPointCloud(load_config=run, output_dir=tmp_path, num_points=5000).main()
-    cloud = trimesh.load(tmp_path / "point_cloud.ply")
+def check_cloud(out: Path) -> None:
+    cloud = trimesh.load(out / "point_cloud.ply")
     assert isinstance(cloud, trimesh.PointCloud) and len(cloud.vertices) >= 5000
     assert np.abs(radii(cloud.vertices) - 1).mean() < 0.01
     assert radii(cloud.vertices).max() < 1.1  # none of the background
 
 
-@pytest.mark.parametrize(
-    ("export", "name", "slack"),
-    [
-        (lambda **kw: ExportPoissonMesh(num_points=20_000, **kw), "poisson_mesh.ply", 0.02),
-        # Voxels of 1/64 in a world where the sphere's radius is about half.
-        (lambda **kw: ExportTSDFMesh(downscale_factor=1, **kw), "tsdf_mesh.ply", 0.06),
-    ],
-)
-def test_meshes(export: Callable, name: str, slack: float, run: Path, tmp_path: Path):
-    export(load_config=run, output_dir=tmp_path, target_num_faces=1000, num_pixels_per_side=128).main()
-    mesh = exported_mesh(tmp_path / name)
-    # All of it lies on the sphere, and its normals point outwards; what no camera sees may be open.
+def check_mesh(out: Path, name: str, slack: float) -> None:
+    """All of it lies on the sphere, and its normals point outwards; what no camera sees may be open."""
+    mesh = exported_mesh(out / name)
     assert np.abs(radii(mesh.vertices) - 1).mean() < slack / 2
     assert np.quantile(np.abs(radii(mesh.vertices) - 1), 0.99) < slack
     outward = ((mesh.triangles_center - SPHERE_CENTRE) * mesh.face_normals).sum(axis=1) > 0
     assert outward.mean() > 0.97
     assert mesh.area > 0.6 * 4 * np.pi * SPHERE_RADIUS**2
-    assert (tmp_path / "mesh.obj").is_file() and (tmp_path / "material_0.png").is_file()
+    assert (out / "mesh.obj").is_file() and (out / "material_0.png").is_file()
 
 
-def test_cameras(run: Path, tmp_path: Path):
-    ExportCameraPoses(load_config=run, output_dir=tmp_path).main()
-    frames = json.loads((tmp_path / "transforms_train.json").read_text())
+def check_cameras(out: Path) -> None:
+    frames = json.loads((out / "transforms_train.json").read_text())
     c2w = np.array([frame["transform"] for frame in frames]) * [1, -1, -1, 1]
     np.testing.assert_allclose(c2w, make_sphere_arrays()["c2w"][:, :3], atol=1e-4)
 
 
-def test_evaluation(run: Path, tmp_path: Path):
-    ComputePSNR(load_config=run, output_path=tmp_path / "eval.json", render_output_path=tmp_path / "pictures").main()
-    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+def check_evaluation(out: Path) -> None:
+    results = json.loads((out / "eval.json").read_text())["results"]
     assert results["normal_mae_deg"] < 2 and results["mask_iou"] > 0.97
-    assert any((tmp_path / "pictures").iterdir())
+    assert any((out / "pictures").iterdir())
 
 
-def test_renders(run: Path, tmp_path: Path):
-    DatasetRender(load_config=run, output_path=tmp_path, rendered_output_names=["rgb", "normals", "depth"]).main()
+def check_renders(out: Path) -> None:
     for output in ("rgb", "normals", "depth"):
-        assert len(list((tmp_path / "test" / output).iterdir())) == 7
+        assert len(list((out / "renders" / "test" / output).iterdir())) == 7
+
+
+SMALL = "--target-num-faces 1000 --num-pixels-per-side 128"
+TOOLS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "ns-export pointcloud": ("--num-points 5000", check_cloud),
+    "ns-export poisson": (f"--num-points 20000 {SMALL}", partial(check_mesh, name="poisson_mesh.ply", slack=0.02)),
+    # Voxels of 1/64 in a world where the sphere's radius is about half.
+    "ns-export tsdf": (f"--downscale-factor 1 {SMALL}", partial(check_mesh, name="tsdf_mesh.ply", slack=0.06)),
+    "ns-export cameras": ("", check_cameras),
+    "ns-eval": ("--render-output-path OUT/pictures", check_evaluation),
+    "ns-render dataset": ("--rendered-output-names rgb normals depth", check_renders),
+}
+"""Commands of README.md, what is added to each here, and the check of what it leaves in OUT."""
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_command(name: str, run: Path, tmp_path: Path):
+    extra, check = TOOLS[name]
+    command = f"{readme_command(name)} {extra}".replace("CONFIG", str(run)).replace("OUT", str(tmp_path))
+    program, *rest = shlex.split(command)
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(
+        [str(BIN / program), *rest], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:].decode(errors="replace")
+    check(tmp_path)
 
 
 def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened):  # noqa: F811
     for old in run.parent.glob("mesh-*.ply"):
         old.unlink()
-    with served([Path(sys.executable).parent / "ns-viewer", "--load-config", run]) as url:
+    program, *rest = readme_command("ns-viewer").replace("CONFIG", str(run)).split()
+    with served([BIN / program, *rest]) as url:
         browser_page.visit(url)
         browser_page.page.get_by_text("A trained run").wait_for()
         # Who comes before nerfstudio has set its page up is sent to its site for a logo.

@@ -27,8 +27,9 @@ from prepare_truth import (
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.images import write_exr, write_png
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import data_world_poses, write_refined_cameras
+from pmni_nerfstudio.export.cameras import write_refined_cameras
 
 NAMES = [f"{view:03d}" for view in range(8)]
 SHARED = Path(__file__).parents[2] / "shared" / "real"
@@ -131,7 +132,7 @@ def test_a_resampled_scene_keeps_its_rays(truth: TruthOf, tmp_path: Path):
     half = prepare(source, tmp_path / "half", size="36x30")
     np.testing.assert_allclose(half.K, resample_intrinsics(truth.K, truth.size, (36, 30)), atol=1e-6)
     assert half.c2w is not None
-    poses = data_world_poses(half.c2w, half.world_from_unit)
+    poses = transform_poses(half.world_from_unit, half.c2w)
     rays = data_rays(half.K, poses, (36, 30))[1]
     blocks = data_rays(truth.K, truth.poses, truth.size)[1].reshape(8, 30, 2, 36, 2, 3).mean(axis=(2, 4))
     assert angle_deg(rays, blocks / np.linalg.norm(blocks, axis=-1, keepdims=True)).max() < 1e-3
@@ -252,7 +253,7 @@ def test_neus(truth: TruthOf, tmp_path: Path, name: str, capsys):
     np.savez(tmp_path / "src" / name, **world_mats(truth))
     scene = prepare(tmp_path / "src", tmp_path / "out")
     assert scene.c2w is not None
-    poses = data_world_poses(scene.c2w, scene.world_from_unit)
+    poses = transform_poses(scene.world_from_unit, scene.c2w)
     # single precision in the file
     np.testing.assert_allclose(poses, truth.poses, atol=0.02)
     np.testing.assert_allclose(scene.world_from_unit, truth.world_from_unit, rtol=1e-5)
@@ -272,7 +273,7 @@ def test_neus_without_masks_scale_or_some_views(truth: TruthOf, tmp_path: Path):
     kept = [1, 2, 3, 4, 6, 7]
     part = TruthOf(truth.K[kept], truth.poses[kept], truth.world_from_unit, truth.masks[kept], truth.normals[kept])
     assert scene.c2w is not None
-    poses = data_world_poses(scene.c2w, scene.world_from_unit)
+    poses = transform_poses(scene.world_from_unit, scene.c2w)
     np.testing.assert_allclose(poses, part.poses, atol=0.02)
     assert_maps(scene, part)
     radius = np.cbrt(np.linalg.det(scene.world_from_unit[:3, :3]))

@@ -15,8 +15,8 @@ from prepare_truth import TruthOf, as_colours, assert_is, data_rays, make_truth,
 
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.prepare import assemble, maps
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -62,7 +62,7 @@ def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.2) -> None:
     np.testing.assert_allclose(scene.masks.sum(axis=(1, 2)), masks.sum(axis=(1, 2)), rtol=0.01)
     assert (scene.masks ^ masks).sum(axis=(1, 2)).max() < 100
     assert scene.c2w is not None
-    made = data_world_poses(scene.c2w, scene.world_from_unit)
+    made = transform_poses(scene.world_from_unit, scene.c2w)
     for mine, true in zip(data_rays(scene.K, made, SIZE), data_rays(np.repeat(K[None], 6, axis=0), poses(), SIZE)):
         np.testing.assert_allclose(mine, true, atol=1e-6)
     both = scene.masks & masks & (normals[..., 2] < -0.5)
@@ -228,7 +228,7 @@ def test_metashape_in_the_world_of_its_scale_bars(tmp_path: Path, element: str, 
         write_metashape(cameras, lens, element.format(WORLD.format(shift)))
         scene = prepare(tmp_path / "src", tmp_path / f"out{kept[0]}")
         assert scene.c2w is not None
-        found = data_world_poses(scene.c2w, scene.world_from_unit)
+        found = transform_poses(scene.world_from_unit, scene.c2w)
         np.testing.assert_allclose(found[:, :3, 3], 0.25 * poses()[:, :3, 3] @ turned.T + kept, atol=1e-5)
         np.testing.assert_allclose(found[:, :3, :3], turned @ poses()[:, :3, :3], atol=1e-6)
         said = capsys.readouterr()

@@ -22,7 +22,7 @@ from training import make_config
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.images import read_normals, write_exr
-from pmni_nerfstudio.evaluation.metrics import transform_poses
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.evaluation.truth import read_truth
 from pmni_nerfstudio.report.curves import metric_name, read_curves
 from pmni_nerfstudio.report.figures import display_frame

@@ -18,9 +18,9 @@ from scipy.spatial import KDTree
 
 from pmni_nerfstudio.data.pinhole import pixel_rays
 from pmni_nerfstudio.data.scene import Scene, read_scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.evaluation.raycast import MeshRays
-from pmni_nerfstudio.export.cameras import data_world_poses
+from pmni_nerfstudio.export.raycast import MeshRays
 from pmni_nerfstudio.export.texture import read_photographs, surface_colours, textured
 from pmni_nerfstudio.synth.command import SynthCommand
 from pmni_nerfstudio.synth.render import trace
@@ -99,7 +99,7 @@ def mesh(scene: Scene) -> trimesh.Trimesh:
 
 def poses_of(scene: Scene) -> np.ndarray:
     assert scene.c2w is not None
-    return data_world_poses(scene.c2w, scene.world_from_unit)
+    return transform_poses(scene.world_from_unit, scene.c2w)
 
 
 def unit(scene: Scene, points: np.ndarray) -> np.ndarray:

@@ -18,12 +18,12 @@ from browser import Opened
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays
 from scipy.spatial.transform import Rotation
-from serving import free_port, serve_once
+from serving import free_port
 
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.metrics import transform_poses
 from pmni_nerfstudio.export.cameras import write_refined_cameras
 from pmni_nerfstudio.viewer.home import home_of_cameras, oblique
 from pmni_nerfstudio.viewer.markdown import as_text
@@ -70,7 +70,7 @@ def test_distances_are_those_to_the_truth_once_aligned(subject: Subject):
 
 HOLDS_DISTANCES = """
 import threading, trimesh
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.export.raycast import MeshRays
 mesh = trimesh.creation.icosphere()
 held = MeshRays(mesh).distance(mesh.vertices)
 threading.Thread(target=lambda held: threading.Event().wait(), args=(held,), daemon=True).start()
@@ -248,14 +248,6 @@ def test_a_mesh_alone_in_a_browser(browser_page: Opened):  # noqa: F811
     assert np.linalg.norm(client.camera.position) > 2 * RADIUS
     assert browser_page.errors == [] and browser_page.requests == []
     server.stop()
-
-
-@pytest.mark.slow
-def test_the_command_serves_and_stops(sphere_folder: Path, tmp_path: Path):
-    mesh = tmp_path / "mesh.ply"
-    true_sphere(read_scene(sphere_folder).world_from_unit).export(mesh)
-    command = [Path(sys.executable).parent / "pmni", "view", mesh, "--data", sphere_folder]
-    assert "<html" in serve_once(command, "--port", code=0)
 
 
 @pytest.mark.parametrize(

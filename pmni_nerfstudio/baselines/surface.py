@@ -13,8 +13,8 @@ from nerfstudio.utils.io import load_from_json
 from torch import Tensor
 
 from pmni_nerfstudio.data.scene import Scene, read_scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.export.command import data_world_mesh
 from pmni_nerfstudio.export.mesh import extract_mesh
 from pmni_nerfstudio.export.sdfstudio import META, NORMALS_KEY, SCENE_KEY
@@ -75,7 +75,7 @@ def stock_scene(pipeline: Pipeline) -> Tuple[Scene, Float[np.ndarray, "n 4 4"]]:
     """
     meta = _meta(pipeline)
     c2w = np.array([frame["camtoworld"] for frame in meta["frames"]])
-    return read_scene(meta[SCENE_KEY], meta[NORMALS_KEY]), data_world_poses(c2w, np.array(meta["worldtogt"]))
+    return read_scene(meta[SCENE_KEY], meta[NORMALS_KEY]), transform_poses(np.array(meta["worldtogt"]), c2w)
 
 
 def _meta(pipeline: Pipeline) -> Dict[str, Any]:

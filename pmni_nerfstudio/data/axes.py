@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import SceneError
 
 OPENCV_FROM_FILE = np.diag([1.0, -1.0, -1.0])
@@ -97,7 +98,7 @@ def camera_from_stored(
     spaces = [np.repeat(OPENCV_FROM_FILE[None], count, axis=0)]
     if c2w is not None:
         block = world_from_unit[:3, :3]
-        unit_from_world = block.T / np.cbrt(np.linalg.det(block))
+        unit_from_world = block.T / scale_of(block)
         spaces.append(np.swapaxes(c2w[:, :3, :3], 1, 2) @ unit_from_world)
     return spaces[::-1] if is_world_space else spaces
 

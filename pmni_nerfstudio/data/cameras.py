@@ -19,6 +19,7 @@ import scipy.linalg
 
 from pmni_nerfstudio.data.files import atomic_path, check_file
 from pmni_nerfstudio.data.npz import read_npz, write_npz
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import SceneError, one_line
 
 _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
@@ -77,7 +78,7 @@ def write_cameras(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, 
     if K.shape != (len(c2w), 3, 3) or c2w.shape[1:] != (4, 4) or world_from_unit.shape != (4, 4):
         raise ValueError(f"cameras of shapes K {K.shape}, c2w {c2w.shape}, world_from_unit {world_from_unit.shape}")
     # With this factor the third row is a unit vector in the data's world, as K [R | t] has it.
-    size = np.cbrt(np.linalg.det(world_from_unit[:3, :3]))
+    size = scale_of(world_from_unit)
     arrays = {}
     for i in range(len(c2w)):
         world_mat = np.eye(4)

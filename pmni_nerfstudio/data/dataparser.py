@@ -25,6 +25,7 @@ from rich.markup import escape
 from pmni_nerfstudio.data.pose_noise import perturb_poses
 from pmni_nerfstudio.data.ring import object_distance, ring_c2w
 from pmni_nerfstudio.data.scene import Scene, read_scene
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
 
 
@@ -182,7 +183,7 @@ def unit_from_world(world_from_unit: Float[np.ndarray, "4 4"]) -> Tuple[Float[np
         transform: rotation and shift, (3, 4).
         scale: unit-sphere units per unit of the world.
     """
-    size = np.cbrt(np.linalg.det(world_from_unit[:3, :3]))
+    size = scale_of(world_from_unit)
     rotation = world_from_unit[:3, :3].T / size
     return np.column_stack([rotation, -rotation @ world_from_unit[:3, 3]]), float(1 / size)
 

@@ -7,8 +7,9 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.export.raycast import MeshRays
 
 KEPT = 0.8
 """Share of the result's points that the fit goes by: those nearest to what is seen of the truth. A result's underside,
@@ -29,7 +30,7 @@ def similarity_from_cameras(c2w: np.ndarray, c2w_true: np.ndarray) -> np.ndarray
     rotation = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
     source, target = c2w[:, :3, 3] @ rotation.T, c2w_true[:, :3, 3]
     spread = np.linalg.norm(source - source.mean(0))
-    if not spread > 0:
+    if not spread > 1e-9 * np.linalg.norm(source):  # rounding alone spreads equal centres on some processors
         raise PmniError("the poses to be scored all stand in one place, which tells no scale; score without alignment")
     scale = np.linalg.norm(target - target.mean(0)) / spread
     out = np.eye(4)
@@ -64,7 +65,7 @@ def fit_similarity(
         (4, 4) similarity from the points' world to the truth's; the start where points have so little to do with the
         surface that the fit would shrink or blow them up.
     """
-    align, begun = start.copy(), np.cbrt(np.linalg.det(start[:3, :3]))
+    align, begun = start.copy(), scale_of(start)
     tree = KDTree(true_seen)
     for _ in range(max_steps):
         moved = points @ align[:3, :3].T + align[:3, 3]
@@ -87,7 +88,7 @@ def fit_similarity(
         change[:3, :3] = np.exp(np.clip(step[3] / size, -0.2, 0.2)) * turn
         change[:3, 3] = centre + step[:3] - change[:3, :3] @ centre
         align = change @ align
-        if not 0.3 < np.cbrt(np.linalg.det(align[:3, :3])) / begun < 3.0:
+        if not 0.3 < scale_of(align) / begun < 3.0:
             return start
         if np.linalg.norm(step) < tolerance * size:
             break

@@ -125,7 +125,7 @@ class EvalCommand:
         return lambda name, view: write_view(folder, name, view)
 
     def _write_result(self, folder: Path, result: Result, scene: Scene | None) -> None:
-        from pmni_nerfstudio.evaluation.metrics import transform_poses
+        from pmni_nerfstudio.data.similarity import transform_poses
         from pmni_nerfstudio.export.cameras import write_refined_cameras
         from pmni_nerfstudio.export.command import write_mesh
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pmni_nerfstudio.data.scene import WORLD_SPACE, Scene, read_scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.mesh_facts import MeshFacts, mesh_facts
-from pmni_nerfstudio.evaluation.metrics import NormalScore, score_normals, transform_poses
+from pmni_nerfstudio.evaluation.metrics import NormalScore, score_normals
 from pmni_nerfstudio.evaluation.result import Result
 from pmni_nerfstudio.evaluation.score import Rays, Scores, score
 from pmni_nerfstudio.evaluation.truth import Truth, given_poses

@@ -9,7 +9,8 @@ import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.data.normal_maps import angular_error_deg
+from pmni_nerfstudio.export.raycast import MeshRays
 
 FSCORE_PCT = 1.0
 """Threshold of the second F-score in % of the true object's diameter, for data whose units are nobody's millimetres."""
@@ -160,22 +161,6 @@ def _angles_deg(R: np.ndarray, R_true: np.ndarray) -> np.ndarray:
 
 def _root_mean_square(values: np.ndarray) -> float:
     return float(np.sqrt(np.square(values).mean())) if len(values) else 0.0
-
-
-def transform_poses(similarity: np.ndarray, c2w: np.ndarray) -> np.ndarray:
-    """Poses (N, 4, 4) in the world that a similarity (4, 4) leads to: centres move, orientations only turn."""
-    out = similarity @ c2w
-    out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
-    return out
-
-
-def angular_error_deg(normals: np.ndarray, true_normals: np.ndarray) -> np.ndarray:
-    """Angle in degrees (...) between vectors (..., 3), of any length; where one is zero, no surface, 90."""
-    a, b = normals.astype(np.float64), true_normals.astype(np.float64)
-    sine, cosine = np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1)
-    # unlike the arc cosine, exact for small angles
-    angle = np.degrees(np.arctan2(sine, cosine))
-    return np.where((a == 0).all(-1) | (b == 0).all(-1), 90.0, angle)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.normal_maps import angular_error_deg, normal_colours
 from pmni_nerfstudio.data.pinhole import pixel_rays
-from pmni_nerfstudio.evaluation.metrics import angular_error_deg
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.export.raycast import MeshRays
 
 SUPERSAMPLING = 3
 """Rays per pixel along each axis in pictures of the mesh, which smooths its outline."""
@@ -36,12 +36,6 @@ class PictureView(TypedDict):
     """(H, W, 3) normals of the result; zero where it has no surface."""
     mask: np.ndarray
     """(H, W) bool."""
-
-
-def normal_colours(normals: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """OpenCV camera normals (H, W, 3) as RGB in [0, 1]: x right, y up, z to the viewer; white off the mask (H, W)."""
-    rgb = np.clip((normals * np.array([1.0, -1.0, -1.0]) + 1) / 2, 0, 1)
-    return np.where(mask[..., None], rgb, 1.0)
 
 
 def shaded_view(

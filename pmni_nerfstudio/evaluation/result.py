@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import trimesh
 
+from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.metrics import transform_poses
-from pmni_nerfstudio.evaluation.raycast import MeshRays, camera_normals
-from pmni_nerfstudio.evaluation.truth import are_given, read_mesh, read_poses
+from pmni_nerfstudio.evaluation.truth import are_given
+from pmni_nerfstudio.export.raycast import MeshRays, camera_normals
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView
@@ -63,7 +64,8 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
         PmniError: no run of ours, nor of a surface model that was given our scene, or too little memory.
     """
     from pmni_nerfstudio.data.dataset import PmniDataset
-    from pmni_nerfstudio.export.cameras import all_poses, data_world_poses, rigid
+    from pmni_nerfstudio.data.similarity import rigid
+    from pmni_nerfstudio.export.cameras import all_poses
     from pmni_nerfstudio.export.command import data_world_mesh
     from pmni_nerfstudio.export.maps import ray_chunks, rendered
     from pmni_nerfstudio.export.mesh import extract_mesh
@@ -76,7 +78,7 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     chunks = ray_chunks(model, max_memory)
     mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
     mesh = data_world_mesh(mesh, scene.world_from_unit)
-    c2w = data_world_poses(rigid(all_poses(scene, dataset.views, poses.c2w_opencv_double())), scene.world_from_unit)
+    c2w = transform_poses(scene.world_from_unit, rigid(all_poses(scene, dataset.views, poses.c2w_opencv_double())))
     trained = np.zeros(scene.num_views, dtype=bool)
     trained[list(dataset.views)] = True
 

@@ -9,17 +9,11 @@ from typing import Literal
 import numpy as np
 import trimesh
 
+from pmni_nerfstudio.data.similarity import scale_of, transform_poses
 from pmni_nerfstudio.evaluation.alignment import fit_similarity, similarity_from_cameras
-from pmni_nerfstudio.evaluation.metrics import (
-    PoseScore,
-    SurfaceScore,
-    object_radius,
-    score_poses,
-    score_surface,
-    transform_poses,
-)
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.evaluation.metrics import PoseScore, SurfaceScore, object_radius, score_poses, score_surface
 from pmni_nerfstudio.evaluation.truth import Truth
+from pmni_nerfstudio.export.raycast import MeshRays
 
 Rays = Literal["masked", "all"]
 
@@ -37,7 +31,7 @@ class Scores:
     @property
     def scale(self) -> float:
         """Of the similarity."""
-        return float(np.cbrt(np.linalg.det(self.similarity[:3, :3])))
+        return scale_of(self.similarity)
 
 
 def score(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that an evaluation reads: the truth folder of `pmni synth`, meshes, poses."""
+"""The truth that an evaluation compares with: the folder of `pmni synth`, or what a scene holds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.cameras import read_cameras
-from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.data.npz import read_npz
+from pmni_nerfstudio.data.result_files import LARGEST, read_mesh
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.similarity import scale_of, transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.metrics import transform_poses
 
 TRUTH_FILE = "truth.npz"
 MESH_FILE = "mesh_Gt.ply"
 
 _ARRAYS = ("c2w", "K", "scale_mat", "depth")
 _MAX_BYTES = 1 << 34
-_MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
-_LARGEST = 1e15
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +65,7 @@ class Truth:
     @property
     def scale(self) -> float:
         """Units of the data's world per radius of the unit sphere."""
-        return float(np.cbrt(np.linalg.det(self.world_from_unit[:3, :3])))
+        return scale_of(self.world_from_unit)
 
 
 def read_truth(folder: Path) -> Truth:
@@ -91,7 +88,7 @@ def read_truth(folder: Path) -> Truth:
     if not fits or not count:
         shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
         raise PmniError(f"{path}: shapes don't fit each other ({shapes}); write the scene again with `pmni synth`")
-    if not all((np.abs(array) < _LARGEST).all() for array in (c2w, K, world_from_unit)):
+    if not all((np.abs(array) < LARGEST).all() for array in (c2w, K, world_from_unit)):
         raise PmniError(f"{path}: c2w, K or scale_mat is not finite; write the scene again with `pmni synth`")
     for name, matrices in (("c2w", c2w), ("K", K), ("scale_mat", world_from_unit)):
         is_affine = name == "K" or (matrices[..., 3, :] == [0, 0, 0, 1]).all()
@@ -132,68 +129,3 @@ def are_given(c2w: np.ndarray, scene: Scene) -> bool:
     """Whether poses (N, 4, 4) in the data's world are the scene's own, and not found by a method."""
     given = given_poses(scene)
     return given is not None and np.allclose(c2w, given, rtol=1e-4, atol=1e-3)
-
-
-def read_mesh(path: Path) -> trimesh.Trimesh:
-    """Read a triangle mesh of any format that trimesh knows, all parts as one, vertices as they are.
-
-    Raises:
-        PmniError: the file is missing, of an unknown format, has no faces, or has coordinates that are not finite.
-    """
-    if not path.is_file():
-        raise PmniError(f"{path}: no such mesh; give the file that `pmni export` wrote")
-    if path.suffix.lower() not in _MESH_SUFFIXES:
-        raise PmniError(f"{path}: can't be read as a mesh: give one of {', '.join(_MESH_SUFFIXES)}")
-    try:
-        mesh = trimesh.load_mesh(path, process=False)
-    except Exception as error:  # trimesh's loaders raise whatever their parsers meet
-        raise PmniError(
-            f"{path}: can't be read as a mesh ({_first_line(error)}); give .ply, .obj, .stl or .glb"
-        ) from error
-    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
-        raise PmniError(f"{path}: has no faces; export a triangle mesh")
-    if not (np.abs(mesh.vertices) < _LARGEST).all():
-        raise PmniError(f"{path}: has vertices that are not finite; export it again")
-    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
-        raise PmniError(f"{path}: has faces of vertices that are not there; export it again")
-    return mesh
-
-
-def read_poses(path: Path, num_views: int) -> np.ndarray:
-    """Read camera-to-world poses in the data's world, OpenCV axes.
-
-    Args:
-        path: .npy of (N, 4, 4) or (N, 3, 4), or .npz in the layout of cameras_sphere.npz.
-        num_views: how many there must be.
-
-    Returns:
-        (N, 4, 4) float64.
-
-    Raises:
-        PmniError: the file is missing or broken, or holds another number of poses or no proper rotations.
-    """
-    if not path.is_file():
-        raise PmniError(f"{path}: no such file; give the poses.npy that `pmni export` wrote")
-    if path.suffix == ".npz":
-        _, c2w, world_from_unit = read_cameras(path, num_views)
-        return transform_poses(world_from_unit, c2w)
-    if path.suffix != ".npy":
-        raise PmniError(f"{path}: poses are read from .npy or .npz; give the poses.npy that `pmni export` wrote")
-    poses = open_npy(path)
-    if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
-        raise PmniError(f"{path}: holds an array of shape {poses.shape}; poses are (views, 4, 4)")
-    if len(poses) != num_views:
-        raise PmniError(f"{path}: holds {len(poses)} poses for the truth's {num_views} views; give one for each")
-    c2w = np.tile(np.eye(4), (num_views, 1, 1))
-    c2w[:, :3] = poses[:, :3]
-    is_proper = (np.abs(c2w) < _LARGEST).all(axis=(1, 2))  # false for NaN
-    rotation = np.where(is_proper[:, None, None], c2w[:, :3, :3], 0)
-    is_proper &= np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2)) < 1e-3
-    is_proper &= np.linalg.det(rotation) > 0
-    if not is_proper.all():
-        raise PmniError(f"{path}: pose {int(np.argmin(is_proper))} is no rotation and shift; export it again")
-    return c2w
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

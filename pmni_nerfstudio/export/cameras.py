@@ -20,6 +20,7 @@ from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import Scene, write_cameras
+from pmni_nerfstudio.data.similarity import rigid, transform_poses
 from pmni_nerfstudio.errors import PmniError
 
 POSES = "poses.npy"
@@ -42,7 +43,7 @@ def write_refined_cameras(folder: Path, scene: Scene, c2w: np.ndarray) -> list[P
     """
     c2w = rigid(c2w)
     K, width, height = file_pinholes(scene)
-    poses = data_world_poses(c2w, scene.world_from_unit)
+    poses = transform_poses(scene.world_from_unit, c2w)
     with atomic_path(folder / POSES) as temporary:
         np.save(temporary, poses)
     write_cameras(folder / CAMERAS, K, c2w, scene.world_from_unit)
@@ -76,27 +77,6 @@ def all_poses(scene: Scene, views: Sequence[int], refined: np.ndarray) -> np.nda
     c2w = scene.c2w.copy()
     c2w[list(views)] = refined
     return c2w
-
-
-def rigid(c2w: np.ndarray) -> np.ndarray:
-    """(N, 4, 4) poses with the nearest orthonormal rotations: single precision on the way here leaves 1e-7."""
-    c2w = np.array(c2w, dtype=np.float64)
-    u, _, vt = np.linalg.svd(c2w[:, :3, :3])
-    c2w[:, :3, :3] = u @ vt
-    return c2w
-
-
-def data_world_poses(c2w: np.ndarray, world_from_unit: np.ndarray) -> np.ndarray:
-    """Poses in the data's world; axes unchanged.
-
-    Args:
-        c2w: (N, 4, 4), camera to unit-sphere world, rigid.
-        world_from_unit: (4, 4), a similarity. It moves the camera's position, but a camera has no size: only its
-            rotation turns the axes.
-    """
-    poses = world_from_unit @ c2w
-    poses[:, :3, :3] /= np.cbrt(np.linalg.det(world_from_unit[:3, :3]))
-    return rigid(poses)
 
 
 def file_pinholes(scene: Scene) -> tuple[np.ndarray, int, int]:

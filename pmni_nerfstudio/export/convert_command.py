@@ -37,9 +37,9 @@ class ConvertCommand:
         from rich.console import Console
         from rich.markup import escape
 
+        from pmni_nerfstudio.data.result_files import read_poses
         from pmni_nerfstudio.data.scene import read_scene
-        from pmni_nerfstudio.evaluation.truth import read_poses
-        from pmni_nerfstudio.export.cameras import data_world_poses
+        from pmni_nerfstudio.data.similarity import transform_poses
         from pmni_nerfstudio.export.command import make_output_folder
         from pmni_nerfstudio.export.sdfstudio import META, write_sdfstudio
 
@@ -47,7 +47,7 @@ class ConvertCommand:
         scene = read_scene(self.data, self.normals_folder)
         if self.poses is not None:
             poses = read_poses(self.poses, scene.num_views)
-            c2w = data_world_poses(poses, np.linalg.inv(scene.world_from_unit))
+            c2w = transform_poses(np.linalg.inv(scene.world_from_unit), poses)
         elif scene.c2w is not None:
             c2w = scene.c2w
         else:

@@ -24,6 +24,7 @@ from rich.progress import track
 
 from pmni_nerfstudio.data.dataset import normals_to_rgb
 from pmni_nerfstudio.data.images import write_exr, write_png
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.export.chunks import Chunks, chunks_within
 from pmni_nerfstudio.model.pmni import PmniModel
 
@@ -116,7 +117,7 @@ def rendered(
         chunks: of rays, as `ray_chunks` has them.
         progress: show a progress bar.
     """
-    size = float(np.cbrt(np.linalg.det(world_from_unit[:3, :3])))
+    size = scale_of(world_from_unit)
     console = Console(stderr=True)
     for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
         yield render_view(model, cameras[i : i + 1], size, chunks)

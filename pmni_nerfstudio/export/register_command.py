@@ -42,8 +42,8 @@ class RegisterCommand:
         make_output_folder(self.output_dir)
         for warning in scene.warnings:
             console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
-        from pmni_nerfstudio.evaluation.registration_picture import write_registration_picture
         from pmni_nerfstudio.export.registration import PICTURE, write_registration
+        from pmni_nerfstudio.export.registration_picture import write_registration_picture
         from pmni_nerfstudio.registration.progress import register_shown
         from pmni_nerfstudio.registration.register import RegistrationSettings
         from pmni_nerfstudio.registration.views import views_of_scene

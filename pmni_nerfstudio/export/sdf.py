@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.chunks import Chunks
 from pmni_nerfstudio.export.run import Run
@@ -35,7 +36,7 @@ class WorldSdf:
     @property
     def radius(self) -> float:
         """Of the scene's sphere, in the data's units: the similarity's scale."""
-        return float(np.cbrt(np.linalg.det(self.world_from_unit[:3, :3])))
+        return scale_of(self.world_from_unit)
 
     @torch.no_grad()
     def __call__(self, points: Float[np.ndarray, "p 3"]) -> tuple[Float[np.ndarray, "p"], Float[np.ndarray, "p 3"]]:

@@ -15,10 +15,10 @@ from pmni_nerfstudio.data.axes import OPENCV_FROM_FILE, weigh_axes
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.resample import resample_intrinsics
+from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene, write_scene
+from pmni_nerfstudio.data.similarity import scale_of, transform_poses
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.evaluation.truth import read_mesh
-from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.prepare.maps import load, map_intrinsics, photograph, resize, size_of, straighten
 from pmni_nerfstudio.prepare.prepared import Axes, Frame, Prepared
 from pmni_nerfstudio.prepare.sphere import sphere_of_masks, sphere_of_points
@@ -84,8 +84,8 @@ def assemble(
             views = Views(tuple(frame.name for frame in frames), normals, masks, K)
             step = max(1, round(float(np.sqrt(masks[0].size / _MOST_HULL_PIXELS))))
             world_from_unit, how = sphere_of_masks(views.every(step), poses), "fitted to the masks"
-        c2w = data_world_poses(poses, np.linalg.inv(world_from_unit))
-        how = f"with poses; unit sphere of {np.cbrt(np.linalg.det(world_from_unit[:3, :3])):.4g} units, {how}"
+        c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
+        how = f"with poses; unit sphere of {scale_of(world_from_unit):.4g} units, {how}"
     write_scene(
         folder,
         names=[frame.name for frame in frames],

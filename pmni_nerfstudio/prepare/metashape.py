@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pmni_nerfstudio.data.files import printable, reason
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import SceneError
-from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.prepare.posed_images import LARGEST, PosedImage, check_camera, find_image, is_rigid, join, pinhole
 from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
 
@@ -89,7 +89,7 @@ def _world(path: Path, part: ET.Element) -> np.ndarray:
 
 def _in_world(path: Path, c2w: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Poses (N, 4, 4) in the world, and what is to be said of it."""
-    moved = data_world_poses(c2w, transform)
+    moved = transform_poses(transform, c2w)
     centres = moved[:, :3, 3]
     spread = float(np.linalg.norm(np.ptp(centres, axis=0)))
     distance = float(np.linalg.norm(transform[:3, 3]))

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from pmni_nerfstudio.data.ring import OBJECT_RADIUS
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.registration.framing import centroid_rays
 from pmni_nerfstudio.registration.hull import grid_points, hull_at, mask_distances
 from pmni_nerfstudio.registration.views import Views
@@ -57,7 +57,7 @@ def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
     grid = grid_points(_RESOLUTION).numpy()
     votes = 2 if len(views) >= _MANY else 1
     for _ in range(3):
-        unit = data_world_poses(c2w, np.linalg.inv(similarity))
+        unit = transform_poses(np.linalg.inv(similarity), c2w)
         # A grid point may be next to the hull and no point inside.
         slack = np.sqrt(3) / (_RESOLUTION - 1)
         inside = grid[(hull_at(grid, distances, views.K, unit, votes) < slack) & ((grid**2).sum(axis=1) <= 1)]

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pmni_nerfstudio.data.images import read_normals
+from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, one_line
 from pmni_nerfstudio.evaluation.evaluate import known_normals
 from pmni_nerfstudio.evaluation.record import METRICS, Record
-from pmni_nerfstudio.evaluation.truth import find_truth, given_poses, read_mesh, read_poses
+from pmni_nerfstudio.evaluation.truth import find_truth, given_poses
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.export.maps import NORMALS
 from pmni_nerfstudio.export.run import read_config

@@ -13,6 +13,7 @@ import trimesh
 from markupsafe import Markup
 
 from pmni_nerfstudio.data.images import data_uri
+from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.evaluation.record import METRICS, VIEWS, Record, table_of
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.export.simplify import simplify
@@ -65,7 +66,7 @@ def sections_of(outcome: Outcome) -> list[Section]:
 def metrics(outcome: Outcome) -> Markup:
     """The measures: the most telling ones large, then all of them as `pmni eval` prints them."""
     similarity = outcome.record["similarity"]
-    scale = 1.0 if similarity is None else float(np.cbrt(np.linalg.det(np.array(similarity)[:3, :3])))
+    scale = 1.0 if similarity is None else scale_of(np.array(similarity))
     return render("metrics", headline(outcome.record), _tables(outcome.record, scale))
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 
+from pmni_nerfstudio.data.normal_maps import angular_error_deg
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.evaluation.metrics import angular_error_deg
-from pmni_nerfstudio.evaluation.raycast import MeshRays, camera_normals
-from pmni_nerfstudio.evaluation.sight import depth_tolerance, seen_points
+from pmni_nerfstudio.export.raycast import MeshRays, camera_normals
+from pmni_nerfstudio.export.sight import depth_tolerance, seen_points
 from pmni_nerfstudio.export.simplify import simplify
 
 MOST_FACES = 500_000

@@ -9,7 +9,7 @@ import trimesh
 from jaxtyping import Bool, Float, Int
 
 from pmni_nerfstudio.data.pinhole import pixel_rays
-from pmni_nerfstudio.evaluation.raycast import MeshRays
+from pmni_nerfstudio.export.raycast import MeshRays
 
 LEAST_COSINE = 0.1
 """A surface seen flatter than this isn't seen well: its pixels smear over many points."""

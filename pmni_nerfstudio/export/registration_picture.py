@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pmni_nerfstudio.data.files import atomic_path
-from pmni_nerfstudio.evaluation.metrics import angular_error_deg
-from pmni_nerfstudio.evaluation.picture import normal_colours
+from pmni_nerfstudio.data.normal_maps import angular_error_deg, normal_colours
 from pmni_nerfstudio.registration.judge import rendered_normals
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.register import Registration

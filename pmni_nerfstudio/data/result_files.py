@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method leaves behind, read and checked: meshes and poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from pmni_nerfstudio.data.cameras import read_cameras
+from pmni_nerfstudio.data.images import open_npy
+from pmni_nerfstudio.data.similarity import transform_poses
+from pmni_nerfstudio.errors import PmniError
+
+_MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
+LARGEST = 1e15
+"""What is beyond it is no coordinate."""
+
+
+def read_mesh(path: Path) -> trimesh.Trimesh:
+    """Read a triangle mesh of any format that trimesh knows, all parts as one, vertices as they are.
+
+    Raises:
+        PmniError: the file is missing, of an unknown format, has no faces, or has coordinates that are not finite.
+    """
+    if not path.is_file():
+        raise PmniError(f"{path}: no such mesh; give the file that `pmni export` wrote")
+    if path.suffix.lower() not in _MESH_SUFFIXES:
+        raise PmniError(f"{path}: can't be read as a mesh: give one of {', '.join(_MESH_SUFFIXES)}")
+    try:
+        mesh = trimesh.load_mesh(path, process=False)
+    except Exception as error:  # trimesh's loaders raise whatever their parsers meet
+        raise PmniError(
+            f"{path}: can't be read as a mesh ({_first_line(error)}); give .ply, .obj, .stl or .glb"
+        ) from error
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise PmniError(f"{path}: has no faces; export a triangle mesh")
+    if not (np.abs(mesh.vertices) < LARGEST).all():
+        raise PmniError(f"{path}: has vertices that are not finite; export it again")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise PmniError(f"{path}: has faces of vertices that are not there; export it again")
+    return mesh
+
+
+def read_poses(path: Path, num_views: int) -> np.ndarray:
+    """Read camera-to-world poses in the data's world, OpenCV axes.
+
+    Args:
+        path: .npy of (N, 4, 4) or (N, 3, 4), or .npz in the layout of cameras_sphere.npz.
+        num_views: how many there must be.
+
+    Returns:
+        (N, 4, 4) float64.
+
+    Raises:
+        PmniError: the file is missing or broken, or holds another number of poses or no proper rotations.
+    """
+    if not path.is_file():
+        raise PmniError(f"{path}: no such file; give the poses.npy that `pmni export` wrote")
+    if path.suffix == ".npz":
+        _, c2w, world_from_unit = read_cameras(path, num_views)
+        return transform_poses(world_from_unit, c2w)
+    if path.suffix != ".npy":
+        raise PmniError(f"{path}: poses are read from .npy or .npz; give the poses.npy that `pmni export` wrote")
+    poses = open_npy(path)
+    if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
+        raise PmniError(f"{path}: holds an array of shape {poses.shape}; poses are (views, 4, 4)")
+    if len(poses) != num_views:
+        raise PmniError(f"{path}: holds {len(poses)} poses for the truth's {num_views} views; give one for each")
+    c2w = np.tile(np.eye(4), (num_views, 1, 1))
+    c2w[:, :3] = poses[:, :3]
+    is_proper = (np.abs(c2w) < LARGEST).all(axis=(1, 2))  # false for NaN
+    rotation = np.where(is_proper[:, None, None], c2w[:, :3, :3], 0)
+    is_proper &= np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2)) < 1e-3
+    is_proper &= np.linalg.det(rotation) > 0
+    if not is_proper.all():
+        raise PmniError(f"{path}: pose {int(np.argmin(is_proper))} is no rotation and shift; export it again")
+    return c2w
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What README.md tells a user to type."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def readme_commands() -> list[str]:
+    """Lines of the indented code blocks, without their comments, each once. (Fenced blocks hold no commands.)"""
+    text = re.sub(r"^```.*?^```", "", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    lines = re.findall(r"^ {4}(\S.*)$", text, flags=re.M)
+    return list(dict.fromkeys(re.sub(r"\s+#.*", "", line).strip() for line in lines))
+
+
+def readme_command(name: str) -> str:
+    """The one that begins with these words.
+
+    Raises:
+        ValueError: none does, or several.
+    """
+    (command,) = (command for command in readme_commands() if command.startswith(f"{name} "))
+    return command
