@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.model.trainer import NotFiniteError
 from pmni_nerfstudio.viewer.live import Live
@@ -118,7 +119,6 @@ class PmniPipeline(VanillaPipeline):
         Returns:
             Nothing, and a line in the log, where there is no surface to be measured.
         """
-        from pmni_nerfstudio.data.similarity import transform_poses
         from pmni_nerfstudio.evaluation.score import score
         from pmni_nerfstudio.export.command import data_world_mesh
         from pmni_nerfstudio.export.mesh import extract_mesh

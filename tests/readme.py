@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,3 +27,12 @@ def readme_command(name: str) -> str:
     """
     (command,) = (command for command in readme_commands() if command.startswith(f"{name} "))
     return command
+
+
+def words_of(command: str, stand_for: Mapping[str, Path]) -> list[str]:
+    """A command's words, with paths in the place of names such as DIR, and the programs of this environment."""
+    for name, path in stand_for.items():
+        command = re.sub(rf"\b{re.escape(name)}\b", str(path), command)
+    program, *rest = shlex.split(command)
+    here = Path(sys.executable).parent / program
+    return [str(here if here.exists() else program), *rest]

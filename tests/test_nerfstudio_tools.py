@@ -7,10 +7,7 @@ The commands are README.md's.
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,12 +18,11 @@ import trimesh
 from browser import Opened
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_scene
-from readme import readme_command
+from readme import readme_command, words_of
 from serving import served
 from training import make_config, set_up
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +97,8 @@ TOOLS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("name", TOOLS)
 def test_command(name: str, run: Path, tmp_path: Path):
     extra, check = TOOLS[name]
-    command = f"{readme_command(name)} {extra}".replace("CONFIG", str(run)).replace("OUT", str(tmp_path))
-    program, *rest = shlex.split(command)
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(
-        [str(BIN / program), *rest], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+    words = words_of(f"{readme_command(name)} {extra}", {"CONFIG": run, "OUT": tmp_path})
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout[-4000:].decode(errors="replace")
     check(tmp_path)
 
@@ -114,8 +106,7 @@ def test_command(name: str, run: Path, tmp_path: Path):
 def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened):  # noqa: F811
     for old in run.parent.glob("mesh-*.ply"):
         old.unlink()
-    program, *rest = readme_command("ns-viewer").replace("CONFIG", str(run)).split()
-    with served([BIN / program, *rest]) as url:
+    with served(words_of(readme_command("ns-viewer"), {"CONFIG": run})) as url:
         browser_page.visit(url)
         browser_page.page.get_by_text("A trained run").wait_for()
         # Who comes before nerfstudio has set its page up is sent to its site for a logo.

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from readme import ROOT, readme_commands
+from readme import ROOT, readme_commands, words_of
 from serving import serve_once
 from test_nerfstudio_tools import TOOLS
 from test_texture import take_photographs
@@ -79,19 +77,17 @@ class Place:
         """The command's words, with the programs of this environment."""
         # a new scene goes into a folder of its own: later commands have left files in the common one
         scene = tempfile.mkdtemp(dir=self.folder) if command.startswith("pmni synth") else self.folder / "scene"
-        for name, path in (
-            ("DIR", scene),
-            ("CONFIG", self.folder / "test" / "pmni-calibrated" / "run" / "config.yml"),
-            ("OUT", self.folder / "out"),
-            ("RUN", self.folder / "test" / "pmni-calibrated" / "run"),
-            ("SDF", self.folder / "sdf"),
-            ("SRC", self.folder / "plain"),
-        ):
-            command = re.sub(rf"\b{name}\b", str(path), command)
-        command = command.replace("points.npy", str(self.folder / "points.npy"))
-        program, *rest = shlex.split(command)
-        here = Path(sys.executable).parent / program
-        return [str(here if here.exists() else program), *rest]
+        run = self.folder / "test" / "pmni-calibrated" / "run"
+        stand_for = {
+            "DIR": Path(scene),
+            "CONFIG": run / "config.yml",
+            "OUT": self.folder / "out",
+            "RUN": run,
+            "SDF": self.folder / "sdf",
+            "SRC": self.folder / "plain",
+            "points.npy": self.folder / "points.npy",
+        }
+        return words_of(command, stand_for)
 
 
 @pytest.fixture(scope="module")

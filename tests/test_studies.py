@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from readme import readme_command
+from readme import readme_command, words_of
 from rich.console import Console
 
 from pmni_nerfstudio.cli import main
@@ -410,8 +410,8 @@ def test_methods_with_given_poses_get_the_true_ones(scene: Path, tmp_path: Path)
 def test_methods_are_compared_on_one_scene(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     few = "--max-num-iterations 30"
     methods = (f"pmni-calibrated {few}", f"pmni {few}", f"neus-facto {few}")
-    command = readme_command("pmni compare").replace("DIR", str(scene)).replace("OUT/compared", str(tmp_path / "out"))
-    main([*command.split()[1:], "--methods", *methods])
+    words = words_of(readme_command("pmni compare"), {"DIR": scene, "OUT/compared": tmp_path / "out"})
+    main([*words[1:], "--methods", *methods])
     printed = capsys.readouterr().out
     assert "neus-facto-small runs in its place" in printed and "compare.html" in printed
     found = json.loads((tmp_path / "out" / "compare.json").read_text())["outcomes"]
@@ -452,8 +452,8 @@ def test_a_suite_runs_and_says_mean_and_spread(scene: Path, tmp_path: Path, caps
     (tmp_path / "suite.yml").write_text(
         f"scenes: [{scene}]\nmethods: [{{name: pmni-calibrated, flags: [--max-num-iterations, 30]}}]\nseeds: [1, 2]\n"
     )
-    command = readme_command("pmni suite").replace("OUT/suite", str(tmp_path / "out"))
-    main(command.replace("SUITE.yml", str(tmp_path / "suite.yml")).split()[1:])
+    stand_for = {"SUITE.yml": tmp_path / "suite.yml", "OUT/suite": tmp_path / "out"}
+    main(words_of(readme_command("pmni suite"), stand_for)[1:])
     assert "±" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "suite.json").read_text())
     assert list(found["methods"]) == ["pmni-calibrated --max-num-iterations 30"]

@@ -23,7 +23,7 @@ from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import SceneError, one_line
 
 _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
-_LARGEST = 1e15
+LARGEST = 1e15
 """Of a matrix, its largest entry's magnitude, which is at least 1 / 1e15 too: so nothing overflows."""
 _MATRIX_BYTES = 1 << 20
 
@@ -107,7 +107,7 @@ def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]
         raise SceneError(f"{path}: holds no JSON object: write {', '.join(_INTRINSICS)} as one")
     for name in _INTRINSICS:
         value = values.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
             said = "has no" if name not in values else "holds no finite number for"
             raise SceneError(f"{path}: {said} {name}: it needs {', '.join(_INTRINSICS)}, in pixels")
     fx, fy, cx, cy, width, height = (float(values[name]) for name in _INTRINSICS)
@@ -268,7 +268,7 @@ def _matrix(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
         raise SceneError(f"{path}: {name} holds values that are not finite: write that camera again")
     array = array.astype(np.float64)
     largest = np.abs(array).max()
-    if array.any() and not 1 / _LARGEST <= largest <= _LARGEST:
+    if array.any() and not 1 / LARGEST <= largest <= LARGEST:
         raise SceneError(f"{path}: {name} holds values up to {largest:.3g}: write it in sensible units")
     return array
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.cameras import read_cameras
+from pmni_nerfstudio.data.cameras import LARGEST, read_cameras
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
 
 _MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
-LARGEST = 1e15
-"""What is beyond it is no coordinate."""
 
 
 def read_mesh(path: Path) -> trimesh.Trimesh:

@@ -64,7 +64,6 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
         PmniError: no run of ours, nor of a surface model that was given our scene, or too little memory.
     """
     from pmni_nerfstudio.data.dataset import PmniDataset
-    from pmni_nerfstudio.data.similarity import rigid
     from pmni_nerfstudio.export.cameras import all_poses
     from pmni_nerfstudio.export.command import data_world_mesh
     from pmni_nerfstudio.export.maps import ray_chunks, rendered
@@ -78,7 +77,7 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     chunks = ray_chunks(model, max_memory)
     mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
     mesh = data_world_mesh(mesh, scene.world_from_unit)
-    c2w = transform_poses(scene.world_from_unit, rigid(all_poses(scene, dataset.views, poses.c2w_opencv_double())))
+    c2w = transform_poses(scene.world_from_unit, all_poses(scene, dataset.views, poses.c2w_opencv_double()))
     trained = np.zeros(scene.num_views, dtype=bool)
     trained[list(dataset.views)] = True
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from pmni_nerfstudio.data.cameras import LARGEST
 from pmni_nerfstudio.data.npz import read_npz
-from pmni_nerfstudio.data.result_files import LARGEST, read_mesh
+from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.data.similarity import scale_of, transform_poses
 from pmni_nerfstudio.errors import PmniError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pmni_nerfstudio.data.cameras import decompose_projection
+from pmni_nerfstudio.data.cameras import LARGEST, decompose_projection
 from pmni_nerfstudio.data.npz import read_npz
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.prepare.folders import axes_of, find_images, find_masks, match, need_normals
@@ -22,7 +22,6 @@ from pmni_nerfstudio.prepare.prepared import Axes, Format, Frame, Options, Prepa
 
 _FILES = ("cameras_sphere.npz", "cameras.npz", "cameras_large.npz")
 _MATRIX_BYTES = 1 << 20
-_LARGEST = 1e15
 
 
 def recognise(folder: Path) -> bool:
@@ -121,7 +120,7 @@ def _matrix(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     array = arrays.get(name)
     if array is None:
         raise SceneError(f"{path}: has no {name}: each view needs one")
-    if array.shape not in ((4, 4), (3, 4)) or array.dtype.kind not in "fiu" or not (np.abs(array) < _LARGEST).all():
+    if array.shape not in ((4, 4), (3, 4)) or array.dtype.kind not in "fiu" or not (np.abs(array) < LARGEST).all():
         raise SceneError(f"{path}: {name} is no 4x4 array of finite floats: write that camera again")
     matrix = np.eye(4)
     matrix[: len(array)] = array

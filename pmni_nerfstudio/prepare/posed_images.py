@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from pmni_nerfstudio.data.cameras import LARGEST
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.prepare.folders import axes_of, find_masks, match, need_normals
 from pmni_nerfstudio.prepare.maps import has_cutout
 from pmni_nerfstudio.prepare.prepared import Frame, Lens, Options, Prepared
 
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-LARGEST = 1e15
-"""Of numbers that belong to a camera."""
 
 
 @dataclass(frozen=True, eq=False)

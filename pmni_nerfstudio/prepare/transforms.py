@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pmni_nerfstudio.data.cameras import LARGEST
 from pmni_nerfstudio.data.files import check_file, printable, reason
 from pmni_nerfstudio.data.images import NORMAL_SUFFIXES
 from pmni_nerfstudio.errors import SceneError
@@ -130,7 +131,7 @@ def _lens(path: Path, frame: Mapping[str, Any], is_fisheye: bool) -> Lens:
 
 def _number(path: Path, frame: Mapping[str, Any], name: str) -> float:
     value = frame[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
         raise SceneError(f"{path}: {name} of {frame['file_path']} is no finite number: write it again")
     return float(value)
 
