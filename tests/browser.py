@@ -49,10 +49,10 @@ class Opened:
         self.page.wait_for_selector("canvas")
 
     def canvas(self, until: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
-        """What the first canvas shows, without what lies over it: (H, W, 3) uint8, RGB.
+        """What the first canvas shows, without what lies over it: (H, W, 3) uint8, RGB; never one that is all one colour.
 
         Args:
-            until: ask again until this holds of the picture; by default, the first picture is taken.
+            until: ask again until this holds of the picture; by default, the first that shows something is taken.
 
         Raises:
             AssertionError: it didn't come to hold in PATIENCE_MS.
@@ -65,7 +65,8 @@ class Opened:
             bgr = cv2.imdecode(np.frombuffer(shot, dtype=np.uint8), cv2.IMREAD_COLOR)
             assert bgr is not None
             picture = bgr[..., ::-1]
-            if until is None or until(picture):
+            drawn = np.ptp(picture, axis=(0, 1)).any()  # white all over while the page loads
+            if drawn and (until is None or until(picture)):
                 return picture
             assert time.monotonic() - start < PATIENCE_MS / 1000, "the canvas never showed what is waited for"
             self.page.wait_for_timeout(200)
@@ -80,6 +81,11 @@ class Opened:
         picture = cv2.imdecode(np.frombuffer(element.screenshot(), dtype=np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
         return picture
+
+
+def lit(picture: np.ndarray) -> np.ndarray:
+    """Pixels that are brighter than viser's background, (H, W) bool."""
+    return picture.max(axis=2) > 90
 
 
 @pytest.fixture

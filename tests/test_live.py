@@ -14,7 +14,7 @@ import pytest
 import torch
 import trimesh
 import viser
-from browser import Opened
+from browser import Opened, lit
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS
 from nerfstudio.cameras.cameras import Cameras
@@ -301,11 +301,6 @@ def run(figure: Path, tmp_path: Path) -> Iterator[Run]:
         assert not found.thread.is_alive()
 
 
-def lit(picture: np.ndarray) -> int:
-    """Pixels that are brighter than the background."""
-    return int((picture.max(axis=2) > 90).sum())
-
-
 def page_position(live: Live, view: int, page: Opened) -> tuple[float, float]:
     """Where on the canvas the middle of a camera's image is."""
     (client,) = live.viser_server.get_clients().values()
@@ -331,13 +326,13 @@ def test_a_run_is_watched_from_registration_on(
     page.visit(f"http://127.0.0.1:{run.port}")
     # Registration: its surface and cameras are on the page while no frame is.
     page.page.get_by_text("Registration").first.wait_for()
-    page.canvas(until=lambda picture: lit(picture) > 1000)
+    page.canvas(until=lambda picture: lit(picture).sum() > 1000)
     # Training takes the page over.
     page.page.get_by_text("Training: step").first.wait_for()
     waits(lambda: run.reached(20))
     live, trainer = run.live, run.trainer
     assert trainer is not None
-    first = page.canvas(until=lambda picture: lit(picture) > 1000)
+    first = page.canvas(until=lambda picture: lit(picture).sum() > 1000)
     seen_at = run.step
     waits(lambda: run.reached(seen_at + 60))
     page.canvas(until=lambda picture: np.abs(picture.astype(int) - first).mean() > 0.2)

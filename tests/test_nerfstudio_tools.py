@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from browser import Opened
+from browser import Opened, lit
 from browser import live as browser_page  # noqa: F401
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_scene
 from readme import readme_command, words_of
@@ -115,7 +115,7 @@ def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened): 
         browser_page.visit(url)
         browser_page.page.get_by_text("A trained run").wait_for()
         # The sphere, before a background of one colour.
-        browser_page.canvas(until=lambda picture: int((picture.max(axis=2) > 90).sum()) > 50_000)
+        browser_page.canvas(until=lambda picture: lit(picture).sum() > 50_000)
         browser_page.page.get_by_role("button", name="Export mesh now").click()
         browser_page.page.get_by_text("faces, in the data").wait_for()
         assert browser_page.errors == [] and browser_page.requests == []
