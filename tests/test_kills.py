@@ -115,6 +115,7 @@ def test_a_kill_leaves_nothing_half_and_the_next_start_ends_well(name: str, plac
     with ThreadPoolExecutor(LANES) as lanes:
         found = lanes.map(lambda i: killed_in(place, name, tmp_path / f"out{i}", moments[i::LANES]), range(LANES))
         killed, beside = zip(*found)
+        print(f"{name}: {sum(killed)} of {KILLS} starts killed")  # shown by `pytest -s` or `-rP`
         assert sum(killed) >= KILLS // 2  # a quieter machine may have finished some
         ends = list(lanes.map(lambda i: run(place.command(name, tmp_path / f"out{i}")), range(LANES)))
     assert ends == [0] * LANES
