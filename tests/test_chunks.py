@@ -15,11 +15,11 @@ import trimesh
 from nerfstudio.engine.trainer import Trainer
 from training import make_config, set_up
 
+from pmni_nerfstudio.chunks import SMALLEST, Chunks, parse_memory, peak_bytes
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export import raycast
-from pmni_nerfstudio.export.chunks import SMALLEST, Chunks, parse_memory, peak_bytes
-from pmni_nerfstudio.export.maps import RenderedView, ray_chunks, rendered
+from pmni_nerfstudio.export.maps import RenderedView, bound_rays, rendered
 from pmni_nerfstudio.export.mesh import extract_mesh
 from pmni_nerfstudio.export.sdf import WorldSdf
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
@@ -38,6 +38,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     trainer.train()
     trainer.pipeline.eval()
     return trainer
+
+
+@pytest.fixture(autouse=True)
+def all_rays_at_once(request: pytest.FixtureRequest) -> None:
+    """What a test before left the model of `trained` with is not the next one's."""
+    if "trained" in request.fixturenames:
+        request.getfixturevalue("trained").pipeline.model.ray_chunks = Chunks(1 << 15, "rays")
 
 
 def field(encoding: str = "grid") -> PmniField:
@@ -105,12 +112,16 @@ def test_points_at_once_are_bounded_and_the_mesh_is_the_same(encoding: str):
     np.testing.assert_allclose(free.vertices, bounded.vertices, atol=1e-6)  # kernels round a chunk's last points apart
 
 
-def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer, monkeypatch: pytest.MonkeyPatch):
+def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer):
     limit = 5 * MIB
     model = trained.pipeline.model
-    chunks = ray_chunks(model, limit)
-    assert ray_chunks(model, None).size == 1 << 15 and SMALLEST["rays"] <= chunks.size < 2000
-    free, bounded = render(trained, ray_chunks(model, None)), render(trained, chunks)
+    bound_rays(model, None)
+    most = model.ray_chunks.size
+    free = render(trained)
+    bound_rays(model, limit)
+    chunks = model.ray_chunks.size
+    assert most == 1 << 15 and SMALLEST["rays"] <= chunks < 2000
+    bounded = render(trained)
     for a, b in zip(free, bounded, strict=True):
         np.testing.assert_allclose(a.normals, b.normals, atol=1e-4)  # to rounding
         np.testing.assert_allclose(a.depth, b.depth, rtol=1e-5)
@@ -119,15 +130,15 @@ def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer, m
     image = 100 * 96 * 80  # bytes of what is of the whole image: outputs, and their parts before they are joined
 
     def bytes_by(rays: int) -> int:
-        monkeypatch.setattr(model.config, "eval_num_rays_per_chunk", rays)
+        model.ray_chunks = Chunks(rays, "rays")
         return peak_bytes(lambda: model.get_outputs_for_camera_ray_bundle(bundle))
 
-    assert 0.3 * limit < bytes_by(chunks.size) <= limit + image < bytes_by(1 << 15)
+    assert 0.3 * limit < bytes_by(chunks) <= limit + image < bytes_by(1 << 15)
 
 
-def render(trained: Trainer, chunks: Chunks) -> list[RenderedView]:
+def render(trained: Trainer) -> list[RenderedView]:
     dataset = trained.pipeline.datamanager.train_dataset
-    return list(rendered(trained.pipeline.model, dataset.cameras, dataset.scene.world_from_unit, chunks, False))
+    return list(rendered(trained.pipeline.model, dataset.cameras, dataset.scene.world_from_unit, progress=False))
 
 
 def test_rays_are_cast_in_parts(monkeypatch: pytest.MonkeyPatch):
@@ -181,13 +192,35 @@ def test_views_are_the_same_with_less(
     trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     model = trained.pipeline.model
-    whole = render(trained, ray_chunks(model, None))
+    whole = render(trained)
     limited, counts = seen(model._render_rays, most=3000)
     monkeypatch.setattr(model, "_render_rays", limited)
-    for a, b in zip(whole, render(trained, ray_chunks(model, None)), strict=True):
+    for a, b in zip(whole, render(trained), strict=True):
         np.testing.assert_allclose(a.normals, b.normals, atol=1e-4)
         np.testing.assert_allclose(a.depth, b.depth, rtol=1e-5)
     assert len(told(capsys)) == 4 and max(counts) == 2048 and sum(counts) == 4 * 96 * 80
+
+
+def test_evaluation_by_nerfstudio_is_the_same_with_less(
+    trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """`ns-eval` and a training's own pictures."""
+    model = trained.pipeline.model
+    whole = trained.pipeline.get_average_eval_image_metrics()
+    limited, counts = seen(model._render_rays, most=3000)
+    monkeypatch.setattr(model, "_render_rays", limited)
+    less = trained.pipeline.get_average_eval_image_metrics()
+    speed = {"num_rays_per_sec", "fps"}
+    assert {k: v for k, v in less.items() if k not in speed} == pytest.approx(
+        {k: v for k, v in whole.items() if k not in speed}, rel=1e-3
+    )
+    assert len(told(capsys)) == 4 and max(counts) == 2048
+    limited, _ = seen(model._render_rays, most=SMALLEST["rays"] - 1)
+    monkeypatch.setattr(model, "_render_rays", limited)
+    with pytest.raises(SystemExit) as stop:
+        trained.pipeline.get_average_eval_image_metrics()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert stop.value.code == 1 and "runs out even with 256 rays at once" in line
 
 
 def test_distances_at_points_are_the_same_with_less(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ import trimesh
 from conftest import hit_sphere, sphere_maps
 
 from pmni_nerfstudio import cli
+from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.images import read_exr
@@ -164,7 +165,7 @@ class SphereModel:
     """A field that starts as a sphere about the origin, and pictures of the fixtures' sphere, at the optimised poses."""
 
     device = torch.device("cpu")
-    config = SimpleNamespace(eval_num_rays_per_chunk=1 << 15)
+    ray_chunks = Chunks(1 << 15, "rays")
 
     def __init__(self, dataset):
         scene, views = dataset.scene, list(dataset.views)

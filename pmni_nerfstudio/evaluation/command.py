@@ -65,12 +65,12 @@ class EvalCommand:
         # open3d and torch take seconds to load, which `--help` need not wait for
         from rich.console import Console
 
+        from pmni_nerfstudio.chunks import parse_memory
         from pmni_nerfstudio.data.scene import read_scene
         from pmni_nerfstudio.evaluation.evaluate import evaluate
         from pmni_nerfstudio.evaluation.record import record_of, table_of, write_record
         from pmni_nerfstudio.evaluation.result import load_result, result_of_files
         from pmni_nerfstudio.evaluation.truth import find_truth, read_truth
-        from pmni_nerfstudio.export.chunks import parse_memory
 
         max_memory = parse_memory(self.max_memory)
         truth = None if self.truth is None else read_truth(self.truth)

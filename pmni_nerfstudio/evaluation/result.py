@@ -66,7 +66,7 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     from pmni_nerfstudio.data.dataset import PmniDataset
     from pmni_nerfstudio.export.cameras import all_poses
     from pmni_nerfstudio.export.command import data_world_mesh
-    from pmni_nerfstudio.export.maps import ray_chunks, rendered
+    from pmni_nerfstudio.export.maps import bound_rays, rendered
     from pmni_nerfstudio.export.mesh import extract_mesh
     from pmni_nerfstudio.model.pmni import PmniModel
 
@@ -74,7 +74,7 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
         return _result_of_stock_run(run, resolution, max_memory)
     scene, poses = dataset.scene, model.camera_optimizer
-    chunks = ray_chunks(model, max_memory)
+    bound_rays(model, max_memory)
     mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
     mesh = data_world_mesh(mesh, scene.world_from_unit)
     c2w = transform_poses(scene.world_from_unit, all_poses(scene, dataset.views, poses.c2w_opencv_double()))
@@ -86,7 +86,7 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
 
         unit = transform_poses(np.linalg.inv(scene.world_from_unit), at)
         cameras = nerfstudio_cameras(scene.K, unit, scene.width, scene.height, cam_idx=False)
-        return rendered(model, cameras, scene.world_from_unit, chunks)
+        return rendered(model, cameras, scene.world_from_unit)
 
     return scene, Result(run.config_path, mesh, c2w, trained, not poses.learns, run.config.method_name, render)
 

@@ -50,7 +50,7 @@ class ExportCommand:
         if not 0 <= self.keep_components <= 1:
             raise PmniError(f"keep-components: {self.keep_components} is no share: give a number from 0 to 1")
         start = time.perf_counter()
-        from pmni_nerfstudio.export.chunks import parse_memory
+        from pmni_nerfstudio.chunks import parse_memory
         from pmni_nerfstudio.export.run import load_run
 
         max_memory = parse_memory(self.max_memory)
@@ -59,7 +59,7 @@ class ExportCommand:
         make_output_folder(self.output_dir)
         from pmni_nerfstudio.data.dataset import PmniDataset
         from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
-        from pmni_nerfstudio.export.maps import map_folders, ray_chunks, rendered, write_view
+        from pmni_nerfstudio.export.maps import bound_rays, map_folders, rendered, write_view
         from pmni_nerfstudio.export.mesh import extract_mesh
         from pmni_nerfstudio.fields.sdf_field import PmniField
         from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
@@ -71,7 +71,7 @@ class ExportCommand:
         ):
             raise PmniError(f"{self.load_config}: is a run of {run.config.method_name}: use ns-export for it")
         model = cast("PmniModel", model)
-        chunks = ray_chunks(model, max_memory)
+        bound_rays(model, max_memory)
         mesh = extract_mesh(
             field.sdf,
             self.resolution,
@@ -87,7 +87,7 @@ class ExportCommand:
         if self.maps:
             files += map_folders(self.output_dir)
             names = (dataset.scene.names[i] for i in dataset.views)
-            views = rendered(model, dataset.cameras, dataset.scene.world_from_unit, chunks)
+            views = rendered(model, dataset.cameras, dataset.scene.world_from_unit)
             for name, view in zip(names, views):
                 write_view(self.output_dir, name, view)
         print_summary(mesh, time.perf_counter() - start, files)

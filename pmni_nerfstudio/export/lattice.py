@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cells import CORNERS
-from pmni_nerfstudio.export.chunks import Chunks
 
 BLOCK = 2
 """Cells along a leaf block: smaller leaves cost more centres than they save corners, larger ones the reverse."""

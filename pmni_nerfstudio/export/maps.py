@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,10 @@ from nerfstudio.cameras.rays import RayBundle
 from rich.console import Console
 from rich.progress import track
 
+from pmni_nerfstudio.chunks import chunks_within
 from pmni_nerfstudio.data.dataset import normals_to_rgb
 from pmni_nerfstudio.data.images import write_exr, write_png
 from pmni_nerfstudio.data.similarity import scale_of
-from pmni_nerfstudio.export.chunks import Chunks, chunks_within
 from pmni_nerfstudio.model.pmni import PmniModel
 
 NORMALS, NORMALS_PREVIEW = "normal_camera_space", "normal_preview"
@@ -44,7 +43,7 @@ class RenderedView:
     """Along the pixel's ray, in the data's units."""
 
 
-def render_view(model: PmniModel, camera: Cameras, size: float, chunks: Chunks) -> RenderedView:
+def render_view(model: PmniModel, camera: Cameras, size: float) -> RenderedView:
     """Render one camera of the unit-sphere world.
 
     Args:
@@ -52,21 +51,11 @@ def render_view(model: PmniModel, camera: Cameras, size: float, chunks: Chunks) 
             ray, in radii of the scene) and `accumulation`.
         camera: at its optimised pose if its metadata say that it is a training view's.
         size: of the scene's radius in the data's units.
-        chunks: of rays; fewer where a GPU's memory runs out.
 
     Raises:
-        PmniError: it runs out even with the fewest.
+        PmniError: a GPU's memory runs out even with the fewest rays at once.
     """
-
-    def outputs_by(rays: int) -> dict[str, Any]:
-        configured = model.config.eval_num_rays_per_chunk
-        model.config.eval_num_rays_per_chunk = rays
-        try:
-            return model.render_camera(camera.to(model.device))
-        finally:
-            model.config.eval_num_rays_per_chunk = configured
-
-    outputs = chunks.run(outputs_by)
+    outputs = model.render_camera(camera.to(model.device))
     normals, depth, accumulation = (outputs[k].float().cpu() for k in ("normals_camera", "depth", "accumulation"))
     hit = accumulation > 0.5
     return RenderedView(
@@ -91,21 +80,22 @@ def write_view(folder: Path, name: str, view: RenderedView) -> None:
     write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_picture(view.depth))
 
 
-def ray_chunks(model: PmniModel, max_memory: int | None) -> Chunks:
-    """Rays to be rendered at once, in so many bytes beside what is loaded; None: no bound.
+def bound_rays(model: PmniModel, max_memory: int | None) -> None:
+    """Have a model render as many rays at once as so many bytes hold, beside what is loaded; None: no bound.
 
     Raises:
         PmniError: the memory doesn't suffice for the fewest.
     """
-    most = model.config.eval_num_rays_per_chunk
-    return chunks_within(max_memory, most, "rays", lambda count: model(ray_bundle=_costly_rays(model, count)))
+    most = model.ray_chunks.size
+    model.ray_chunks = chunks_within(
+        max_memory, most, "rays", lambda count: model(ray_bundle=_costly_rays(model, count))
+    )
 
 
 def rendered(
     model: PmniModel,
     cameras: Cameras,
     world_from_unit: Float[np.ndarray, "4 4"],
-    chunks: Chunks,
     progress: bool = True,
 ) -> Iterator[RenderedView]:
     """`render_view` of one camera after another.
@@ -114,13 +104,12 @@ def rendered(
         model: to be seen.
         cameras: one or more.
         world_from_unit: similarity that leads to the data's world.
-        chunks: of rays, as `ray_chunks` has them.
         progress: show a progress bar.
     """
     size = scale_of(world_from_unit)
     console = Console(stderr=True)
     for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
-        yield render_view(model, cameras[i : i + 1], size, chunks)
+        yield render_view(model, cameras[i : i + 1], size)
 
 
 def _costly_rays(model: PmniModel, count: int) -> RayBundle:

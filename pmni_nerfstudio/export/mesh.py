@@ -12,8 +12,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from pmni_nerfstudio.chunks import Chunks, chunks_within
 from pmni_nerfstudio.export.cells import CORNERS, EDGE_AXES, EDGES, triangle_table
-from pmni_nerfstudio.export.chunks import Chunks, chunks_within
 from pmni_nerfstudio.export.lattice import BLOCK, Lattice, SurfaceBlocks, sample_surface
 
 _CLEARANCE = 1e-3

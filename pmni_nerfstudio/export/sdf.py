@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.chunks import Chunks
 from pmni_nerfstudio.export.run import Run
 from pmni_nerfstudio.fields.sdf_field import PmniField
 

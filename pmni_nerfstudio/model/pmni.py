@@ -16,6 +16,7 @@ from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model
 from torch import Tensor, nn
 
+from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField
@@ -65,6 +66,7 @@ class PmniModel(Model):
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
         self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
+        self.ray_chunks = Chunks(self.config.eval_num_rays_per_chunk, "rays")
         self.supervision = Supervision(scene, self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
@@ -311,8 +313,12 @@ class PmniModel(Model):
 
         Besides: `angular_error`, a picture of how far normals are from those that the training view nearest to the
         camera has there.
+
+        Raises:
+            SystemExit: a GPU's memory runs out even with the fewest rays at once; with code 1, after one line on stderr.
         """
-        outputs, rays = self._render_camera(camera, obb_box)
+        with exit_on_error():  # nerfstudio's programs ask for this, which know no error of ours
+            outputs, rays = self._render_camera(camera, obb_box)
         eye, seen = rays.origins[0, 0], outputs["accumulation"][..., 0] > 0.5
         error = self.supervision.nearest_view_error(
             rays.origins[seen] + outputs["depth"][seen] * rays.directions[seen],
@@ -330,9 +336,19 @@ class PmniModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> Outputs:
-        """Renders given rays where they are: a whole image's bundle has its pose in it, whoever made it."""
+        """Renders given rays where they are: a whole image's bundle has its pose in it, whoever made it.
+
+        Raises:
+            PmniError: a GPU's memory runs out even with the fewest rays at once.
+        """
         camera_ray_bundle.camera_indices = None
-        return super().get_outputs_for_camera_ray_bundle(camera_ray_bundle)
+        render = super().get_outputs_for_camera_ray_bundle
+
+        def outputs_by(rays: int) -> Outputs:
+            self.config.eval_num_rays_per_chunk = rays
+            return render(camera_ray_bundle)
+
+        return self.ray_chunks.run(outputs_by)
 
     # ---- losses and metrics ----
 
