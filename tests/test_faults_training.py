@@ -60,7 +60,8 @@ def configured(scene: Path, out: Path, name: str, **changes: Any):
     return make_config("pmni", scene, out, 60, **(kept | changes))
 
 
-@pytest.mark.parametrize("registration", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("registration", [False, True])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(registration: bool, scene: Path, tmp_path: Path):
     """To the last bit, and so is a run that is made twice."""
     how = {"pipeline__model__registration": registration}

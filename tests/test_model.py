@@ -94,7 +94,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "dense" else ()) for n in OPTIONS])
 def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
     steps = 160
     trainer = set_up(make_config("pmni", sphere_folder, tmp_path, steps, **OPTIONS[name]))
@@ -133,6 +133,7 @@ def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, 
     assert set(model.get_loss_dict(model(bundle), batch)) == {"normal_loss", "eikonal_loss"}
 
 
+@pytest.mark.slow
 def test_masks_draw_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: Path):
     """Rays of the mask that pass the surface at a distance get no gradient from rendering; they must grow it."""
     config = make_config(
@@ -226,6 +227,7 @@ def test_training_ends_when_nothing_changes_any_more(
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweeps_start_is_trained_gently_after_a_resume_too(sphere_folder: Path, tmp_path: Path):
     """Its sharpness and learning rate are set by the run, not by the config: the checkpoint must bring them back."""
     first = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 10, pipeline__model__start="sweep"))

@@ -103,6 +103,7 @@ def test_files_of_register(rough_scene, registered):
     assert (registered / "registration.png").stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_normals_that_agree_on_no_surface_are_doubted(rough_scene):
     """Turned about each view's axis by its own angle, they still face the camera, and belong to no common shape."""
     views = views_of_scene(read_scene(rough_scene))
