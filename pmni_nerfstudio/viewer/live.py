@@ -46,7 +46,7 @@ PANEL_SECONDS, PLOT_SECONDS = 1.0, 4.0
 NOTE_EVERY = 5
 """Steps, of whose batches one is looked at for the views' residuals."""
 CPU_FRAME_PX = 256
-"""Longer side of a full frame where there is no GPU; the page's "Max Res" changes it."""
+"""Longer side of a full frame beside a training without a GPU; the page's "Max Res" changes it."""
 MOVING_FPS = 10
 """That frames are made small enough for while the camera moves."""
 EXPORT_CELLS = 512
@@ -73,7 +73,8 @@ class Live(ViewerControl):
         # Cameras are ours, as they stand: nerfstudio's would stay at the dataset's poses in ns-viewer.
         viewer.config = dataclasses.replace(viewer.config, max_num_display_images=0)
         viewer.hide_images.visible = viewer.show_images.visible = False
-        if model.device.type == "cpu":
+        trainer = self._trainer
+        if model.device.type == "cpu" and trainer is not None:
             viewer.control_panel._max_res.value = CPU_FRAME_PX
         self._start = opencv_from_opengl(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
@@ -82,7 +83,6 @@ class Live(ViewerControl):
         images = [dataset.get_numpy_image(i) for i in range(len(names))]
         K, start = dataset.scene.K[list(dataset.views)], self._page_poses(self._start)
         self.frusta = Frusta(server, names, K, images, SCALE, start, self._clicked)
-        trainer = self._trainer
         sets: List[CameraSet] = ["refined", "registered", "start", "hidden"]
         if not model.camera_optimizer.learns:
             sets = ["refined", "hidden"]
