@@ -24,29 +24,21 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def serve_once(
+@contextmanager
+def served(
     words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port", code: int | None = None
-) -> str:
-    """Start a server on a free port, get its page, interrupt it as Ctrl-C does, and return the page.
+) -> Iterator[str]:
+    """Start a server on a free port: its address, from when it answers there until the block ends; then interrupt it.
 
     Args:
         words: of the command.
         port_option: that takes the port.
-        code: with which it has to end; None: any.
+        code: with which it has to end when interrupted, as Ctrl-C does; None: any.
 
     Raises:
         AssertionError: it ended by itself, showed no page, or ended with another code.
         subprocess.TimeoutExpired: it doesn't stop.
     """
-    with served(words, port_option, code) as url, urllib.request.urlopen(url, timeout=5) as answer:
-        return answer.read().decode()
-
-
-@contextmanager
-def served(
-    words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port", code: int | None = None
-) -> Iterator[str]:
-    """The same, but for the page: the server's address, from when it answers there until the block ends."""
     port = free_port()
     process = subprocess.Popen(
         [*words, port_option, str(port)],

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A few steps from given poses."""
     folder = tmp_path_factory.mktemp("trained")
     SynthCommand(out=folder / "scene", views=4, width=96, height=80, mesh_resolution=32).main()
@@ -40,11 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return trainer
 
 
-@pytest.fixture(autouse=True)
-def all_rays_at_once(request: pytest.FixtureRequest) -> None:
-    """What a test before left the model of `trained` with is not the next one's."""
-    if "trained" in request.fixturenames:
-        request.getfixturevalue("trained").pipeline.model.ray_chunks = Chunks(1 << 15, "rays")
+@pytest.fixture
+def trained(trained_once: Trainer) -> Trainer:
+    """With as many rays at once as at first, whatever a test before left its model with."""
+    trained_once.pipeline.model.ray_chunks = Chunks(1 << 15, "rays")
+    return trained_once
 
 
 def field(encoding: str = "grid") -> PmniField:

@@ -26,7 +26,7 @@ from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.export.run import read_config
 from pmni_nerfstudio.synth.command import SynthCommand
 
-KILLS = int(os.environ.get("KILLS", "9"))
+KILLS = 9
 """Of each command: 54 in all, in a quarter of an hour."""
 LANES = 2
 """In which commands run at once, each in a folder of its own: a start is mostly imports, on one core."""

@@ -116,9 +116,8 @@ def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened): 
         browser_page.page.get_by_text("A trained run").wait_for()
         # The sphere, before a background of one colour.
         browser_page.canvas(until=lambda picture: lit(picture).sum() > 50_000)
-        browser_page.page.get_by_text(
-            "Resolution: 512"
-        ).wait_for()  # nothing trains beside it: frames are large at rest
+        # Nothing trains beside it: frames are large at rest.
+        browser_page.page.get_by_text("Resolution: 512").wait_for()
         browser_page.page.get_by_role("button", name="Export mesh now").click()
         browser_page.page.get_by_text("faces, in the data").wait_for()
         assert browser_page.errors == [] and browser_page.requests == []

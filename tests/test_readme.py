@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from readme import ROOT, readme_commands, words_of
-from serving import serve_once
+from serving import served
 from test_nerfstudio_tools import TOOLS
 from test_texture import take_photographs
 from training import make_config, set_up
@@ -139,7 +140,8 @@ def test_command_runs(command: str, place: Place):
         subprocess.run(["make", "--dry-run", *command.split()[1:]], cwd=ROOT, check=True, capture_output=True)
         return
     if name in SERVERS:
-        assert "<html" in serve_once(place.words(command), SERVERS[name], code=0)
+        with served(place.words(command), SERVERS[name], code=0) as url, urlopen(url, timeout=5) as page:
+            assert "<html" in page.read().decode()
         return
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     words = place.words(f"{command} {EXTRA[name]}")

@@ -124,6 +124,14 @@ def write_intrinsics(path: str | os.PathLike[str], K: np.ndarray, width: int, he
         temporary.write_text(json.dumps(intrinsics, indent=1) + "\n", encoding="utf-8")
 
 
+def is_rigid(matrix: np.ndarray) -> bool:
+    """Whether a (4, 4) of any numbers is a rotation and a shift."""
+    R = matrix[:3, :3]
+    if not (np.abs(matrix) < LARGEST).all():  # false for NaN
+        return False
+    return bool(np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0)
+
+
 def decompose_projection(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Take a projection matrix apart into a pinhole and its pose (Hartley and Zisserman, 2nd ed., section 6.2.4).
 

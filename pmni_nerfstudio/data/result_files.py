@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.cameras import LARGEST, read_cameras
+from pmni_nerfstudio.data.cameras import LARGEST, is_rigid, read_cameras
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
@@ -68,12 +68,9 @@ def read_poses(path: Path, num_views: int) -> np.ndarray:
         raise PmniError(f"{path}: holds {len(poses)} poses for the truth's {num_views} views; give one for each")
     c2w = np.tile(np.eye(4), (num_views, 1, 1))
     c2w[:, :3] = poses[:, :3]
-    is_proper = (np.abs(c2w) < LARGEST).all(axis=(1, 2))  # false for NaN
-    rotation = np.where(is_proper[:, None, None], c2w[:, :3, :3], 0)
-    is_proper &= np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2)) < 1e-3
-    is_proper &= np.linalg.det(rotation) > 0
-    if not is_proper.all():
-        raise PmniError(f"{path}: pose {int(np.argmin(is_proper))} is no rotation and shift; export it again")
+    for i, pose in enumerate(c2w):
+        if not is_rigid(pose):
+            raise PmniError(f"{path}: pose {i} is no rotation and shift; export it again")
     return c2w
 
 

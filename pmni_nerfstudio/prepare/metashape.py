@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pmni_nerfstudio.data.cameras import LARGEST
+from pmni_nerfstudio.data.cameras import LARGEST, is_rigid
 from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import SceneError
-from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, is_rigid, join, pinhole
+from pmni_nerfstudio.prepare.posed_images import PosedImage, check_camera, find_image, join, pinhole
 from pmni_nerfstudio.prepare.prepared import Format, Lens, Options, Prepared
 
 _HEAD = 4096

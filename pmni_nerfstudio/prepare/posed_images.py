@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pmni_nerfstudio.data.cameras import LARGEST
+from pmni_nerfstudio.data.cameras import LARGEST, is_rigid
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.prepare.folders import axes_of, find_masks, match, need_normals
 from pmni_nerfstudio.prepare.maps import has_cutout
@@ -43,14 +43,6 @@ class PosedImage:
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     """K (3, 3) with pixel centres at integers, of a principal point that counts from the first pixel's corner."""
     return np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
-
-
-def is_rigid(matrix: np.ndarray) -> bool:
-    """Whether a (4, 4) of any numbers is a rotation and a shift."""
-    R = matrix[:3, :3]
-    if not (np.abs(matrix) < LARGEST).all():  # false for NaN
-        return False
-    return bool(np.abs(R @ R.T - np.eye(3)).max() <= 1e-3 and np.linalg.det(R) >= 0)
 
 
 def check_camera(path: Path, image: str, K: np.ndarray, c2w: np.ndarray) -> None:
