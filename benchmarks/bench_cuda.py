@@ -30,9 +30,9 @@ from nerfstudio.engine.trainer import Trainer
 from rich.console import Console
 from rich.table import Table
 
+from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.fields.hash_encoding import tcnn_usable
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
-from pmni_nerfstudio.synth.command import SynthCommand
 
 
 @dataclass(frozen=True)

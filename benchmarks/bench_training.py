@@ -49,8 +49,8 @@ from rich.table import Table
 from torch import Tensor
 
 from pmni_nerfstudio.baselines.neus_facto import small_model
+from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.pmni_config import pmni_calibrated
-from pmni_nerfstudio.synth.command import SynthCommand
 
 WARM_UP = 5  # of our steps, and STOCK_WARM_UP of the other's: allocator, thread pools, Adam's state
 STOCK_WARM_UP = 2

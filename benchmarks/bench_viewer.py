@@ -26,9 +26,9 @@ from nerfstudio.engine.trainer import TrainerConfig
 from playwright.sync_api import Page, sync_playwright
 from runs import NOISE, make_scene
 
-from pmni_nerfstudio.model.trainer import PmniTrainer
-from pmni_nerfstudio.model.training_lock import TrainingLock
 from pmni_nerfstudio.pmni_config import pmni
+from pmni_nerfstudio.training.lock import TrainingLock
+from pmni_nerfstudio.training.trainer import PmniTrainer
 
 CHROMIUM = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PORT = 7017

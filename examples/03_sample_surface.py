@@ -16,8 +16,8 @@ import tyro
 
 from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.export.run import load_run
-from pmni_nerfstudio.export.sdf import WorldSdf, world_sdf
+from pmni_nerfstudio.export.world_sdf import WorldSdf, world_sdf
+from pmni_nerfstudio.training.trained_run import load_run
 
 BAND = 0.02  # in radii of the scene's sphere: points are drawn this near to the surface
 DRAWN = 1 << 18  # points a round

@@ -19,8 +19,8 @@ import tyro
 from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.export.run import load_run
-from pmni_nerfstudio.export.sdf import world_sdf
+from pmni_nerfstudio.export.world_sdf import world_sdf
+from pmni_nerfstudio.training.trained_run import load_run
 
 
 def main(

@@ -16,11 +16,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from pmni_nerfstudio.commands.export import write_mesh
 from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.export.command import write_mesh
-from pmni_nerfstudio.export.raycast import MeshRays
-from pmni_nerfstudio.export.simplify import simplify
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.simplification import simplify
 
 SAMPLES = 50_000
 

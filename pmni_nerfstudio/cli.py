@@ -25,41 +25,41 @@ class Subcommand:
 
 SUBCOMMANDS = {
     "register": Subcommand(
-        "pmni_nerfstudio.export.register_command",
+        "pmni_nerfstudio.commands.register",
         "RegisterCommand",
         "Recover poses and a first surface from a scene, with rough poses or none.",
     ),
     "export": Subcommand(
-        "pmni_nerfstudio.export.command", "ExportCommand", "Write the mesh and the refined cameras of a trained run."
+        "pmni_nerfstudio.commands.export", "ExportCommand", "Write the mesh and the refined cameras of a trained run."
     ),
-    "eval": Subcommand("pmni_nerfstudio.evaluation.command", "EvalCommand", "Measure a run, or any mesh and poses."),
+    "eval": Subcommand("pmni_nerfstudio.commands.eval", "EvalCommand", "Measure a run, or any mesh and poses."),
     "report": Subcommand(
-        "pmni_nerfstudio.report.command", "ReportCommand", "Make one page of a folder that pmni eval wrote."
+        "pmni_nerfstudio.commands.report", "ReportCommand", "Make one page of a folder that pmni eval wrote."
     ),
     "view": Subcommand(
-        "pmni_nerfstudio.viewer.view_command", "ViewCommand", "Show a result in the browser: mesh, cameras, errors."
+        "pmni_nerfstudio.commands.view", "ViewCommand", "Show a result in the browser: mesh, cameras, errors."
     ),
     "compare": Subcommand(
-        "pmni_nerfstudio.studies.compare_command", "CompareCommand", "Train several methods on one scene, side by side."
+        "pmni_nerfstudio.commands.compare", "CompareCommand", "Train several methods on one scene, side by side."
     ),
     "suite": Subcommand(
-        "pmni_nerfstudio.studies.suite_command", "SuiteCommand", "Train and measure scenes x methods x seeds."
+        "pmni_nerfstudio.commands.suite", "SuiteCommand", "Train and measure scenes x methods x seeds."
     ),
     "integrate": Subcommand(
-        "pmni_nerfstudio.integration.command", "IntegrateCommand", "Integrate normal maps to depth maps."
+        "pmni_nerfstudio.commands.integrate", "IntegrateCommand", "Integrate normal maps to depth maps."
     ),
     "convert": Subcommand(
-        "pmni_nerfstudio.export.convert_command",
+        "pmni_nerfstudio.commands.convert",
         "ConvertCommand",
         "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",
     ),
     "prepare": Subcommand(
-        "pmni_nerfstudio.prepare.command",
+        "pmni_nerfstudio.commands.prepare",
         "PrepareCommand",
         "Make a scene of DiLiGenT-MV, NeuS, nerfstudio, COLMAP and other data, or plain normal maps.",
     ),
     "synth": Subcommand(
-        "pmni_nerfstudio.synth.command", "SynthCommand", "Make a synthetic scene whose truth is known."
+        "pmni_nerfstudio.commands.synth", "SynthCommand", "Make a synthetic scene whose truth is known."
     ),
 }
 

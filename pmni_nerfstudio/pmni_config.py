@@ -16,10 +16,10 @@ from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.loss_schedule import LossWeights
-from pmni_nerfstudio.model.lr_schedule import Decay, FusedAdamConfig, RunFractionSchedulerConfig
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizerConfig
-from pmni_nerfstudio.model.trainer import PmniTrainerConfig
 from pmni_nerfstudio.pmni_pipeline import PmniPipelineConfig
+from pmni_nerfstudio.training.lr_schedule import Decay, FusedAdamConfig, RunFractionSchedulerConfig
+from pmni_nerfstudio.training.trainer import PmniTrainerConfig
 
 
 def _optimizer(

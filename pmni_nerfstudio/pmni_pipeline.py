@@ -20,14 +20,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.model.trainer import NotFiniteError
+from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.training.trainer import NotFiniteError
 from pmni_nerfstudio.viewer.live import Live
 
 if TYPE_CHECKING:
-    from pmni_nerfstudio.evaluation.truth import Truth
-    from pmni_nerfstudio.model.pmni import PmniModel
+    from pmni_nerfstudio.evaluation.ground_truth import Truth
+    from pmni_nerfstudio.model.pmni_model import PmniModel
 
 COARSE, COARSE_POINTS, COARSE_RAYS = 128, 2_000, 200_000
 FINE, FINE_POINTS = 512, 20_000
@@ -57,7 +57,7 @@ class PmniPipeline(VanillaPipeline):
     @cached_property
     def truth(self) -> Optional[Truth]:
         """The scene's, read when it is first asked for. What is wrong with it is said, and ends no training."""
-        from pmni_nerfstudio.evaluation.truth import find_truth
+        from pmni_nerfstudio.evaluation.ground_truth import find_truth
 
         scene: Scene = self.model.kwargs["metadata"]["scene"]
         try:
@@ -119,9 +119,9 @@ class PmniPipeline(VanillaPipeline):
         Returns:
             Nothing, and a line in the log, where there is no surface to be measured.
         """
+        from pmni_nerfstudio.commands.export import data_world_mesh
         from pmni_nerfstudio.evaluation.score import score
-        from pmni_nerfstudio.export.command import data_world_mesh
-        from pmni_nerfstudio.export.mesh import extract_mesh
+        from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 
         model = cast("PmniModel", self.model)
         poses = model.camera_optimizer

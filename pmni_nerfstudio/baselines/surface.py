@@ -12,12 +12,12 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from nerfstudio.utils.io import load_from_json
 from torch import Tensor
 
+from pmni_nerfstudio.commands.export import data_world_mesh
 from pmni_nerfstudio.data.scene import Scene, read_scene
-from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.command import data_world_mesh
-from pmni_nerfstudio.export.mesh import extract_mesh
 from pmni_nerfstudio.export.sdfstudio import META, NORMALS_KEY, SCENE_KEY
+from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
 def stock_mesh(

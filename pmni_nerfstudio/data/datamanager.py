@@ -17,7 +17,7 @@ from torch import Tensor
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, build_pools
-from pmni_nerfstudio.data.rays import PatchRayGenerator
+from pmni_nerfstudio.data.ray_generator import PatchRayGenerator
 from pmni_nerfstudio.errors import exit_on_error
 
 

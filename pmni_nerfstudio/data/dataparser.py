@@ -22,11 +22,11 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
-from pmni_nerfstudio.data.pose_noise import perturb_poses
-from pmni_nerfstudio.data.ring import object_distance, ring_c2w
 from pmni_nerfstudio.data.scene import Scene, read_scene
-from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
+from pmni_nerfstudio.geometry.camera_rings import object_distance, ring_c2w
+from pmni_nerfstudio.geometry.pose_noise import perturb_poses
+from pmni_nerfstudio.geometry.transforms import scale_of
 
 
 @dataclass

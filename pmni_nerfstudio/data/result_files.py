@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.cameras import LARGEST, is_rigid, read_cameras
+from pmni_nerfstudio.data.camera_files import LARGEST, is_rigid, read_cameras
 from pmni_nerfstudio.data.images import open_npy
-from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.transforms import transform_poses
 
 _MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
 

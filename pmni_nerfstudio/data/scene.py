@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pmni_nerfstudio.data.axes import OPENCV_FROM_FILE, AxesEvidence, camera_from_stored, judge_axes, weigh_axes
-from pmni_nerfstudio.data.cameras import (
+from pmni_nerfstudio.data.axes_check import OPENCV_FROM_FILE, AxesEvidence, camera_from_stored, judge_axes, weigh_axes
+from pmni_nerfstudio.data.camera_files import (
     check_pinholes,
     read_cameras,
     read_intrinsics,
@@ -37,7 +37,6 @@ from pmni_nerfstudio.data.cameras import (
     write_cameras,
     write_intrinsics,
 )
-from pmni_nerfstudio.data.checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
 from pmni_nerfstudio.data.files import atomic_path, entries
 from pmni_nerfstudio.data.images import (
     DEPTH_SUFFIXES,
@@ -51,6 +50,7 @@ from pmni_nerfstudio.data.images import (
     write_png,
 )
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
+from pmni_nerfstudio.data.map_checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
 from pmni_nerfstudio.errors import SceneError
 

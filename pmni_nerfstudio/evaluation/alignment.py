@@ -7,9 +7,9 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.similarity import scale_of
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.raycast import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.transforms import scale_of
 
 KEPT = 0.8
 """Share of the result's points that the fit goes by: those nearest to what is seen of the truth. A result's underside,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pmni_nerfstudio.data.scene import WORLD_SPACE, Scene, read_scene
-from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.mesh_facts import MeshFacts, mesh_facts
+from pmni_nerfstudio.evaluation.ground_truth import Truth, given_poses
+from pmni_nerfstudio.evaluation.mesh_statistics import MeshFacts, mesh_facts
 from pmni_nerfstudio.evaluation.metrics import NormalScore, score_normals
 from pmni_nerfstudio.evaluation.result import Result
 from pmni_nerfstudio.evaluation.score import Rays, Scores, score
-from pmni_nerfstudio.evaluation.truth import Truth, given_poses
+from pmni_nerfstudio.geometry.transforms import transform_poses
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView

@@ -9,8 +9,8 @@ import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.normal_maps import angular_error_deg
-from pmni_nerfstudio.export.raycast import MeshRays
+from pmni_nerfstudio.geometry.normals import angular_error_deg
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
 
 FSCORE_PCT = 1.0
 """Threshold of the second F-score in % of the true object's diameter, for data whose units are nobody's millimetres."""

@@ -11,9 +11,9 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.data.files import atomic_path
-from pmni_nerfstudio.data.normal_maps import angular_error_deg, normal_colours
-from pmni_nerfstudio.data.pinhole import pixel_rays
-from pmni_nerfstudio.export.raycast import MeshRays
+from pmni_nerfstudio.geometry.cameras import pixel_rays
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
 
 SUPERSAMPLING = 3
 """Rays per pixel along each axis in pictures of the mesh, which smooths its outline."""

@@ -13,14 +13,14 @@ import trimesh
 
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.data.similarity import transform_poses
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.truth import are_given
-from pmni_nerfstudio.export.raycast import MeshRays, camera_normals
+from pmni_nerfstudio.evaluation.ground_truth import are_given
+from pmni_nerfstudio.geometry.ray_casting import MeshRays, camera_normals
+from pmni_nerfstudio.geometry.transforms import transform_poses
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView
-    from pmni_nerfstudio.export.run import Device, Run
+    from pmni_nerfstudio.training.trained_run import Device, Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +63,12 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     Raises:
         PmniError: no run of ours, nor of a surface model that was given our scene, or too little memory.
     """
+    from pmni_nerfstudio.commands.export import data_world_mesh
     from pmni_nerfstudio.data.dataset import PmniDataset
     from pmni_nerfstudio.export.cameras import all_poses
-    from pmni_nerfstudio.export.command import data_world_mesh
     from pmni_nerfstudio.export.maps import bound_rays, rendered
-    from pmni_nerfstudio.export.mesh import extract_mesh
-    from pmni_nerfstudio.model.pmni import PmniModel
+    from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+    from pmni_nerfstudio.model.pmni_model import PmniModel
 
     model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
     if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
@@ -106,7 +106,7 @@ def _result_of_stock_run(run: Run, resolution: int, max_memory: int | None) -> t
 
 def load_result(config: Path, resolution: int, device: Device, max_memory: int | None = None) -> tuple[Scene, Result]:
     """`result_of_run` of a config.yml."""
-    from pmni_nerfstudio.export.run import load_run
+    from pmni_nerfstudio.training.trained_run import load_run
 
     return result_of_run(load_run(config, device), resolution, max_memory)
 

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.similarity import scale_of, transform_poses
 from pmni_nerfstudio.evaluation.alignment import fit_similarity, similarity_from_cameras
+from pmni_nerfstudio.evaluation.ground_truth import Truth
 from pmni_nerfstudio.evaluation.metrics import PoseScore, SurfaceScore, object_radius, score_poses, score_surface
-from pmni_nerfstudio.evaluation.truth import Truth
-from pmni_nerfstudio.export.raycast import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
 
 Rays = Literal["masked", "all"]
 

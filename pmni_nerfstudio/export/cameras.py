@@ -20,8 +20,8 @@ from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import Scene, write_cameras
-from pmni_nerfstudio.data.similarity import rigid, transform_poses
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.transforms import rigid, transform_poses
 
 POSES = "poses.npy"
 CAMERAS = "cameras_refined.npz"

@@ -24,8 +24,8 @@ from rich.progress import track
 from pmni_nerfstudio.chunks import chunks_within
 from pmni_nerfstudio.data.dataset import normals_to_rgb
 from pmni_nerfstudio.data.images import write_exr, write_png
-from pmni_nerfstudio.data.similarity import scale_of
-from pmni_nerfstudio.model.pmni import PmniModel
+from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.model.pmni_model import PmniModel
 
 NORMALS, NORMALS_PREVIEW = "normal_camera_space", "normal_preview"
 DEPTHS, DEPTHS_PREVIEW = "depth", "depth_preview"

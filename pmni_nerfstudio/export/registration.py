@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from pmni_nerfstudio.commands.export import data_world_mesh, write_mesh
 from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.export.cameras import write_refined_cameras
-from pmni_nerfstudio.export.command import data_world_mesh, write_mesh
-from pmni_nerfstudio.export.mesh import keep_large_components
-from pmni_nerfstudio.registration.register import Registration
+from pmni_nerfstudio.geometry.marching_cubes import keep_large_components
+from pmni_nerfstudio.registration.pipeline import Registration
 
 SURFACE = "surface.ply"
 FIGURES = "registration.json"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pmni_nerfstudio.data.files import atomic_path
-from pmni_nerfstudio.data.normal_maps import angular_error_deg, normal_colours
-from pmni_nerfstudio.registration.judge import rendered_normals
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
+from pmni_nerfstudio.registration.confidence import rendered_normals
+from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.poses import Poses
-from pmni_nerfstudio.registration.register import Registration
 from pmni_nerfstudio.registration.views import Views
 
 _COLUMNS = 6

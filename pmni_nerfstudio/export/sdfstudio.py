@@ -28,7 +28,7 @@ from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.data.similarity import rigid
+from pmni_nerfstudio.geometry.transforms import rigid
 
 META = "meta_data.json"
 SCENE_KEY, NORMALS_KEY = "pmni_scene", "pmni_normals_folder"

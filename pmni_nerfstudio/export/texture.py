@@ -27,8 +27,8 @@ from trimesh.visual.material import PBRMaterial
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.export.raycast import MeshRays
-from pmni_nerfstudio.export.sight import depth_tolerance, seen_points
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
 
 class Photograph(NamedTuple):

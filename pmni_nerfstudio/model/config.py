@@ -15,7 +15,7 @@ from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizerConfig
 
 
 def _model_class() -> Type:
-    from pmni_nerfstudio.model.pmni import PmniModel  # it imports this module
+    from pmni_nerfstudio.model.pmni_model import PmniModel  # it imports this module
 
     return PmniModel
 

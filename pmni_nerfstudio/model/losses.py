@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from pmni_nerfstudio.model.projection import project, sample_maps, unproject
+from pmni_nerfstudio.geometry.projection import project, sample_maps, unproject
 
 NormalKind = Literal["l1", "l2", "angular"]
 

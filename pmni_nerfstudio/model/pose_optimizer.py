@@ -16,7 +16,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from pmni_nerfstudio.model.lie import choose_exponential, fix_gauge
+from pmni_nerfstudio.geometry.se3 import choose_exponential, fix_gauge
 
 
 @dataclass

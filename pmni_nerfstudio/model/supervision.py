@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.fields.sdf_field import PmniField
+from pmni_nerfstudio.geometry.projection import project, sample_maps, unproject
 from pmni_nerfstudio.model import losses
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
-from pmni_nerfstudio.model.projection import project, sample_maps, unproject
 from pmni_nerfstudio.model.visibility import view_cosines, visible_by_sphere_tracing
 
 # Points a step for the losses between views: each is looked up in every view that sees it.

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from pmni_nerfstudio.registration.bundle import BundleOptions, BundleProblem
-from pmni_nerfstudio.registration.channels import lookup_channels
+from pmni_nerfstudio.geometry.hull import hull_at, mask_distances, visual_hull
+from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
+from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
+from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours, graze
 from pmni_nerfstudio.registration.framing import frame_object
-from pmni_nerfstudio.registration.fusion import fuse_normals
-from pmni_nerfstudio.registration.hull import hull_at, mask_distances, visual_hull
-from pmni_nerfstudio.registration.poisson import Band, PoissonOptions, band_poisson
+from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses
-from pmni_nerfstudio.registration.silhouette import contours, graze
-from pmni_nerfstudio.registration.solver import Criteria, solve
-from pmni_nerfstudio.registration.surface import Surface
+from pmni_nerfstudio.registration.surface.normal_fusion import fuse_normals
+from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
 

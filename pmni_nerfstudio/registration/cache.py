@@ -13,10 +13,10 @@ from jaxtyping import Float
 
 from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.registration.judge import Judgement
-from pmni_nerfstudio.registration.register import Registration, RegistrationSettings
-from pmni_nerfstudio.registration.rings import Hypothesis
-from pmni_nerfstudio.registration.surface import Surface
+from pmni_nerfstudio.registration.confidence import Judgement
+from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
+from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
 _JUDGEMENT = "judgement_"

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from pmni_nerfstudio.data.ring import OBJECT_RADIUS
-from pmni_nerfstudio.registration.hull import grid_points, hull_at, mask_distances
+from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
+from pmni_nerfstudio.geometry.hull import grid_points, hull_at, mask_distances
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 

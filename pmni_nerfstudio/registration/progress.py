@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pmni_nerfstudio.registration.register import Registration, RegistrationSettings, Watcher, register
+from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, Watcher, register
 from pmni_nerfstudio.registration.views import Views
 
 

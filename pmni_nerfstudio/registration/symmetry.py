@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.registration.maps import lookup_volume
-from pmni_nerfstudio.registration.surface import Surface
+from pmni_nerfstudio.geometry.interpolation import lookup_volume
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 
 _POINTS = 600
 _REACH_VOXELS, _CHORD = 2.0, 0.5

@@ -17,11 +17,11 @@ from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, one_line
 from pmni_nerfstudio.evaluation.evaluate import known_normals
+from pmni_nerfstudio.evaluation.ground_truth import find_truth, given_poses
 from pmni_nerfstudio.evaluation.record import METRICS, Record
-from pmni_nerfstudio.evaluation.truth import find_truth, given_poses
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.export.maps import NORMALS
-from pmni_nerfstudio.export.run import read_config
+from pmni_nerfstudio.training.trained_run import read_config
 
 if TYPE_CHECKING:
     import trimesh

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from pmni_nerfstudio.data.images import data_uri
-from pmni_nerfstudio.data.normal_maps import angular_error_deg, normal_colours
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.picture import object_windows
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
 from pmni_nerfstudio.report.outcome import Outcome
 
 SIDE_PX = 380

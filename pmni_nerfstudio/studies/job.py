@@ -16,8 +16,8 @@ from typing import Any
 from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.scene import CAMERAS, DEPTHS, INTRINSICS
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.evaluation.ground_truth import truth_folder
 from pmni_nerfstudio.evaluation.record import METRICS
-from pmni_nerfstudio.evaluation.truth import truth_folder
 from pmni_nerfstudio.studies.processes import BIN, Spent, Stop, run_command
 
 RECORD = "record.json"

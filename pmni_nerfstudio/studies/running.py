@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pmni_nerfstudio.data.folder_lock import alone_in
 from pmni_nerfstudio.studies.job import Job, Outcome, finished, why_not, with_reason
-from pmni_nerfstudio.studies.lock import alone_in
 from pmni_nerfstudio.studies.summary import value
 
 Runner = Callable[[Sequence[Job]], Generator[Outcome, None, None]]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmni_nerfstudio.data.pinhole import pixel_rays
+from pmni_nerfstudio.geometry.cameras import pixel_rays
 from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape
 from pmni_nerfstudio.threads import one_thread
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.pose_noise import perturb_poses
+from pmni_nerfstudio.geometry.pose_noise import perturb_poses
 
 FRAME_FILL = 0.94
 """The unit sphere's silhouette takes this much of the frame's shorter side."""

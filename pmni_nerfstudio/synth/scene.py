@@ -79,7 +79,7 @@ def make_scene(config: SynthConfig) -> SynthScene:
     """
     _check(config)
     # torch takes seconds to load, and the command line's help needs these options but no torch
-    from pmni_nerfstudio.data.pinhole import pixel_rays
+    from pmni_nerfstudio.geometry.cameras import pixel_rays
     from pmni_nerfstudio.synth.noise import disturb_mask, disturb_normals
     from pmni_nerfstudio.synth.render import render
     from pmni_nerfstudio.synth.rig import intrinsics, ring, rough_poses

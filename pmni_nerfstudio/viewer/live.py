@@ -26,11 +26,11 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.mesh import extract_mesh
+from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.model.pose_optimizer import opencv_from_opengl
-from pmni_nerfstudio.model.training_lock import TrainingLock
-from pmni_nerfstudio.registration.register import Snapshot
-from pmni_nerfstudio.registration.similarity import angles_deg
+from pmni_nerfstudio.registration.pipeline import Snapshot
+from pmni_nerfstudio.training.lock import TrainingLock
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_of_cameras
 from pmni_nerfstudio.viewer.overlay import Overlay, show_mesh
@@ -38,8 +38,8 @@ from pmni_nerfstudio.viewer.panel import Actions, CameraSet, Panel
 from pmni_nerfstudio.viewer.residuals import ViewResiduals
 
 if TYPE_CHECKING:
-    from pmni_nerfstudio.model.pmni import PmniModel
-    from pmni_nerfstudio.model.trainer import PmniTrainer
+    from pmni_nerfstudio.model.pmni_model import PmniModel
+    from pmni_nerfstudio.training.trainer import PmniTrainer
 
 PANEL_SECONDS, PLOT_SECONDS = 1.0, 4.0
 """Between two updates of the page's text and cameras, and of its plot."""
@@ -278,7 +278,7 @@ class Live(ViewerControl):
             self._overlay.show(self.panel.overlay)
 
     def _export(self) -> str:
-        from pmni_nerfstudio.export.command import data_world_mesh, write_mesh
+        from pmni_nerfstudio.commands.export import data_world_mesh, write_mesh
 
         model = self._model
         try:

@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.mesh import extract_mesh
+from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 
 CELLS = 96
 """Along the diameter: some 30,000 triangles, which a page takes in a moment."""

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import MASKS, Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, one_line
+from pmni_nerfstudio.evaluation.ground_truth import Truth, are_given, find_truth, given_poses, read_truth
 from pmni_nerfstudio.evaluation.record import METRICS
 from pmni_nerfstudio.evaluation.score import Scores, score
-from pmni_nerfstudio.evaluation.truth import Truth, are_given, find_truth, given_poses, read_truth
 from pmni_nerfstudio.export.cameras import CAMERAS, POSES, TRANSFORMS
 from pmni_nerfstudio.export.registration import SURFACE
 from pmni_nerfstudio.report.outcome import read_outcome

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pmni_nerfstudio.model.losses import angles
 
 if TYPE_CHECKING:
-    from pmni_nerfstudio.model.pmni import PmniModel
+    from pmni_nerfstudio.model.pmni_model import PmniModel
 
 MEMORY = 0.7
 """Of what was gathered, from one look at it to the next."""

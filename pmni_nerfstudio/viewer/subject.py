@@ -11,11 +11,11 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 
-from pmni_nerfstudio.data.normal_maps import angular_error_deg
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.export.raycast import MeshRays, camera_normals
-from pmni_nerfstudio.export.sight import depth_tolerance, seen_points
-from pmni_nerfstudio.export.simplify import simplify
+from pmni_nerfstudio.geometry.normals import angular_error_deg
+from pmni_nerfstudio.geometry.ray_casting import MeshRays, camera_normals
+from pmni_nerfstudio.geometry.simplification import simplify
+from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
 MOST_FACES = 500_000
 """That are shown; larger meshes are simplified for the page."""

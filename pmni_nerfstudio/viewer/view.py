@@ -11,8 +11,8 @@ import trimesh
 import viser
 from jaxtyping import Float, UInt8
 
-from pmni_nerfstudio.data.normal_maps import normal_colours
 from pmni_nerfstudio.evaluation.picture import object_windows
+from pmni_nerfstudio.geometry.normals import normal_colours
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_of_cameras, oblique
 from pmni_nerfstudio.viewer.markdown import add_markdown, as_text, markdown_picture

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera files of the field: projection matrices with a normalising transform, or intrinsics alone.
+
+The layout is IDR's, which NeuS, SuperNormal and PMNI share (Yariv et al., "Multiview Neural Surface Reconstruction by
+Disentangling Geometry and Appearance", NeurIPS 2020): `world_mat_i` = K [R | t] takes the world to pixels whose
+centres lie at integers (OpenCV axes: x right, y down, z forward), `scale_mat_i` takes the unit sphere, which holds the
+object, to the world.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+
+from pmni_nerfstudio.data.files import atomic_path, check_file
+from pmni_nerfstudio.data.npz import read_npz, write_npz
+from pmni_nerfstudio.errors import SceneError, one_line
+from pmni_nerfstudio.geometry.transforms import scale_of
+
+_INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+LARGEST = 1e15
+"""Of a matrix, its largest entry's magnitude, which is at least 1 / 1e15 too: so nothing overflows."""
+_MATRIX_BYTES = 1 << 20
+
+
+def read_cameras(path: str | os.PathLike[str], num_views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read and check cameras of the layout above. `world_mat_i` may carry any overall factor, also a negative one.
+
+    Args:
+        path: .npz file.
+        num_views: how many cameras there have to be, numbered from 0.
+
+    Returns:
+        K: (N, 3, 3) float64, pixels, pixel centres at integers, K[2, 2] = 1.
+        c2w: (N, 4, 4) float64, camera to unit-sphere world, OpenCV axes.
+        world_from_unit: (4, 4) float64, a similarity: the file's scale_mat.
+
+    Raises:
+        SceneError: the file is broken, keys are missing or too many, a matrix is not finite, not invertible or
+            mirrored, the scale_mats differ or are no similarity, or a camera is inside the unit sphere or looks away.
+    """
+    path = Path(path)
+    matrices = _read_matrices(path, num_views)
+    world_from_unit = matrices["scale_mat_0"]
+    _check_similarity(path, world_from_unit)
+    for i in range(1, num_views):
+        if not np.allclose(matrices[f"scale_mat_{i}"], world_from_unit, rtol=1e-5, atol=1e-5 * _norm(world_from_unit)):
+            raise SceneError(f"{path}: scale_mat_{i} differs from scale_mat_0: all views need the same unit sphere")
+    K, c2w = np.empty((num_views, 3, 3)), np.empty((num_views, 4, 4))
+    for i in range(num_views):
+        projection = matrices[f"world_mat_{i}"][:3] @ world_from_unit
+        singular = np.linalg.svd(projection[:, :3], compute_uv=False)
+        # With a block next to nothing beside the shift the camera is at infinity.
+        if singular[2] <= 1e-7 * singular[0] or singular[0] <= 1e-12 * _norm(projection):
+            raise SceneError(f"{path}: world_mat_{i} is not invertible: it has to be K [R | t] of a pinhole camera")
+        K[i], c2w[i] = decompose_projection(projection / singular[0])
+        _check_pose(path, i, c2w[i], is_negative=np.linalg.det(projection[:, :3]) < 0)
+    return K, c2w, world_from_unit
+
+
+def write_cameras(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, world_from_unit: np.ndarray) -> None:
+    """Write cameras of the layout above, atomically; `read_cameras` gives them back.
+
+    Args:
+        path: .npz file.
+        K: (N, 3, 3), pixels, pixel centres at integers.
+        c2w: (N, 4, 4), camera to unit-sphere world, OpenCV axes.
+        world_from_unit: (4, 4), a similarity.
+
+    Raises:
+        ValueError: the arrays have other shapes.
+    """
+    if K.shape != (len(c2w), 3, 3) or c2w.shape[1:] != (4, 4) or world_from_unit.shape != (4, 4):
+        raise ValueError(f"cameras of shapes K {K.shape}, c2w {c2w.shape}, world_from_unit {world_from_unit.shape}")
+    # With this factor the third row is a unit vector in the data's world, as K [R | t] has it.
+    size = scale_of(world_from_unit)
+    arrays = {}
+    for i in range(len(c2w)):
+        world_mat = np.eye(4)
+        world_mat[:3] = size * K[i] @ (np.linalg.inv(c2w[i]) @ np.linalg.inv(world_from_unit))[:3]
+        arrays[f"world_mat_{i}"] = world_mat
+        arrays[f"scale_mat_{i}"] = np.asarray(world_from_unit, dtype=np.float64)
+    write_npz(Path(path), arrays)
+
+
+def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]:
+    """Read intrinsics that all views share, by nerfstudio's names; pixel centres at integers.
+
+    Returns:
+        K (3, 3) float64, width, height.
+
+    Raises:
+        SceneError: the file is broken, or a value is missing or no finite number.
+    """
+    path = Path(path)
+    check_file(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SceneError(f"{path}: can't be read as JSON ({one_line(error)}): write it again") from error
+    if not isinstance(values, dict):
+        raise SceneError(f"{path}: holds no JSON object: write {', '.join(_INTRINSICS)} as one")
+    for name in _INTRINSICS:
+        value = values.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+            said = "has no" if name not in values else "holds no finite number for"
+            raise SceneError(f"{path}: {said} {name}: it needs {', '.join(_INTRINSICS)}, in pixels")
+    fx, fy, cx, cy, width, height = (float(values[name]) for name in _INTRINSICS)
+    if not (width.is_integer() and height.is_integer()):
+        raise SceneError(f"{path}: is for {width:g}x{height:g} pixels: w and h have to be whole")
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), int(width), int(height)
+
+
+def write_intrinsics(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> None:
+    """Write intrinsics (3, 3) that all views share, atomically; `read_intrinsics` gives them back."""
+    values = (K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+    intrinsics = dict(zip(_INTRINSICS, (*(float(value) for value in values), width, height)))
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(intrinsics, indent=1) + "\n", encoding="utf-8")
+
+
+def is_rigid(matrix: np.ndarray) -> bool:
+    """Whether a (4, 4) of any numbers is a rotation and a shift."""
+    R = matrix[:3, :3]
+    if not (np.abs(matrix) < LARGEST).all():  # false for NaN
+        return False
+    return bool(np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0)
+
+
+def decompose_projection(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take a projection matrix apart into a pinhole and its pose (Hartley and Zisserman, 2nd ed., section 6.2.4).
+
+    Args:
+        projection: (3, 4), any non-zero multiple of K [R | t], its left 3x3 block invertible.
+
+    Returns:
+        K: (3, 3) upper triangular, positive diagonal, K[2, 2] = 1.
+        c2w: (4, 4), a proper rotation and the camera's centre, OpenCV axes.
+    """
+    # Of the two signs, one gives a proper rotation.
+    projection = projection * np.sign(np.linalg.det(projection[:, :3]))
+    K, rotation = scipy.linalg.rq(projection[:, :3])
+    sign = np.sign(np.diag(K))
+    K, rotation = K * sign, sign[:, None] * rotation
+    c2w = np.eye(4)
+    c2w[:3, :3] = rotation.T
+    c2w[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
+    return K / K[2, 2], c2w
+
+
+def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> list[str]:
+    """Check that intrinsics (N, 3, 3) suit an image of this size; nerfstudio's pinholes have no skew.
+
+    Returns:
+        Warnings, at most one: a principal point off the middle half of the frame.
+
+    Raises:
+        SceneError: a focal length is not positive or absurd, the principal point is further than half an image
+            outside the frame, or the axes are skew.
+    """
+    path, size = Path(path), max(width, height)
+    warnings = []
+    for i, k in enumerate(K):
+        where = f"{path}: " if path.suffix == ".json" else f"{path}: world_mat_{i}: "
+        fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
+        if min(fx, fy) <= 0:
+            raise SceneError(f"{where}focal length of {min(fx, fy):.4g} px: it has to be positive")
+        if not 0.1 * size <= min(fx, fy) <= max(fx, fy) <= 1e4 * size:
+            raise SceneError(
+                f"{where}focal lengths of {fx:.4g} and {fy:.4g} px can't be of a {width}x{height} image: "
+                "put the pixels' intrinsics K into the file"
+            )
+        if not (-0.5 * width <= cx <= 1.5 * width and -0.5 * height <= cy <= 1.5 * height):
+            raise SceneError(
+                f"{where}principal point ({cx:.4g}, {cy:.4g}) px is far outside the {width}x{height} image: "
+                "the cameras are of another size, scale K to the maps'"
+            )
+        if abs(k[0, 1]) > 0.01 * fx:
+            raise SceneError(f"{where}axes are skew by {k[0, 1]:.4g} px: resample the maps to a camera without skew")
+        if not warnings and not (0.25 * width <= cx <= 0.75 * width and 0.25 * height <= cy <= 0.75 * height):
+            warnings.append(
+                f"{where}principal point ({cx:.4g}, {cy:.4g}) px is far from the middle of {width}x{height}: "
+                "check that the cameras are of the maps' size"
+            )
+    return warnings
+
+
+def warn_outside_sphere(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: np.ndarray) -> list[str]:
+    """Warn where most of an object's mask (N, H, W) is outside the image of the unit sphere, which should hold it all.
+
+    No error, since poses may be rough. Cameras K (N, 3, 3), c2w (N, 4, 4) as `read_cameras` gives them.
+    """
+    centres = np.linalg.inv(c2w)[:, :3, 3]
+    inside = []
+    for k, centre, mask in zip(K, centres, masks):
+        y, x = np.nonzero(mask)
+        every = max(1, len(y) // 1024)
+        rays = np.linalg.solve(k, np.stack([x, y, np.ones_like(x)])[:, ::every]).T
+        # A ray meets the sphere if its distance from the centre is below 1.
+        inside.append(((rays @ centre) ** 2 > (rays**2).sum(axis=1) * (centre @ centre - 1)).mean())
+    wrong = np.flatnonzero(np.array(inside) < 0.5)
+    if not wrong.size:
+        return []
+    return [
+        f"{path}: in {wrong.size} of {len(K)} views (first world_mat_{wrong[0]}) most of the mask is outside the image of "
+        "the unit sphere: check that the cameras are of the maps' size, and that scale_mat's sphere holds the object"
+    ]
+
+
+def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: np.ndarray) -> list[str]:
+    """Warn where cameras are one and the same, and where the object hardly fills the unit sphere; refuse wrong units.
+
+    Cameras K (N, 3, 3), c2w (N, 4, 4) as `read_cameras` gives them; masks (N, H, W) of the object.
+
+    Raises:
+        SceneError: in every view the unit sphere's image is a tenth of the mask's size or less, as in other units.
+    """
+    warnings = []
+    flat = np.concatenate([c2w[:, :3, 3], c2w[:, :3, :3].reshape(-1, 9)], axis=1)
+    apart = np.abs(flat[:, None] - flat[None]).max(axis=-1) + np.tri(len(flat))
+    if (apart < 1e-9).any():
+        i, j = np.argwhere(apart < 1e-9)[0]
+        more = int((apart < 1e-9).any(axis=0).sum()) - 1
+        warnings.append(
+            f"{path}: world_mat_{i} and world_mat_{j} are the same camera{f' (and {more} more)' if more else ''}: "
+            "check that each view has its own"
+        )
+    distance = np.linalg.norm(c2w[:, :3, 3], axis=1)
+    spread = np.ptp(c2w[:, :3, 3], axis=0).max()
+    if spread < 0.03 * distance.mean() and not (apart < 1e-9).any():
+        warnings.append(
+            f"{path}: all cameras stand within {spread:.2g} radii of one place, {distance.mean():.3g} from the object: "
+            "are poses stored the wrong way round (camera to world)?"
+        )
+    radius = np.sqrt(K[:, 0, 0] * K[:, 1, 1] / (distance**2 - 1))  # of the sphere's image, about, in pixels
+    size = np.sqrt(masks.sum(axis=(1, 2)) / np.pi)
+    filled = size / radius
+    if filled.min() > 10:
+        raise SceneError(
+            f"{path}: the unit sphere's image is {filled.min():.3g} times smaller than the masks: scale_mat is in other "
+            "units than world_mat, or K of another image size"
+        )
+    if filled.max() < 0.1:
+        warnings.append(
+            f"{path}: the object fills {filled.max():.1%} of the unit sphere's radius: let scale_mat fit the object, "
+            "or little detail is left for it (is it in other units?)"
+        )
+    return warnings
+
+
+def _read_matrices(path: Path, num_views: int) -> dict[str, np.ndarray]:
+    """All world_mat_i and scale_mat_i, (4, 4) float64, finite."""
+    arrays = read_npz(path, re.compile(r"(world|scale)_mat_\d+").fullmatch, _MATRIX_BYTES)
+    count = sum(name.startswith("world_mat_") for name in arrays)
+    if count != num_views:
+        raise SceneError(
+            f"{path}: holds {count} cameras (world_mat_i) for {num_views} views: write one for each, numbered from 0"
+        )
+    return {
+        name: _matrix(path, name, arrays) for i in range(num_views) for name in (f"world_mat_{i}", f"scale_mat_{i}")
+    }
+
+
+def _matrix(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    if name not in arrays:
+        raise SceneError(f"{path}: has no {name}: each view needs its world_mat and scale_mat, numbered from 0")
+    array = arrays[name]
+    if array.shape != (4, 4) or array.dtype.kind not in "fiu":
+        raise SceneError(f"{path}: {name} is a {array.dtype} array of shape {array.shape}: it has to be 4x4 floats")
+    if not np.isfinite(array).all():
+        raise SceneError(f"{path}: {name} holds values that are not finite: write that camera again")
+    array = array.astype(np.float64)
+    largest = np.abs(array).max()
+    if array.any() and not 1 / LARGEST <= largest <= LARGEST:
+        raise SceneError(f"{path}: {name} holds values up to {largest:.3g}: write it in sensible units")
+    return array
+
+
+def _check_similarity(path: Path, world_from_unit: np.ndarray) -> None:
+    block = world_from_unit[:3, :3]
+    gram = block.T @ block
+    square = np.trace(gram) / 3
+    is_affine = np.allclose(world_from_unit[3], [0, 0, 0, 1])
+    if not is_affine or square <= 1e-60 or np.abs(gram - square * np.eye(3)).max() > 1e-4 * square:
+        raise SceneError(f"{path}: scale_mat_0 is no uniform scale and shift: write one factor for all three axes")
+    if np.linalg.det(block) < 0:
+        raise SceneError(f"{path}: scale_mat_0 is mirrored: write a positive scale")
+
+
+def _check_pose(path: Path, i: int, c2w: np.ndarray, is_negative: bool) -> None:
+    depth = np.linalg.inv(c2w)[2, 3]
+    if depth <= 0:
+        # A mirrored camera and a negative multiple of a good one differ in nothing but the side the object is on.
+        what = "is a mirrored camera" if is_negative else "looks away from the unit sphere"
+        raise SceneError(f"{path}: world_mat_{i} {what}: it needs K [R | t] with x right, y down, z forward")
+    distance = _norm(c2w[:3, 3])
+    if distance <= 1:
+        raise SceneError(
+            f"{path}: world_mat_{i} has its camera inside the unit sphere ({distance:.3g} radii from the centre): "
+            "let scale_mat fit the object alone"
+        )
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array))

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of normal maps and masks, and one number about the camera: no poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from pmni_nerfstudio.data.camera_files import read_intrinsics
+from pmni_nerfstudio.data.files import check_file, reason
+from pmni_nerfstudio.data.scene import INTRINSICS
+from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.importers.file_matching import axes_of, find_images, find_masks, find_normals, match, need_normals
+from pmni_nerfstudio.importers.source import Format, Frame, Options, Prepared
+from pmni_nerfstudio.importers.view_maps import has_cutout, size_of
+
+_FILM_WIDTH_MM = 36.0
+_UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
+"""Of EXIF's FocalPlaneResolutionUnit: inch, centimetre, millimetre."""
+
+
+def recognise(folder: Path) -> bool:
+    """Whether there are normal maps at all."""
+    return bool(find_normals(folder))
+
+
+def read(folder: Path, options: Options) -> Prepared:
+    """Maps by their names; the camera from --focal, --fov, intrinsics.json, K.txt or the photographs' EXIF.
+
+    Raises:
+        PmniError: there are no maps, or nothing says what the camera is.
+    """
+    normals = need_normals(folder, options.normals)
+    masks, images = find_masks(folder), find_images(folder)
+    frames = []
+    how = ""
+    for name, file in normals.items():
+        mask, image = match(name, masks), match(name, images)
+        if masks and mask is None:
+            raise PmniError(f"{folder}: has no mask of the view {name}, of {file}: add it, or take the view out")
+        if mask is None:
+            mask = next((path for path in (file, image) if path is not None and has_cutout(path)), None)
+        K, size, how = _camera(folder, file, image, options)
+        frames.append(Frame(name, file, K, mask, size, image=image))
+    return Prepared(f"normal maps without poses, camera from {how}", tuple(frames), axes_of(normals))
+
+
+def _camera(
+    folder: Path, normals: Path, image: Path | None, options: Options
+) -> tuple[np.ndarray, tuple[int, int] | None, str]:
+    """K (3, 3), the size that it is of (None: the map's), and where it is from."""
+    if options.focal is not None or options.fov is not None:
+        width, height = size_of(normals)
+        if options.focal is not None:
+            return _pinhole(options.focal, width, height), None, "--focal"
+        return _pinhole(width / 2 / np.tan(np.deg2rad(options.fov or 0) / 2), width, height), None, "--fov"
+    if (folder / INTRINSICS).is_file():
+        K, width, height = read_intrinsics(folder / INTRINSICS)
+        return K, (width, height), INTRINSICS
+    for path in (normals.with_name("K.txt"), folder / "K.txt"):
+        if path.is_file():
+            return _read_matrix(path), None, "K.txt"
+    for path in (image, normals):
+        found = _exif_camera(path) if path is not None else None
+        if found is not None:
+            return *found, "EXIF"
+    raise PmniError(
+        f"{folder}: says nothing of the camera: give --focal (in pixels) or --fov (horizontal, in degrees), or put "
+        f"{INTRINSICS} or K.txt (3x3) there"
+    )
+
+
+def _pinhole(focal: float, width: int, height: int) -> np.ndarray:
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+def _read_matrix(path: Path) -> np.ndarray:
+    check_file(path)
+    try:
+        K = np.loadtxt(path, max_rows=4, delimiter="," if "," in path.read_text(encoding="utf-8")[:1000] else None)
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{path}: can't be read ({reason(error)}): write the 3x3 matrix K") from error
+    if K.shape != (3, 3) or not np.isfinite(K).all() or K[2, 2] == 0:
+        raise SceneError(f"{path}: holds numbers of shape {K.shape}: write the 3x3 matrix K, in pixels")
+    return K / K[2, 2]
+
+
+def _exif_camera(path: Path) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """K and size of a photograph, by its focal length and the sensor's pixels, or by the focal length on film."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            tags = {**image.getexif(), **image.getexif().get_ifd(ExifTags.IFD.Exif)}
+        base = ExifTags.Base
+        focal_mm, density = float(tags.get(base.FocalLength, 0)), float(tags.get(base.FocalPlaneXResolution, 0))
+        unit = _UNIT_MM.get(int(tags.get(base.FocalPlaneResolutionUnit, 2)))
+        taken_width, film_mm = float(tags.get(base.ExifImageWidth, 0)), float(tags.get(base.FocalLengthIn35mmFilm, 0))
+    except Exception:  # an image of another kind, or EXIF of no use: the same as none
+        return None
+    if focal_mm > 0 and density > 0 and unit and taken_width > 0:
+        return _pinhole(focal_mm * density / unit * max(width, height) / taken_width, width, height), (width, height)
+    if film_mm > 0:
+        return _pinhole(film_mm / _FILM_WIDTH_MM * max(width, height), width, height), (width, height)
+    return None
+
+
+PLAIN = Format(recognise, read)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Colours from photographs: of a figure whose every point has a known colour, photographed by exact ray tracing."""
+
+from __future__ import annotations
+
+import json
+import struct
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from scipy.spatial import KDTree
+
+from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.data.scene import Scene, read_scene
+from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.export.texture import read_photographs, surface_colours, textured
+from pmni_nerfstudio.geometry.cameras import pixel_rays
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.synth.render import trace
+from pmni_nerfstudio.synth.shapes import SHAPES
+
+
+def true_colours(points: np.ndarray) -> np.ndarray:
+    """RGB (P, 3) in [0, 255] of points (P, 3) in the unit sphere's world: smooth, another one everywhere."""
+    return 128 + 110 * np.sin(points @ np.array([[2.5, 0.4, -0.7], [-0.6, 2.2, 0.9], [0.3, -0.8, 2.8]]))
+
+
+def take_photographs(scene: Scene, shape: str, factor: int = 1) -> None:
+    """Write image/NN.png of a synthetic scene, this many times as wide and high as its maps; black off the object."""
+    (scene.root / "image").mkdir()
+    assert scene.c2w is not None
+    for name, k, c2w in zip(scene.names, scene.K, scene.c2w):
+        fine = np.diag([factor, factor, 1.0]) @ k
+        fine[:2, 2] += (factor - 1) / 2  # pixel centres are at integers in both
+        size = (factor * scene.width, factor * scene.height)
+        origins, directions = (torch.from_numpy(np.array(a)) for a in pixel_rays(fine, c2w, *size))
+        t = trace(SHAPES[shape], origins, directions)
+        colours = np.zeros((len(t), 3))
+        on = torch.isfinite(t)
+        colours[on.numpy()] = true_colours((origins[on] + t[on, None] * directions[on]).numpy())
+        image = colours.round().astype(np.uint8).reshape(size[1], size[0], 3)
+        Image.fromarray(image).save(scene.root / "image" / f"{name}.png")
+
+
+def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (V, 3), texture coordinates (V, 2) and texture (H, W, 3), by the glTF specification alone."""
+    data = path.read_bytes()
+    length = struct.unpack("<I", data[12:16])[0]
+    head, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
+
+    def view(index: int) -> bytes:
+        found = head["bufferViews"][index]
+        start = found.get("byteOffset", 0)
+        return binary[start : start + found["byteLength"]]
+
+    def floats(accessor: int, columns: int) -> np.ndarray:
+        found = head["accessors"][accessor]
+        assert found["componentType"] == 5126
+        return np.frombuffer(view(found["bufferView"]), np.float32)[: columns * found["count"]].reshape(-1, columns)
+
+    attributes = head["meshes"][0]["primitives"][0]["attributes"]
+    image = Image.open(BytesIO(view(head["images"][0]["bufferView"]))).convert("RGB")
+    return floats(attributes["POSITION"], 3), floats(attributes["TEXCOORD_0"], 2), np.asarray(image)
+
+
+def look_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Colours (V, 3) at glTF's texture coordinates: the origin is the upper left corner of the first texel."""
+    height, width = texture.shape[:2]
+    at = (uv * [width, height] - 0.5).astype(np.float32)
+    values = [
+        cv2.remap(texture, p[None, :1], p[None, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in at
+    ]
+    return np.concatenate(values)[:, 0].astype(float)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A figure whose arms and legs hide parts of it, with photographs at twice the maps' size."""
+    folder = tmp_path_factory.mktemp("texture") / "scene"
+    SynthCommand(out=folder, shape="figure", views=8, width=120, height=100, mesh_resolution=96).main()
+    take_photographs(read_scene(folder), "figure", factor=2)
+    return read_scene(folder)
+
+
+@pytest.fixture(scope="module")
+def mesh(scene: Scene) -> trimesh.Trimesh:
+    """The true surface, data's world."""
+    loaded = trimesh.load_mesh(scene.mesh_file, process=False)
+    assert isinstance(loaded, trimesh.Trimesh)
+    return loaded
+
+
+def poses_of(scene: Scene) -> np.ndarray:
+    assert scene.c2w is not None
+    return transform_poses(scene.world_from_unit, scene.c2w)
+
+
+def unit(scene: Scene, points: np.ndarray) -> np.ndarray:
+    return (points - scene.world_from_unit[:3, 3]) / scene.world_from_unit[0, 0]
+
+
+def test_vertices_get_their_colours_and_hidden_ones_are_not_seen(scene: Scene, mesh: trimesh.Trimesh):
+    vertices, poses = np.asarray(mesh.vertices), poses_of(scene)
+    photographs = read_photographs(scene, poses, progress=False)
+    colours, seen = surface_colours(mesh, vertices, np.asarray(mesh.vertex_normals), photographs)
+    error = np.abs(colours - true_colours(unit(scene, vertices))).max(axis=1)
+    # 1 px of a photograph is a change of up to 3 values; a colour from a wrong place is off by tens
+    assert seen.mean() > 0.7
+    assert error[seen].mean() < 0.6
+    assert np.quantile(error[seen], 0.999) < 6.0
+    # What no camera can see is told: rays from it to every camera (the other way round) are stopped, or face away.
+    lifted = vertices + 1e-3 * np.linalg.norm(mesh.extents) * np.asarray(mesh.vertex_normals)
+    open_sky = np.zeros(len(vertices), dtype=bool)
+    for c2w in poses:
+        towards = c2w[:3, 3] - lifted
+        towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+        facing = (towards * mesh.vertex_normals).sum(axis=1) > 0
+        open_sky |= facing & ~np.isfinite(MeshRays(mesh).cast(lifted, towards).distance)
+    assert (~open_sky).sum() > 20  # the figure does hide parts of itself
+    assert (seen & ~open_sky).mean() < 0.002
+    # and the rest of the vertices are black nowhere
+    assert colours.max(axis=1).min() > 10
+
+
+def test_texture_of_a_glb_holds_the_colours(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
+    photographs = list(read_photographs(scene, poses_of(scene), progress=False))
+    textured(mesh, photographs, size=512).export(tmp_path / "textured.glb")
+    positions, uv, texture = read_glb(tmp_path / "textured.glb")
+    assert 256 <= min(texture.shape[:2]) and max(texture.shape[:2]) <= 1024
+    # vertices are those of the mesh, and each has the colour of its place
+    _, seen = surface_colours(mesh, np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals), photographs)
+    distance, index = KDTree(np.asarray(mesh.vertices)).query(positions)
+    assert np.max(distance) < 1e-4
+    error = np.abs(look_up(texture, uv) - true_colours(unit(scene, positions))).max(axis=1)[seen[index]]
+    assert error.mean() < 1.2
+    assert np.quantile(error, 0.99) < 6
+
+
+def test_weights_are_cosines_and_means_are_over_views(scene: Scene, mesh: trimesh.Trimesh):
+    """Views of one colour each: a vertex gets their mean, weighted by the cosine, whichever see it."""
+    poses = poses_of(scene)
+    photographs = [
+        p._replace(image=np.full_like(p.image, 30 * i))
+        for i, p in enumerate(read_photographs(scene, poses, progress=False))
+    ][:2]
+    vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
+    colours, seen = surface_colours(mesh, vertices, normals, photographs)
+    each = [surface_colours(mesh, vertices, normals, [p])[1] for p in photographs]
+    assert (seen == each[0] | each[1]).all()
+    towards = poses[:2, None, :3, 3] - vertices
+    towards /= np.linalg.norm(towards, axis=2, keepdims=True)
+    cosine = (towards * normals).sum(axis=2) * np.array(each)
+    expected = 30 * cosine[1, seen] / cosine[:, seen].sum(axis=0)
+    assert (each[0] & each[1]).sum() > 100
+    assert np.abs(colours[seen, 0] - expected).max() <= 0.5 + 1e-6
+
+
+def test_mistakes_are_told_in_one_line(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
+    bare = tmp_path / "bare"
+    SynthCommand(out=bare, views=2, width=48, height=40, mesh_resolution=32).main()
+    with pytest.raises(SceneError, match="image: is missing"):
+        next(read_photographs(read_scene(bare), np.eye(4)[None]))
+    (bare / "image").mkdir()
+    for name in ("00", "01"):
+        Image.new("RGB", (48, 48)).save(bare / "image" / f"{name}.png")
+    with pytest.raises(SceneError, match="00.png: 48x48 is another frame than the maps' 48x40"):
+        next(read_photographs(read_scene(bare), np.eye(4)[None]))
+    (bare / "image" / "00.png").write_bytes(b"no picture")
+    with pytest.raises(SceneError, match="00.png: can't be read"):
+        next(read_photographs(read_scene(bare), np.eye(4)[None]))
+    away = poses_of(scene)
+    away[:, :3, 3] *= -1  # behind the object, looking on
+    with pytest.raises(PmniError, match="no photograph sees"):
+        vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
+        surface_colours(mesh, vertices, normals, read_photographs(scene, away, progress=False))

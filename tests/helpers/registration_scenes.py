@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small captures and surfaces whose truth is known, for the tests of registration."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from pmni_nerfstudio.geometry.sim3 import angles_deg
+from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
+from pmni_nerfstudio.registration.views import Views
+from pmni_nerfstudio.synth import SynthConfig, SynthScene, make_scene
+from pmni_nerfstudio.synth.shapes import SHAPES
+
+
+@lru_cache
+def capture(**changes) -> tuple[SynthScene, Views, Poses]:
+    """A capture of twelve small views, its views and its true poses."""
+    options = {"shape": "blob", "views": 12, "width": 80, "height": 68, "jitter": 1, "seed": 3} | changes
+    scene = make_scene(SynthConfig(**options))
+    views = Views(scene.names, scene.normals, scene.masks, np.tile(scene.K, (len(scene.c2w), 1, 1)))
+    return scene, views, Poses.from_c2w(scene.c2w)
+
+
+@lru_cache
+def true_surface(shape: str = "blob", n: int = 65) -> Surface:
+    """A synthetic shape's signed distance on a grid, redistanced near the surface."""
+    return Surface(
+        SHAPES[shape].sdf(torch.from_numpy(lattice(n))).numpy().reshape(n, n, n).astype(np.float32)
+    ).redistanced(4)
+
+
+def lattice(n: int) -> np.ndarray:
+    """(n^3, 3) vertices of a grid over [-1, 1]^3."""
+    axis = np.linspace(-1.0, 1.0, n)
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def rotation_errors_deg(poses: Poses, truth: Poses) -> np.ndarray:
+    """After the similarity that brings them nearest."""
+    return angles_deg(poses.transformed(*align(poses, truth)).R, truth.R)
+
+
+def turned(poses: Poses, degrees: float, seed: int = 0) -> Poses:
+    """Each camera turned about the object by this root mean square."""
+    rng = np.random.default_rng(seed)
+    twists = np.zeros((len(poses), 6))
+    twists[:, :3] = np.deg2rad(degrees) * rng.standard_normal((len(poses), 3)) / np.sqrt(3)
+    return poses.retract(twists)

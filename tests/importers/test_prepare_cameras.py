@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pmni prepare`: distortion, COLMAP and Metashape, on a sphere, whose normals are known along any ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import hit_sphere, ring_c2w, sphere_maps
+from helpers.prepare_truth import TruthOf, as_colours, assert_is, data_rays, make_truth, prepare, shift_px, write_maps
+from nerfstudio.data.utils import colmap_parsing_utils as parsing
+
+from pmni_nerfstudio.data.images import write_png
+from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.importers import assemble
+from pmni_nerfstudio.importers import view_maps as maps
+
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+SIZE = (128, 104)
+K = np.array([[150.0, 0, 65.2], [0, 152.0, 50.1], [0, 0, 1]])
+LENSES = {
+    "radial": ("OPENCV", [-0.3, 0.1, 0.0, 0.0]),
+    "tangential": ("OPENCV", [0.05, 0.0, 0.02, -0.03]),
+    "fisheye": ("OPENCV_FISHEYE", [0.1, -0.05, 0.0, 0.0]),
+    "fisheye_without_coefficients": ("OPENCV_FISHEYE", [0.0, 0.0, 0.0, 0.0]),
+}
+NAMES = [f"{view:02d}" for view in range(6)]
+
+
+def poses() -> np.ndarray:
+    return ring_c2w(6, 3.0, np.random.default_rng(2))
+
+
+def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
+    """normal/ and mask/ of the sphere through a lens, each pixel's ray found by OpenCV."""
+    x, y = np.meshgrid(np.arange(SIZE[0], dtype=float), np.arange(SIZE[1], dtype=float))
+    pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
+    if lens[0] == "OPENCV_FISHEYE":
+        straight = cv2.fisheye.undistortPoints(pixels, K, np.array(lens[1]))
+    else:
+        criteria = (cv2.TERM_CRITERIA_COUNT, 100, 0)
+        straight = cv2.undistortPointsIter(pixels, K, np.array(lens[1]), np.eye(3), np.eye(3), criteria)
+    rays = np.concatenate([straight.reshape(-1, 2), np.ones((x.size, 1))], axis=1)
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    for kind in ("normal", "mask"):
+        (folder / kind).mkdir(parents=True)
+    for name, pose in zip(NAMES, poses()):
+        distance, normals = hit_sphere(np.broadcast_to(pose[:3, 3], rays.shape), rays @ pose[:3, :3].T)
+        mask = np.isfinite(distance).reshape(SIZE[::-1])
+        stored = (normals @ pose[:3, :3] @ OPENGL[:3, :3]).reshape(*SIZE[::-1], 3)
+        write_png(folder / "normal" / f"{name}.png", as_colours(np.nan_to_num(stored), mask))
+        write_png(folder / "mask" / f"{name}.png", mask)
+
+
+def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.2) -> None:
+    masks, normals, _ = sphere_maps(np.repeat(K[None], 6, axis=0), poses(), *SIZE)
+    # of an outline of 190 pixels, each within .5 of its place; as a whole they neither grow nor shrink
+    np.testing.assert_allclose(scene.masks.sum(axis=(1, 2)), masks.sum(axis=(1, 2)), rtol=0.01)
+    assert (scene.masks ^ masks).sum(axis=(1, 2)).max() < 100
+    assert scene.c2w is not None
+    made = transform_poses(scene.world_from_unit, scene.c2w)
+    for mine, true in zip(data_rays(scene.K, made, SIZE), data_rays(np.repeat(K[None], 6, axis=0), poses(), SIZE)):
+        np.testing.assert_allclose(mine, true, atol=1e-6)
+    both = scene.masks & masks & (normals[..., 2] < -0.5)
+    assert np.abs(shift_px(scene.normals, normals, both)).max() < 0.02
+    both &= normals[..., 2] < -0.7  # nearer the rim interpolation bends normals
+    apart = np.linalg.norm(scene.normals.astype(float) - normals, axis=-1)[both]
+    assert np.rad2deg(apart.max()) < worst_deg
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_distortion_goes(name: str, tmp_path: Path):
+    model, coefficients = LENSES[name]
+    write_distorted(tmp_path / "src", (model, coefficients))
+    keys = ("k1", "k2", "k3", "k4") if model == "OPENCV_FISHEYE" else ("k1", "k2", "p1", "p2")
+    meta = {"camera_model": model, "w": SIZE[0], "h": SIZE[1], "fl_x": 150.0, "fl_y": 152.0, "cx": 65.7, "cy": 50.6}
+    meta |= dict(zip(keys, coefficients))
+    meta["frames"] = [
+        {"file_path": f"images/{name}.png", "transform_matrix": (pose @ OPENGL).tolist()}
+        for name, pose in zip(NAMES, poses())
+    ]
+    (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
+    assert_is_the_straight_sphere(prepare(tmp_path / "src", tmp_path / "out"))
+    for key in keys:
+        meta[key] = 0.0
+    meta["camera_model"] = "OPENCV"
+    (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
+    with pytest.raises(AssertionError):  # what of the distortion is left would be seen
+        assert_is_the_straight_sphere(prepare(tmp_path / "src", tmp_path / "bent"))
+
+
+def write_straight(folder: Path) -> None:
+    """transforms.json of the sphere without distortion."""
+    write_distorted(folder, ("OPENCV", [0.0] * 4))
+    meta = {"w": SIZE[0], "h": SIZE[1], "fl_x": 150.0, "fl_y": 152.0, "cx": 65.7, "cy": 50.6}
+    frames = [
+        {"file_path": f"{n}.png", "transform_matrix": (pose @ OPENGL).tolist()} for n, pose in zip(NAMES, poses())
+    ]
+    (folder / "transforms.json").write_text(json.dumps({**meta, "frames": frames}))
+
+
+def shift_of(scene: Scene) -> float:
+    """In pixels, the larger of x and y, of the sphere's normals beside those that the scene's own cameras would see."""
+    masks, normals, _ = sphere_maps(scene.K, poses(), scene.width, scene.height)
+    return float(np.abs(shift_px(scene.normals, normals, scene.masks & masks & (normals[..., 2] < -0.5))).max())
+
+
+@pytest.mark.parametrize("size", ["64x52", "88x72", "192x156"])
+def test_at_another_size_normals_lie_where_the_cameras_see_them(size: str, tmp_path: Path, monkeypatch):
+    """And were half a pixel forgotten in the intrinsics, it would be seen."""
+    write_straight(tmp_path / "src")
+    assert shift_of(prepare(tmp_path / "src", tmp_path / "right", size=size)) < 0.02
+
+    def without_half_pixels(K: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+        return np.diag([new[0] / old[0], new[1] / old[1], 1]) @ K
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assemble, "resample_intrinsics", without_half_pixels)
+        forgotten = shift_of(prepare(tmp_path / "src", tmp_path / "intrinsics", size=size))
+    assert forgotten > 0.1  # .25, .16 and .25 of a pixel, of which the coarse ones' gradients show three quarters
+
+
+def test_half_a_pixel_of_undistortion_would_be_seen(tmp_path: Path, monkeypatch):
+    write_straight(tmp_path / "src")
+    places = maps._places
+    monkeypatch.setattr(maps, "_places", lambda *given: tuple(place + np.float32(0.5) for place in places(*given)))
+    meta = json.loads((tmp_path / "src" / "transforms.json").read_text()) | {"k1": 1e-9}
+    (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
+    assert shift_of(prepare(tmp_path / "src", tmp_path / "out")) == pytest.approx(0.5, rel=0.05)
+
+
+def write_model(folder: Path, truth: TruthOf, suffix: str, names: list[str]) -> None:
+    """A COLMAP model of pinholes, by nerfstudio's copy of COLMAP's own scripts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    k = truth.K[0]
+    params = np.array([k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5])
+    cameras = {3: parsing.Camera(3, "PINHOLE", *truth.size, params)}
+    images = {}
+    for i, (name, pose) in enumerate(zip(names, truth.poses), start=1):
+        w2c = np.linalg.inv(pose)
+        no_points = np.zeros((0, 2)), np.zeros(0, dtype=int)
+        images[i] = parsing.Image(i, parsing.rotmat2qvec(w2c[:3, :3]), w2c[:3, 3], 3, name, *no_points)
+    if suffix == ".bin":
+        parsing.write_cameras_binary(cameras, folder / "cameras.bin")
+        parsing.write_images_binary(images, folder / "images.bin")
+    else:
+        parsing.write_cameras_text(cameras, folder / "cameras.txt")
+        parsing.write_images_text(images, folder / "images.txt")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+def test_colmap(suffix: str, tmp_path: Path, capsys):
+    truth = make_truth()
+    names = [f"view{i}" for i in range(8)]
+    write_maps(tmp_path / "src", truth, names)
+    write_model(tmp_path / "src" / "sparse" / "0", truth, suffix, [f"{name}.jpg" for name in names])
+    scene = prepare(tmp_path / "src", tmp_path / "out")
+    assert_is(scene, truth, has_sphere=False)
+    assert scene.names == tuple(names)
+    assert f"COLMAP model in sparse/0 ({suffix[1:]})" in capsys.readouterr().out
+
+
+def test_images_without_a_normal_map_are_left_out_and_said(tmp_path: Path, capsys):
+    truth = make_truth()
+    names = [f"a/view{i}.jpg" for i in range(8)]
+    write_maps(tmp_path / "src", truth, [f"view{i}" for i in range(8)])
+    write_model(tmp_path / "src", truth, ".bin", names)
+    (tmp_path / "src" / "normal" / "view4.png").unlink()
+    scene = prepare(tmp_path / "src", tmp_path / "out")
+    assert scene.names == tuple(f"view{i}" for i in range(8) if i != 4)
+    assert "1 images (first view4) have no normal map" in " ".join(capsys.readouterr().err.split())
+    for file in (tmp_path / "src" / "normal").iterdir():
+        file.rename(file.with_name(f"other{file.name}"))
+    with pytest.raises(PmniError, match="name them alike"):
+        prepare(tmp_path / "src", tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "a\x07b"], ids=["too long", "not printable"])
+def test_a_name_that_no_file_has_is_a_view_without_maps(name: str, tmp_path: Path, capsys):
+    write_maps(tmp_path / "src", make_truth(), [f"v{i}" for i in range(8)])
+    write_model(tmp_path / "src", make_truth(), ".bin", [name, *(f"v{i}.jpg" for i in range(1, 8))])
+    assert prepare(tmp_path / "src", tmp_path / "out").num_views == 7
+    assert "1 images (first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "model"])
+def test_a_broken_model_is_named(damage: str, tmp_path: Path):
+    truth = make_truth()
+    write_maps(tmp_path / "src", truth, [f"v{i}" for i in range(8)])
+    write_model(tmp_path / "src", truth, ".bin", [f"v{i}.jpg" for i in range(8)])
+    file = tmp_path / "src" / "cameras.bin"
+    data = bytearray(file.read_bytes())
+    data[12:16] = {"model": b"\x09\x00\x00\x00", "junk": b"\xff\xff\xff\x7f"}.get(damage, data[12:16])
+    file.write_bytes(data[:20] if damage == "cut" else data)
+    with pytest.raises(PmniError, match="cameras.bin|model can't be read") as error:
+        prepare(tmp_path / "src", tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+def write_metashape(file: Path, coefficients: dict[str, float], world: str = "") -> None:
+    """As Metashape does; `world`: elements of the chunk besides, those of component 0 for instance."""
+    cameras = "".join(
+        f'<camera id="{i}" sensor_id="0" component_id="0" label="{name}"><transform>{" ".join(map(str, pose.ravel()))}</transform></camera>'
+        for i, (name, pose) in enumerate(zip(NAMES, poses()))
+    )
+    terms = {"f": 152.0, "b1": -2.0, "cx": 65.7 - SIZE[0] / 2, "cy": 50.6 - SIZE[1] / 2, **coefficients}
+    calibration = "".join(f"<{name}>{value}</{name}>" for name, value in terms.items())
+    file.write_text(
+        '<?xml version="1.0"?><document version="2.0.0"><chunk label="c"><sensors><sensor id="0" type="frame">'
+        f'<resolution width="{SIZE[0]}" height="{SIZE[1]}"/><calibration type="frame">{calibration}</calibration>'
+        f'</sensor></sensors><cameras>{cameras}<camera id="9" sensor_id="0" label="lost"/></cameras>{world}</chunk></document>'
+    )
+
+
+WORLD = "<transform><rotation>0 -1 0 1 0 0 0 0 1</rotation><translation>{}</translation><scale>0.25</scale></transform>"
+
+
+@pytest.mark.parametrize("element", ["{}", '<components><component id="0">{}</component></components>'])
+def test_metashape_in_the_world_of_its_scale_bars(tmp_path: Path, element: str, capsys):
+    write_distorted(tmp_path / "src", LENSES["tangential"])
+    cameras, lens = tmp_path / "src" / "cameras.xml", {"k1": 0.05, "p1": -0.03, "p2": 0.02}
+    turned = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    for shift, kept in (("3 -2 1", [3.0, -2, 1]), ("4000000 300 0.5", [0.0, 0, 0])):
+        write_metashape(cameras, lens, element.format(WORLD.format(shift)))
+        scene = prepare(tmp_path / "src", tmp_path / f"out{kept[0]}")
+        assert scene.c2w is not None
+        found = transform_poses(scene.world_from_unit, scene.c2w)
+        np.testing.assert_allclose(found[:, :3, 3], 0.25 * poses()[:, :3, 3] @ turned.T + kept, atol=1e-5)
+        np.testing.assert_allclose(found[:, :3, :3], turned @ poses()[:, :3, :3], atol=1e-6)
+        said = capsys.readouterr()
+        assert ("4000000.000, 300.000, 0.500 was taken off" in said.out + said.err) == (kept[0] == 0)
+    write_metashape(cameras, lens, element.format(WORLD.format("0 0 0").replace("0.25", "-1")))
+    with pytest.raises(PmniError, match="no rotation, shift and scale"):
+        prepare(tmp_path / "src", tmp_path / "none")
+
+
+def test_metashape(tmp_path: Path, capsys):
+    """Its P1 is OpenCV's p2 and the other way round (Metashape's manual, appendix on camera models)."""
+    write_distorted(tmp_path / "src", LENSES["tangential"])
+    write_metashape(tmp_path / "src" / "cameras.xml", {"k1": 0.05, "p1": -0.03, "p2": 0.02})
+    assert_is_the_straight_sphere(prepare(tmp_path / "src", tmp_path / "out"))
+    assert "Metashape's cameras.xml" in capsys.readouterr().out
+    write_metashape(tmp_path / "src" / "cameras.xml", {"k1": 0.05, "p1": 0.02, "p2": -0.03})
+    with pytest.raises(AssertionError):
+        assert_is_the_straight_sphere(prepare(tmp_path / "src", tmp_path / "bent"))
+    write_metashape(tmp_path / "src" / "cameras.xml", {"k4": 0.05})
+    with pytest.raises(PmniError, match="undistort"):
+        prepare(tmp_path / "src", tmp_path / "none")
+    text = (tmp_path / "src" / "cameras.xml").read_text()
+    (tmp_path / "src" / "cameras.xml").write_text(text.replace('width="128"', 'width="0"'))
+    with pytest.raises(PmniError, match="has no pixels"):
+        prepare(tmp_path / "src", tmp_path / "none")
+    (tmp_path / "src" / "cameras.xml").write_text("<document><chunk>")
+    with pytest.raises(PmniError, match="can't be read as Metashape"):
+        prepare(tmp_path / "src", tmp_path / "none")

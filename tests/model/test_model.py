@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The method end to end on a sphere of known radius, and every option of its training step."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from conftest import SPHERE_CENTRE, SPHERE_RADIUS, hit_sphere
+from helpers.training import make_config, set_up
+
+from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
+from pmni_nerfstudio.model.loss_schedule import LossWeights
+from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated, pmni_original
+from pmni_nerfstudio.registration.views import Views
+from pmni_nerfstudio.training import course
+from pmni_nerfstudio.training.initialization import Start
+
+
+def true_sdf(points: torch.Tensor) -> torch.Tensor:
+    return (points - torch.tensor(SPHERE_CENTRE).to(points)).norm(dim=-1) - SPHERE_RADIUS
+
+
+def rotation_error_deg(c2w: np.ndarray, truth: np.ndarray) -> float:
+    """Mean angle between orientations after the best common rotation."""
+    u, _, vt = np.linalg.svd(np.einsum("nij,nkj->ik", truth[:, :3, :3], c2w[:, :3, :3]))
+    common = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    cosine = (np.einsum("nij,nij->n", common @ c2w[:, :3, :3], truth[:, :3, :3]) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+
+
+@pytest.mark.parametrize(("start", "mae_deg", "depth_px"), [("auto", 0.7, 0.16), ("hull", 1.3, 0.09)])
+def test_calibrated_training_recovers_the_sphere(
+    start: str, mae_deg: float, depth_px: float, sphere_folder: Path, tmp_path: Path
+):
+    """Maps of 48x40: a hull is a good sphere already, what is integrated from normals has the masks' pixels in it."""
+    trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 250, pipeline__model__start=start))
+    trainer.train()
+    model = trainer.pipeline.model.eval()
+    # Points of the surface that the cameras see lie on the sphere: depths are along unit rays, at the true poses.
+    metrics, images = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    assert metrics["normal_mae_deg"] < mae_deg and metrics["mask_iou"] > 0.98
+    for image in images.values():
+        assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1
+    errors_px, outputs = [], {}
+    for camera, _ in trainer.pipeline.datamanager.fixed_indices_eval_dataloader:
+        outputs = model.get_outputs_for_camera(camera)
+        bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
+        exact, _ = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
+        seen = np.isfinite(exact) & (outputs["accumulation"][..., 0].numpy() > 0.5)
+        error = np.abs(outputs["depth"][..., 0].numpy() - exact)[seen]
+        errors_px.append(error.mean() / (15.0 / float(camera.fx[0])))
+        assert seen.sum() > 300
+    assert len(errors_px) == 7 and np.mean(errors_px) < depth_px
+    for name in ("rgb", "normals"):
+        assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
+    # Calibrated: poses are those of the data.
+    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+    np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), scene.c2w, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_rough_poses_get_better(tmp_path: Path):
+    SynthCommand(out=tmp_path / "scene", shape="figure", views=12, width=96, height=80, rotation_noise_deg=5).main()
+    config = make_config("pmni", tmp_path / "scene", tmp_path, 500)
+    trainer = set_up(config)
+    truth = np.load(tmp_path / "scene" / "truth" / "truth.npz")["c2w"]
+    poses = trainer.pipeline.model.camera_optimizer
+    before = rotation_error_deg(poses.c2w_opencv_double(), truth)
+    trainer.train()
+    after = rotation_error_deg(poses.c2w_opencv_double(), truth)
+    assert 3 < before < 8 and after < 0.5 * before
+
+
+OPTIONS = {
+    "dense": {"pipeline__model__sdf_field": PmniFieldConfig(encoding="dense")},
+    "hash": {"pipeline__model__sdf_field": PmniFieldConfig(encoding="hash", hash_levels=4, hash_log2_table=12)},
+    "analytic": {"pipeline__model__gradients": "analytic"},
+    "numerical": {"pipeline__model__gradients": "numerical"},
+    "single rays": {"pipeline__datamanager__pixel_sampler__patch_size": 1},
+    "large patches": {"pipeline__datamanager__pixel_sampler__patch_size": 5},
+    "sphere start": {"pipeline__model__start": "sphere"},
+    "l1": {"pipeline__model__normal_loss": "l1"},
+    "angular": {"pipeline__model__normal_loss": "angular"},
+    "held out": {"pipeline__datamanager__dataparser__exclude_views": (1, 4)},
+    "half size": {"pipeline__datamanager__dataparser__scale_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "dense" else ()) for n in OPTIONS])
+def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
+    steps = 160
+    trainer = set_up(make_config("pmni", sphere_folder, tmp_path, steps, **OPTIONS[name]))
+    trainer.pipeline.datamanager.train_pixel_sampler.set_num_rays_per_batch(450)
+    before, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    losses = []
+    for step in range(steps):
+        for callback in trainer.callbacks:
+            callback.run_callback_at_location(step, callback.where_to_run[0])
+        loss, loss_dict, _ = trainer.train_iteration(step)
+        losses.append(float(loss_dict["normal_loss"]))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:8])
+    # Little to gain: the sphere's hull, on the coarsest level, is within 4 to 11 degrees already.
+    after, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
+    assert after["normal_mae_deg"] < 0.85 * before["normal_mae_deg"]
+
+
+def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, tmp_path: Path):
+    everything = LossWeights(**{name: (0.1,) for name in LossWeights().weights_at(0)})
+    config = make_config("pmni", sphere_folder, tmp_path, 10, pipeline__model__loss_weights=everything)
+    trainer = set_up(config)
+    model = trainer.pipeline.model
+    bundle, batch = trainer.pipeline.datamanager.next_train(0)
+    losses = model.get_loss_dict(model(bundle), batch)
+    assert set(losses) == {f"{name}_loss" for name in everything.weights_at(0)}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    # The hull of a sphere is nearly the sphere: depth maps scaled onto it lie on it.
+    assert losses["sdf_on_points_loss"] / 0.1 < 0.1
+    sum(losses.values()).backward()
+    for name, group in model.get_param_groups().items():
+        if name != "variance":
+            assert any(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in group), name
+    model.config.loss_weights = LossWeights(mask=(0.0,))
+    bundle, batch = trainer.pipeline.datamanager.next_train(1)
+    assert set(model.get_loss_dict(model(bundle), batch)) == {"normal_loss", "eikonal_loss"}
+
+
+@pytest.mark.slow
+def test_masks_draw_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: Path):
+    """Rays of the mask that pass the surface at a distance get no gradient from rendering; they must grow it."""
+    config = make_config(
+        "pmni-calibrated",
+        sphere_folder,
+        tmp_path,
+        300,
+        pipeline__model__loss_weights=LossWeights(mask=(1.0,)),
+        pipeline__model__start="sphere",
+        pipeline__model__sdf_field=PmniFieldConfig(encoding="grid", sphere_radius=0.5),
+    )
+    trainer = set_up(config)
+    before = trainer.pipeline.get_average_eval_image_metrics()["mask_iou"]
+    trainer.train()
+    after = trainer.pipeline.get_average_eval_image_metrics()["mask_iou"]
+    assert before < 0.6 and after > 0.8
+
+
+def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Path):
+    """The seam of registration: poses and a surface, before the first step."""
+    trainer = set_up(make_config("pmni", sphere_folder, tmp_path, 5))
+    model = trainer.pipeline.model
+    axis = torch.linspace(-1, 1, 97)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+    turned = scene.c2w.copy()
+    turned[:, :3, :] = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]]) @ turned[:, :3, :]
+    model.warm_start(Start(c2w=turned, sdf=true_sdf(grid)))
+    np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), turned, atol=1e-5)
+    model.field.set_progress(1.0)
+    points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
+    assert (model.field.sdf(points) - true_sdf(points)).abs().mean() < 2e-3
+
+
+def test_views_left_out_by_registration_are_left_out_of_training(sphere_folder: Path, tmp_path: Path, monkeypatch):
+    """Neither drawn nor moved, after a resume too; the others' poses move."""
+    left_out, kept = 3, [0, 1, 2, 4, 5, 6]
+    axis = torch.linspace(-1, 1, 65)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    trusted = np.arange(7) != left_out
+
+    def found(views: Views, c2w: np.ndarray, *_) -> Start:
+        moved = c2w.copy()
+        moved[:, :3, 3] += 0.02 * np.random.default_rng(0).standard_normal((7, 3))
+        return Start(c2w=moved, sdf=true_sdf(grid), kind="surface", trusted=trusted)
+
+    monkeypatch.setattr(course, "start_from_registration", found)
+    how = {"pipeline__model__registration": True, "pipeline__model__steps_per_pose_step": 5}
+    first = set_up(make_config("pmni", sphere_folder, tmp_path, 8, **how))
+    before = first.pipeline.model.camera_optimizer.c2w_opencv_double()
+    first.train()
+    config = make_config("pmni", sphere_folder, tmp_path, 16, load_dir=first.checkpoint_dir, timestamp="on", **how)
+    second = set_up(config)
+    for trainer in (first, second):
+        _, batch = trainer.pipeline.datamanager.next_train(0)
+        assert set(batch["indices"][:, 0].tolist()) == set(kept)
+    second.train()
+    after = second.pipeline.model.camera_optimizer.c2w_opencv_double()
+    assert (np.abs(after - before)[kept].max(axis=(1, 2)) > 1e-3).all()
+    np.testing.assert_allclose(after[left_out], before[left_out], atol=1e-6)
+
+
+def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
+    first = set_up(make_config("pmni", sphere_folder, tmp_path, 30))
+    first.train()
+    config = make_config("pmni", sphere_folder, tmp_path, 45)
+    config.load_dir, config.timestamp = first.checkpoint_dir, "resumed"
+    second = set_up(config)
+    before = first.pipeline.model.state_dict()
+    for name, value in second.pipeline.model.state_dict().items():
+        if torch.is_tensor(value):
+            torch.testing.assert_close(value, before[name], msg=name)
+    second.train()
+    # nerfstudio's loop counts one more before it sees that it has to stop.
+    assert second.step == 45
+    assert second.pipeline.model.fraction == pytest.approx(44 / 45)
+
+
+@pytest.mark.parametrize(
+    ("converged_deg", "steps", "words"), [(180.0, 60, "Converged after 60"), (1e-9, 80, "Not conv")]
+)
+def test_training_ends_when_nothing_changes_any_more(
+    converged_deg: float, steps: int, words: str, sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Two checks after the schedule's end, or the most steps allowed, and the log says which."""
+    how = {"pipeline__model__schedule_steps": 40, "pipeline__model__converged_normals_deg": converged_deg}
+    trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 80, **how))
+    trainer.train()
+    # nerfstudio's loop counts one more before it sees that it has to stop.
+    assert trainer.step in (steps - 1, steps)
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_sweeps_start_is_trained_gently_after_a_resume_too(sphere_folder: Path, tmp_path: Path):
+    """Its sharpness and learning rate are set by the run, not by the config: the checkpoint must bring them back."""
+    first = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 10, pipeline__model__start="sweep"))
+    first.train()
+    config = make_config("pmni-calibrated", sphere_folder, tmp_path, 20, pipeline__model__start="sweep")
+    config.load_dir, config.timestamp = first.checkpoint_dir, "resumed"
+    second = set_up(config)
+    second.train()
+    hull = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 20, pipeline__model__start="hull"))
+    hull.train()
+    rates = [t.optimizers.optimizers["sdf"].param_groups[0]["lr"] for t in (second, hull)]
+    assert rates[0] == pytest.approx(0.1 * rates[1])
+    for trainer, least in ((second, 1000.0), (hull, 100.0)):
+        model = trainer.pipeline.model
+        model.set_fraction(0.0)
+        assert float(model.field.inv_s()) == pytest.approx(least, rel=1e-3)
+
+
+def test_the_original_recipe_runs_through_its_stages(sphere_folder: Path, tmp_path: Path):
+    """From a ring and a sphere, whatever poses the scene has; each third of the run has its own losses."""
+    config = make_config("pmni-original", sphere_folder, tmp_path, 30)
+    config.pipeline.datamanager.train_num_rays_per_batch = 450
+    trainer = set_up(config)
+    model = trainer.pipeline.model
+    ring = trainer.pipeline.datamanager.train_dataset.metadata["c2w"]
+    assert rotation_error_deg(ring, trainer.pipeline.datamanager.train_dataset.scene.c2w) > 1
+    np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), ring, atol=1e-5)
+    names = []
+    for fraction in (0.0, 0.4, 0.9):
+        model.set_fraction(fraction)
+        bundle, batch = trainer.pipeline.datamanager.next_train(0)
+        names.append(set(model.get_loss_dict(model(bundle), batch)))
+    common = {"mask_loss", "eikonal_loss"}
+    assert names == [common | {"depth_loss"}, common | {"depth_loss", "normal_loss"}, common | {"normal_loss"}]
+    trainer.train()
+    assert trainer.step == 29
+    assert not np.allclose(model.camera_optimizer.c2w_opencv_double(), ring, atol=1e-4)  # Adam moves them
+
+
+def test_no_depth_maps_is_one_line(tmp_path: Path, sphere_folder: Path, capsys: pytest.CaptureFixture):
+    import shutil
+
+    shutil.rmtree(sphere_folder / "integration")
+    config = make_config("pmni", sphere_folder, tmp_path, 5, pipeline__model__loss_weights=LossWeights(depth=(1.0,)))
+    with pytest.raises(SystemExit) as stop:
+        set_up(config)
+    assert stop.value.code == 1
+    assert "needs depth maps" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_methods_are_registered():
+    from nerfstudio.configs.method_configs import all_methods
+
+    assert {"pmni", "pmni-calibrated", "pmni-original"} <= set(all_methods)
+    assert pmni.config.pipeline.model.camera_optimizer.mode == "SE3"
+    assert pmni_calibrated.config.pipeline.model.camera_optimizer.mode == "off"
+
+
+@pytest.mark.parametrize("method", [pmni, pmni_calibrated, pmni_original])
+def test_every_option_has_a_help_line(method):
+    """Of `ns-train pmni --help`: what stands before an option's default must say something."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parser = tyro.extras.get_parser(type(method.config), default=method.config)
+    helps = {action.option_strings[0]: str(action.help) for action in all_actions(parser)}
+    assert {"--pipeline.model.sdf-field.encoding", "--pipeline.datamanager.pixel-sampler.patch-size"} <= set(helps)
+    bare = [name for name, text in helps.items() if not re.sub(r"\[/?\w+\]|\(default.*", "", text, flags=re.S).strip()]
+    assert not bare
+
+
+def all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Options of a parser and its subcommands."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for name in action.choices:
+                found += all_actions(action.choices[name])
+        elif action.option_strings:
+            found.append(action)
+    return found

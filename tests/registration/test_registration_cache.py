@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registrations on disk: what was kept comes back, and what is broken is said in a line that names the file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.registration import cache
+from pmni_nerfstudio.registration.cache import load_registration, save_registration
+from pmni_nerfstudio.registration.confidence import Judgement
+from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
+from pmni_nerfstudio.registration.pipeline import Registration
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
+
+
+def registration(hypotheses: tuple[Hypothesis, ...] = (Hypothesis("left", 1.5, True),)) -> Registration:
+    rng = np.random.default_rng(0)
+    figures = Judgement(*rng.uniform(size=(4, 3)))
+    sdf = rng.normal(size=(9, 9, 9)).astype(np.float32)
+    trusted = np.array([True, False, True])
+    return Registration(
+        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), trusted, figures, hypotheses, 0, {"a": 1.0}, ("one", "two")
+    )
+
+
+@pytest.mark.parametrize("hypotheses", [(), (Hypothesis("left", 1.5, True), Hypothesis("right", 2, False))])
+def test_what_was_kept_comes_back(hypotheses: tuple[Hypothesis, ...], tmp_path: Path):
+    kept = registration(hypotheses)
+    save_registration(tmp_path / "r.npz", kept)
+    again = load_registration(tmp_path / "r.npz")
+    assert (again.hypotheses, again.warnings, again.seconds) == (hypotheses, ("one", "two"), {"a": 1.0})
+    np.testing.assert_array_equal(again.c2w, kept.c2w)
+    np.testing.assert_array_equal(again.surface.sdf, kept.surface.sdf)
+    np.testing.assert_array_equal(again.trusted, kept.trusted)
+    np.testing.assert_array_equal(again.judgement.confidence, kept.judgement.confidence)
+
+
+def changed(**arrays: Any) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        with np.load(path) as file:
+            content = {name: file[name] for name in file.files}
+        content.update({name: array for name, array in arrays.items() if array is not None})
+        np.savez(path, **{name: array for name, array in content.items() if arrays.get(name, 0) is not None})
+
+    return change
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut": (lambda p: p.write_bytes(p.read_bytes()[:-200]), "can't be read"),
+    "empty": (lambda p: p.write_bytes(b""), "can't be read"),
+    "lacking": (changed(trusted=None), "it lacks trusted"),
+    "views": (changed(c2w=np.tile(np.eye(4), (2, 1, 1))), "trusted is of another shape"),
+    "no cube": (changed(sdf=np.ones((9, 9, 8), np.float32)), "sdf is of another shape"),
+    "not finite": (changed(sdf=np.full((9, 9, 9), np.nan, np.float32)), "sdf is .* not finite"),
+    "kind": (changed(trusted=np.ones(3)), "trusted is of another shape or kind"),
+    "pickle": (changed(seconds=np.array([{}], dtype=object)), "can't be read"),
+    "folder": (lambda p: (p.unlink(), p.mkdir()), "is no regular file"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_what_is_broken_is_said(kind: str, tmp_path: Path):
+    path = tmp_path / "r.npz"
+    save_registration(path, registration())
+    damage, match = DAMAGE[kind]
+    damage(path)
+    with pytest.raises(PmniError, match=match) as error:
+        load_registration(path)
+    line = str(error.value)
+    assert line.startswith(f"{path}: ") and line.endswith("remove it to register again") and line.isprintable()
+    assert line.count(str(path)) == 1
+
+
+def test_an_archive_that_unpacks_to_more_than_any_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "r.npz"
+    save_registration(path, registration())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("other.npy", bytes(1 << 20))  # of a name that nobody asks for: passed over
+    load_registration(path)
+    monkeypatch.setattr(cache, "_MAX_BYTES", 1000)
+    with pytest.raises(PmniError, match=r"sdf.npy has 3,\d+ bytes of at most 1,000"):
+        load_registration(path)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The surface of registration: grid, mesh, silhouettes and the band Poisson step, against a sphere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.registration_scenes import capture, lattice, rotation_errors_deg, true_surface, turned
+from scipy.spatial.transform import Rotation
+
+from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume, project
+from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contour, graze, silhouette_jacobian
+from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface, extend
+from pmni_nerfstudio.registration.views import blur_normals
+
+CENTRE, RADIUS = np.array([0.1, -0.05, 0.15]), 0.6
+
+
+def sphere(n: int = 65, radius: float = RADIUS) -> Surface:
+    return Surface((np.linalg.norm(lattice(n) - CENTRE, axis=1) - radius).reshape(n, n, n).astype(np.float32))
+
+
+def test_mesh_depths_and_samples_of_a_sphere():
+    surface = sphere()
+    _, views, poses = capture()
+    vertices, faces = surface.mesh
+    corners = vertices[faces] - CENTRE
+    assert np.abs(np.linalg.norm(vertices - CENTRE, axis=1) - RADIUS).max() < 2e-3
+    volume = np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6
+    assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.01)  # positive: triangles face outwards
+
+    points, normals = surface.samples(500, np.random.default_rng(0))
+    assert ((points - CENTRE) * normals).sum(axis=1).min() > 0.9 * RADIUS
+
+    depths = surface.depths(views, poses, np.ones_like(views.masks))
+    for i in range(3):
+        y, x = np.nonzero(np.isfinite(depths[i]))
+        camera = np.linalg.solve(views.K[i], np.stack([x, y, np.ones(len(x))])).T * depths[i, y, x, None]
+        world = (camera - poses.t[i]) @ poses.R[i]
+        assert np.abs(np.linalg.norm(world - CENTRE, axis=1) - RADIUS).max() < 3e-3
+        assert ((world - CENTRE) @ poses.R[i].T)[:, 2].max() < 0.06  # of the side towards the camera
+
+
+def test_redistanced_and_transformed_keep_the_surface():
+    bent = Surface((sphere().sdf * (1.5 + 0.5 * np.sin(4 * lattice(65)[:, 0]).reshape(65, 65, 65))).astype(np.float32))
+    again = bent.redistanced(4)
+    near = np.abs(sphere().sdf) < 3 * again.voxel
+    assert np.abs(again.sdf - sphere().sdf)[near].max() < 3e-3
+    assert ((again.sdf < 0) == (bent.sdf < 0)).all()
+
+    rotation = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
+    moved = sphere().transformed(0.9, rotation, np.array([0.05, 0.1, -0.1]))
+    centre = 0.9 * rotation @ CENTRE + [0.05, 0.1, -0.1]
+    truth = np.linalg.norm(lattice(65) - centre, axis=1).reshape(65, 65, 65) - 0.9 * RADIUS
+    near = np.abs(truth) < 2 * moved.voxel
+    assert np.abs(moved.sdf - truth)[near].max() < 3e-3
+
+
+def test_extend_counts_voxels_from_what_is_known():
+    sdf = np.ones((5, 5, 5), dtype=np.float32)
+    known = np.zeros_like(sdf, dtype=bool)
+    known[2, 2, 2] = True
+    sdf[2, 2, 2], sdf[0] = 0.25, -1.0
+    out = extend(sdf, known, voxel=0.5, steps=2)
+    assert out[2, 2, 2] == 0.25
+    assert out[2, 2, 3] == out[3, 2, 2] == 0.75
+    assert out[0, 2, 2] == -1.25
+    assert out[4, 4, 4] == 1.75  # out of reach
+
+
+def test_lookups_are_exact_between_pixels_and_voxels():
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4) ** 1
+    import torch
+
+    found = lookup(torch.from_numpy(image), np.array([[1.37, 0.61], [3.0, 2.0]]))
+    np.testing.assert_allclose(found[:, 0], [1.37 + 4 * 0.61, 11.0], rtol=1e-6)
+    plane = (lattice(9) @ [1.0, 2.0, -3.0]).reshape(1, 9, 9, 9).astype(np.float32)
+    points = np.random.default_rng(0).uniform(-1, 1, (20, 3))
+    np.testing.assert_allclose(lookup_volume(torch.from_numpy(plane), points)[:, 0], points @ [1, 2, -3], atol=1e-5)
+
+
+def test_contour_of_a_disc_is_sub_pixel_and_leaves_the_frame_out():
+    y, x = np.mgrid[:80, :100]
+    disc = (x - 50.3) ** 2 + (y - 41.2) ** 2 < 30.4**2
+    radii = np.linalg.norm(contour(disc) - [50.3, 41.2], axis=1)
+    assert abs(radii.mean() - 30.4) < 0.05
+    assert radii.std() < 0.25
+    cut = contour((x - 90) ** 2 + (y - 40) ** 2 < 30**2)
+    assert cut[:, 0].max() < 98
+    assert np.abs(np.linalg.norm(cut - [90, 40], axis=1) - 30).max() < 1.0
+
+
+def test_rays_of_the_contour_graze_the_surface_and_their_derivative_is_right():
+    surface = sphere(97)
+    _, views, poses = capture()
+    pixels = np.array([[20.0, 30.0], [55.0, 16.0], [41.0, 58.0], [64.0, 40.0]])
+    grazing = graze(surface, pixels, views.K[0], poses, 0)
+
+    def distances(moved: Poses) -> np.ndarray:
+        rays = np.column_stack([pixels, np.ones(4)]) @ np.linalg.inv(views.K[0]).T @ moved.R[0]
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        return np.linalg.norm(np.cross(CENTRE - moved.centres()[0], rays), axis=1) - RADIUS
+
+    np.testing.assert_allclose(grazing.sdf, distances(poses), atol=2e-3)
+    jacobian = silhouette_jacobian(grazing, poses, 0)
+    for k in range(6):
+        twist = np.zeros((len(poses), 6))
+        twist[0, k] = 1e-4
+        numeric = (distances(poses.retract(twist)) - distances(poses.retract(-twist))) / 2e-4
+        np.testing.assert_allclose(jacobian[:, k], numeric, atol=0.02)
+
+
+def test_band_poisson_moves_a_surface_to_where_normals_and_zeros_put_it():
+    start = sphere(49, radius=0.57)
+    band = Band.of(start.sdf, 3)
+    outward = band.points - CENTRE
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    ring = Rotation.from_rotvec(np.outer(np.linspace(0, 6, 60), [0, 0, 1])).apply([RADIUS, 0, 0]) + CENTRE
+    options = PoissonOptions(iterations=400, tolerance=1e-8, keep_weight=1e-8)
+    moved = Surface(band_poisson(start.sdf, band, outward, np.ones(len(outward)), ring, options=options))
+    vertices, _ = moved.mesh
+    assert np.abs(np.linalg.norm(vertices - CENTRE, axis=1) - RADIUS).max() < 3e-3
+
+    floor = band.points[:, 2] - CENTRE[2] - 0.53
+    cut = Surface(band_poisson(start.sdf, band, outward, np.ones(len(outward)), ring, floor=floor))
+    assert cut.mesh[0][:, 2].max() < CENTRE[2] + 0.53 + 0.1 * cut.voxel
+
+
+def test_blur_stays_on_the_mask_and_keeps_a_constant():
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, 5:15] = True
+    normals = np.where(mask[..., None], [0.6, 0.0, -0.8], 0.0).astype(np.float32)
+    np.testing.assert_allclose(blur_normals(normals, mask, 3.0), normals, atol=1e-6)
+
+
+def test_a_similarity_is_taken_out_again():
+    _, _, poses = capture()
+    rotation = Rotation.from_rotvec([0.4, 1.0, -0.3]).as_matrix()
+    moved = poses.transformed(1.3, rotation, np.array([0.2, -0.1, 0.3]))
+    scale, back, shift = align(moved, poses)
+    assert scale == pytest.approx(1 / 1.3, rel=1e-6)
+    np.testing.assert_allclose(back, rotation.T, atol=1e-6)
+    again = moved.transformed(scale, back, shift)
+    np.testing.assert_allclose(again.t, poses.t, atol=1e-5)
+    assert rotation_errors_deg(moved, poses).max() < 1e-4
+    camera = poses.to_camera(0, CENTRE[None])
+    assert project(np.eye(3), camera)[0] == pytest.approx(camera[0, :2] / camera[0, 2])
+    assert np.abs(np.linalg.inv(poses.c2w())[:, :3, 3] - poses.t).max() < 1e-9
+    assert rotation_errors_deg(turned(poses, 5.0), poses).mean() > 2
+
+
+def test_true_surface_is_a_distance_near_the_surface():
+    slopes = np.linalg.norm(lookup_volume(true_surface().lookups[1:], true_surface().mesh[0][::50]), axis=1)
+    assert np.median(np.abs(slopes - 1)) < 0.05

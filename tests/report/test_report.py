@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pmni report`: the page holds what was measured, needs no network, and its figures are drawn in a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+import yaml
+from helpers.browser import Opened, opened  # noqa: F401
+from helpers.training import make_config
+from PIL import Image
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from pmni_nerfstudio.cli import main
+from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.data.images import read_normals, write_exr
+from pmni_nerfstudio.evaluation.ground_truth import read_truth
+from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.report.curves import metric_name, read_curves
+from pmni_nerfstudio.report.figures import display_frame
+from pmni_nerfstudio.report.outcome import read_outcome
+from pmni_nerfstudio.report.strips import errors_deg, scale_end_deg, view_strips
+
+VIEWS = 5
+OFF_DEG = 3.0
+"""By which the rendered normals of view 1 are turned about the viewing direction's x axis."""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pmni eval` leaves of a perfect result of a synthetic scene, but for one view's normals; with a run."""
+    place = tmp_path_factory.mktemp("report")
+    scene, out, run = place / "scene <b>&", place / "out", place / "run"
+    SynthCommand(out=scene, views=VIEWS, width=48, height=40, mesh_resolution=48, rotation_noise_deg=5).main()
+    truth = read_truth(scene / "truth")
+    out.mkdir()
+    shutil.copy(scene / "mesh_Gt.ply", out / "mesh.ply")
+    np.save(out / "poses.npy", transform_poses(truth.world_from_unit, truth.c2w))
+    (out / "normal_camera_space").mkdir()
+    names = [f"{i:02d}" for i in range(VIEWS)]
+    for name in names:
+        normals = read_normals(scene / "normal_camera_space_GT" / f"{name}.exr")
+        if name == "01":
+            sine, cosine = np.sin(np.deg2rad(OFF_DEG)), np.cos(np.deg2rad(OFF_DEG))
+            normals = normals @ np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]], dtype=np.float32)
+        write_exr(out / "normal_camera_space" / f"{name}.exr", normals)
+    _write_run(run, scene)
+    _write_metrics(out, scene, run / "config.yml", names)
+    return out
+
+
+def _write_run(run: Path, scene: Path) -> None:
+    config = make_config("pmni", scene, run, 77)
+    run.mkdir()
+    (run / "config.yml").write_text(yaml.dump(config))
+    with SummaryWriter(str(run)) as writer:
+        for step in range(0, 100, 10):
+            writer.add_scalar("Train Loss Dict/normal_loss", 0.1 / (step + 1), step)
+            writer.add_scalar("Train Loss Dict/mask_loss", 0.01 / (step + 1), step)
+            writer.add_scalar("Eval Images Metrics/rot_deg", 5.0 / (step + 1), step)
+            writer.add_scalar("Train Metrics Dict/idle", 0.0, step)
+
+
+def _write_metrics(out: Path, scene: Path, config: Path, names: list[str]) -> None:
+    views = [
+        {"name": name, "held_out": name == "03", "mae_deg": 0.125, "median_deg": 0.1, "mask_iou": 0.99}
+        | {"rot_deg": 0.0625 if name == "02" else 0.0, "position": None if name == "03" else 1.5}
+        for name in names
+    ]
+    poses = {"rot_deg": 0.0123, "rot_deg_max": 0.0625, "views_under_1deg": 1.0, "position": 1.5, "position_pct": 0.2}
+    record = {
+        "scene": str(scene),
+        "config": str(config),
+        "method": "pmni",
+        "units": "mm",
+        "aligned": True,
+        "similarity": (1.25 * np.eye(4)).tolist(),
+        "surface": {"chamfer": 0.0456, "chamfer_pct": 0.0789, "accuracy": 0.04, "completeness": 0.05}
+        | {"threshold": 0.5, "fscore": 0.9876, "fscore_1pct": 1.0},
+        "poses": poses | {"ate": 1.6, "rpe_rot_deg": 0.02, "rpe_position": 0.3},
+        "normals": {"against": "inputs", "mae_deg": 0.6543, "median_deg": 0.5, "held_out_mae_deg": 0.7}
+        | {"mask_iou": 0.99},
+        "mesh": {"vertices": 100, "faces": 196, "components": 1, "watertight": True, "self_intersections": 0}
+        | {"area": 3210.0, "volume": 4321.0, "mean_curvature": 0.1},
+        "views": views,
+    }
+    (out / "metrics.json").write_text(json.dumps(record))
+    (out / "views.csv").write_text("name,mae_deg\n00,0.125\n")
+
+
+def report(out: Path) -> str:
+    main(["report", str(out)])
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+class Addresses(HTMLParser):
+    """Every address that a page loads something from or links to, its text, and its links' names."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.downloads: dict[str, str] = {}
+        self.text = ""
+        self._in_script = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        values = {name: value or "" for name, value in attrs}
+        self.found += [values[name] for name in ("src", "href", "srcset", "data", "poster", "action") if name in values]
+        if "download" in values:
+            self.downloads[values["download"]] = values["href"]
+        self._in_script = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._in_script = False
+
+    def handle_data(self, data):
+        self.text += "" if self._in_script else data
+
+
+def decoded(uri: str) -> bytes:
+    return base64.b64decode(uri.split(",", 1)[1])
+
+
+@pytest.fixture(scope="module")
+def page(measured: Path) -> str:
+    return report(measured)
+
+
+def test_the_page_is_told_of_and_small(measured: Path, page: str, capsys: pytest.CaptureFixture[str]):
+    report(measured)
+    said = capsys.readouterr().out
+    size = (measured / "report.html").stat().st_size
+    assert str(measured / "report.html") in said and f"{size / 1e6:.1f} MB" in said
+    assert size < 7e6
+    assert not [path for path in measured.iterdir() if path.name.startswith(".")]
+
+
+def test_nothing_comes_from_a_network(page: str):
+    addresses = Addresses(page).found
+    assert len(addresses) > 3 * VIEWS
+    assert not [address[:80] for address in addresses if not address.startswith(("data:", "#"))]
+    styles = "".join(re.findall(r"<style>.*?</style>", page, flags=re.S))
+    assert styles and "url(" not in styles and "@import" not in styles
+    assert len(re.findall(r"plotly\.js v\d", page)) == 1
+
+
+def test_what_was_measured_stands_on_it(measured: Path, page: str):
+    text = Addresses(page).text
+    for number in ("0.0456", "0.0789", "0.0123", "0.654", "0.9876", "3210", "scale 1.25000", "100%", "0.062° off"):
+        assert number in text, number
+    assert text.count("0.12° mean") + text.count("0.13° mean") == VIEWS and text.count("held out") >= 2
+    assert text.count("1.5 mm off") == VIEWS - 1
+    # names are data, not markup
+    assert "scene <b>&" in text and "<b>&" not in page
+    # of the run's settings
+    assert re.search(r"Steps at most\s*77\b", text) and "max_num_iterations: 77" in text
+
+
+def test_files_can_be_saved_from_it(measured: Path, page: str):
+    downloads = Addresses(page).downloads
+    assert set(downloads) == {"mesh.ply", "poses.npy", "metrics.json", "views.csv"}
+    for name, uri in downloads.items():
+        assert decoded(uri) == (measured / name).read_bytes(), name
+
+
+def test_strips_show_the_errors(measured: Path):
+    outcome = read_outcome(measured)
+    errors = errors_deg(outcome)
+    assert outcome.scene is not None
+    for view, error in enumerate(errors):
+        assert np.isfinite(error).sum() == outcome.scene.masks[view].sum()
+        expected = 0.5 * OFF_DEG if view == 1 else 0.0
+        assert np.nanmean(error) == pytest.approx(expected, rel=1.0, abs=0.05)
+        assert np.nanmax(error) < OFF_DEG + 0.1
+    end = scale_end_deg(errors)
+    assert end in (1.0, 2.0, 5.0)
+    strips = view_strips(outcome, errors, end)
+    known, off, right = (
+        np.asarray(Image.open(io.BytesIO(decoded(uri))).convert("RGB"), dtype=float)
+        for uri in (strips[1].known, strips[1].error, strips[0].error)
+    )
+    # cut to the object; errors are dark where they are large, and pale where there are none
+    assert known.shape == off.shape == (*strips[1].size[::-1], 3) and known.shape[0] <= 40 and known.shape[1] <= 48
+    assert off.min() < 120 and right.min() > 150
+    corner = errors[0].shape[0] // 2, errors[0].shape[1] // 2
+    towards_viewer = known[corner]
+    assert towards_viewer[2] > 180  # blue: z to the viewer
+
+
+def test_curves_are_those_of_the_run(measured: Path, page: str):
+    curves = read_curves(measured.parent / "run")
+    np.testing.assert_allclose(
+        curves["Train Loss Dict/normal_loss"].values, 0.1 / (np.arange(0, 100, 10) + 1), rtol=1e-6
+    )
+    assert curves["Eval Images Metrics/rot_deg"].steps.tolist() == list(range(0, 100, 10))
+    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    names = [[trace.get("name") for trace in figure["data"]] for figure in figures]
+    assert ["normal", "mask"] in names and ["rot (deg)"] in names
+    assert read_curves(measured) == {}
+    assert metric_name("Eval Images Metrics/chamfer", "cm") == "chamfer (cm)"
+    assert metric_name("Eval Images Metrics/chamfer_pct", "cm") == "chamfer (%)"
+    assert metric_name("Train Metrics Dict/pose_rotation_max_deg", "cm") == "pose rotation max (deg), training"
+
+
+def test_figures_stand_upright_before_the_first_camera():
+    """Cameras that look down on an object from a ring about an axis which is none of the world's."""
+    turn = trimesh.transformations.random_rotation_matrix(np.array([0.1, 0.5, 0.9]))
+    ball = trimesh.creation.icosphere(radius=4.0).apply_translation([10.0, 20.0, 30.0])
+    ball.apply_transform(turn)
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    for pose, azimuth in zip(poses, np.deg2rad([20, 110, 200, 290])):
+        away = np.array([np.cos(azimuth), np.sin(azimuth), 0.7]) / np.sqrt(1.49)
+        right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
+        pose[:3, :3] = np.stack([right, np.cross(-away, right), -away], axis=1)
+        pose[:3, 3] = np.array([10.0, 20.0, 30.0]) + 40.0 * away
+    frame = display_frame(ball, turn @ poses)
+    assert frame.radius == pytest.approx(4.0, rel=0.01)
+    assert np.linalg.det(frame.rotation) == pytest.approx(1.0)
+    np.testing.assert_allclose(frame.rotation @ turn[:3, :3] @ [0, 0, 1], [0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(frame.eye, np.array([0, -1, 0.7]) / np.sqrt(1.49), atol=1e-3)
+    np.testing.assert_allclose(frame.points(np.asarray(ball.vertices)).mean(0), 0, atol=1e-3)
+
+
+def test_what_is_missing_is_said(measured: Path, tmp_path: Path):
+    record = json.loads((measured / "metrics.json").read_text())
+    record |= {"surface": None, "poses": None, "similarity": None, "aligned": False, "method": None}
+    record |= {"scene": str(tmp_path / "gone"), "config": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    text = Addresses(html := report(tmp_path)).text
+    for line in ("No mesh", "No pictures of the views", "No cameras", "No curves", "No settings"):
+        assert line in text
+    assert "0.654" in text and "Chamfer" not in text
+    assert len(html) < 1e5  # without figures there is no use for Plotly
+
+
+def test_a_large_mesh_is_simplified(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pmni_nerfstudio.report import sections
+
+    monkeypatch.setattr(sections, "FACES", 1000)
+    monkeypatch.setattr(sections, "LARGEST_MESH", 10_000)
+    shutil.copy(measured / "metrics.json", tmp_path)
+    shutil.copy(measured / "mesh.ply", tmp_path)
+    page = Addresses(report(tmp_path))
+    full = trimesh.load_mesh(tmp_path / "mesh.ply", process=False)
+    small = trimesh.load_mesh(io.BytesIO(decoded(page.downloads["mesh.ply"])), file_type="ply", process=False)
+    assert 900 <= len(small.faces) <= 1000 < len(full.faces)
+    np.testing.assert_allclose(small.bounds, full.bounds, atol=0.02 * full.scale)
+    assert f"{len(small.faces):,} of its {len(full.faces):,} faces" in page.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "is missing"), ("{", "can't be read"), ('{"scene": null}', "lacks config, method")]
+)
+def test_mistakes_are_told_in_a_line(
+    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    if content is not None:
+        (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(SystemExit) as exit:
+        main(["report", str(tmp_path)])
+    message = capsys.readouterr().err.strip()
+    assert exit.value.code == 1 and message.startswith(f"error: {tmp_path / 'metrics.json'}: {said}")
+    assert len(message.splitlines()) == 1 and not (tmp_path / "report.html").exists()
+
+
+def test_maps_of_another_size_are_refused(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(measured, tmp_path / "out")
+    for path in (tmp_path / "out" / "normal_camera_space").iterdir():
+        write_exr(path, read_normals(path)[:20, :24])
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path / "out")])
+    assert "rendered maps are 24x20" in capsys.readouterr().err
+
+
+def test_a_browser_draws_it(measured: Path, page: str, opened: Opened):  # noqa: F811
+    opened.open(measured / "report.html")
+    for section in ("mesh", "cameras"):
+        picture = opened.pixels(f"#{section} .plot").astype(int)
+        assert opened.page.locator(f"#{section} canvas").count() > 0
+        background = np.abs(picture - picture[-1, 0]).max(axis=-1) < 8
+        assert 0.03 < (~background).mean() < 0.9
+        assert picture[~background].std() > 10  # shaded, or lines beside it
+    opened.pixels("#curves .plot")
+    opened.page.locator("button.view").nth(1).click()
+    assert opened.page.locator("dialog[open] img").count() == 3
+    assert opened.errors == [] and opened.requests == []

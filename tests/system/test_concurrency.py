@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two programs at once on one scene or in one folder: both end as a lone one does, or one says that the other is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.prepare_truth import make_truth
+from rich.console import Console
+from test_prepare import write_maps
+
+from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.data.folder_lock import alone_in
+from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.registration.cache import load_registration
+from pmni_nerfstudio.studies.job import Job
+from pmni_nerfstudio.studies.running import do_jobs
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scene")
+    SynthCommand(out=folder, views=6, width=48, height=40, mesh_resolution=32, rotation_noise_deg=3).main()
+    return folder
+
+
+def at_once(*commands: Sequence[str]) -> list[tuple[int, str]]:
+    """Exit codes of commands that are begun together, and what each said."""
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    begun = [
+        subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for command in commands
+    ]
+    said = [process.communicate(timeout=600)[0].decode(errors="replace") for process in begun]
+    return [(process.returncode, text) for process, text in zip(begun, said)]
+
+
+def train(scene: Path, out: Path) -> list[str]:
+    fixed = ["--vis", "tensorboard", "--experiment-name", "e", "--timestamp", "t", "--max-num-iterations", "3"]
+    return ["ns-train", "pmni", "--data", str(scene), "--output-dir", str(out), *fixed, "--steps-per-save", "1"]
+
+
+def check_run(out: Path, lone: Path) -> None:
+    """The last checkpoint and the registration are the lone run's."""
+    run, other = out / "e" / "pmni" / "t", lone / "e" / "pmni" / "t"
+    states = [torch.load(next(r.glob("nerfstudio_models/*.ckpt")), weights_only=True) for r in (run, other)]
+    assert states[0]["step"] == states[1]["step"]
+    for name, value in states[1]["pipeline"].items():
+        if torch.is_tensor(value):
+            torch.testing.assert_close(states[0]["pipeline"][name], value, msg=name)
+    (mine,), (its,) = (list(r.glob("registration/*")) for r in (run, other))
+    assert mine.name == its.name
+    np.testing.assert_allclose(load_registration(mine).c2w, load_registration(its).c2w, atol=1e-9)
+    assert not list(run.glob(".*"))
+
+
+@pytest.mark.slow
+def test_two_trainings_of_one_scene(scene: Path, tmp_path: Path):
+    """Each in a folder of its own, and both in one under the same time stamp."""
+    ((code, said),) = at_once(train(scene, tmp_path / "lone"))
+    assert code == 0, said
+    before = sorted(path for path in scene.rglob("*"))
+    for folders in (("a", "b"), ("same", "same")):
+        for code, said in at_once(*(train(scene, tmp_path / name) for name in folders)):
+            assert code == 0, said
+        for name in set(folders):
+            check_run(tmp_path / name, tmp_path / "lone")
+    assert sorted(path for path in scene.rglob("*")) == before  # nothing is kept in the scene
+
+
+@pytest.mark.slow
+def test_two_registrations_into_one_folder(scene: Path, tmp_path: Path):
+    def command(name: str) -> list[str]:
+        return ["pmni", "register", str(scene), "--output-dir", str(tmp_path / name)]
+
+    for code, said in [*at_once(command("lone")), *at_once(command("same"), command("same"))]:
+        assert code == 0, said
+    files = sorted(path.name for path in (tmp_path / "same").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "lone").iterdir())
+    for name in ("poses.npy", "surface.ply", "cameras_refined.npz", "transforms.json"):
+        assert (tmp_path / "same" / name).stat().st_size == (tmp_path / "lone" / name).stat().st_size
+    np.testing.assert_array_equal(*(np.load(tmp_path / name / "poses.npy") for name in ("same", "lone")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["integrate", "prepare"])
+def test_two_that_make_the_same_folder(name: str, scene: Path, tmp_path: Path):
+    """One of them may find that the other was faster, and says so."""
+    if name == "prepare":
+        write_maps(tmp_path / "src", make_truth(), [f"{view:03d}" for view in range(8)])
+        command = ["pmni", "prepare", str(tmp_path / "src"), str(tmp_path / "out"), "--focal", "300"]
+    else:
+        SynthCommand(out=tmp_path / "out", views=6, width=48, height=40, mesh_resolution=32).main()
+        command = ["pmni", "integrate", str(tmp_path / "out")]
+    ends = at_once(command, command)
+    assert 0 in [code for code, _ in ends]
+    for code, said in ends:
+        lines = [line for line in said.splitlines() if line.startswith("error:")]
+        assert (code, len(lines)) in ((0, 0), (1, 1)) and "Traceback" not in said
+    made = read_scene(tmp_path / "out")
+    assert made.num_views == (8 if name == "prepare" else 6) and (name == "prepare" or made.depth_files is not None)
+    assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
+
+
+# ---- suites ---------------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import subprocess, sys
+from pathlib import Path
+from rich.console import Console
+from pmni_nerfstudio.studies.job import Job
+from pmni_nerfstudio.studies.running import do_jobs
+
+def run(jobs):
+    child = subprocess.Popen(["sleep", "600"])
+    print(child.pid, flush=True)
+    child.wait()
+    yield
+
+do_jobs([Job("m", Path(sys.argv[1]))], Path(sys.argv[1]), run, Console(quiet=True), lambda method: None)
+"""
+
+
+def test_a_second_suite_in_a_folder_stops_and_a_killed_one_leaves_it_free(tmp_path: Path):
+    def do() -> list:
+        return do_jobs([Job("m", tmp_path)], tmp_path, lambda jobs: (_ for _ in ()), Console(), lambda method: "no GPU")
+
+    first = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    child = int(first.stdout.readline())  # of the one that works, and at work when that is killed
+    try:
+        with pytest.raises(PmniError, match=rf"^{tmp_path}: process {first.pid} on .* is at work there: wait until"):
+            do()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        os.kill(child, 0)  # it is still there, and holds nothing
+        (outcome,) = do()
+        assert outcome.reason == "no GPU"
+        do()  # and one's own end leaves it free too
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_that_can_not_be_locked_is_said(tmp_path: Path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(PmniError, match=r"\.lock: can't be written .*give another --output-dir"), alone_in(tmp_path):
+        pass

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scripts in examples/ make of a small run is held against the truth that the run's scene was made from."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open3d as o3d
+import pytest
+import torch
+import trimesh
+import tyro
+from helpers.training import make_config, set_up
+from nerfstudio.data.utils import colmap_parsing_utils as colmap
+from PIL import Image
+from scipy.ndimage import binary_dilation
+from scipy.spatial.transform import Rotation
+from test_texture import look_up, read_glb, take_photographs, true_colours
+from torch.utils.tensorboard import SummaryWriter
+from trimesh.visual import ColorVisuals
+
+from pmni_nerfstudio import cli
+from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.data.images import read_mask
+from pmni_nerfstudio.data.scene import Scene, read_scene
+from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.export.world_sdf import WorldSdf
+from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
+from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.synth.render import render
+from pmni_nerfstudio.synth.shapes import SHAPES
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHAPE = "blob"
+
+
+def run_example(name: str, *words: str | Path) -> None:
+    """Run a script as its command line would, in this process."""
+    tyro.cli(runpy.run_path(str(EXAMPLES / name))["main"], args=[str(word) for word in words])
+
+
+@dataclass
+class Trained:
+    """A scene, a run of it, what was exported, and the truth."""
+
+    scene: Scene
+    config: Path
+    result: Path
+
+    @property
+    def scale(self) -> float:
+        """Units of the data's world in a radius."""
+        return float(self.scene.world_from_unit[0, 0])
+
+    def unit(self, points: np.ndarray) -> np.ndarray:
+        """Points of the data's world in the unit sphere's, where the shape is."""
+        return (points - self.scene.world_from_unit[:3, 3]) / self.scale
+
+    def true_distance(self, points: np.ndarray) -> np.ndarray:
+        """Signed distance to the true surface's mesh, data's world and units."""
+        mesh = o3d.t.io.read_triangle_mesh(str(self.scene.mesh_file))
+        rays = o3d.t.geometry.RaycastingScene()
+        rays.add_triangles(mesh)
+        return rays.compute_signed_distance(o3d.core.Tensor(points.astype(np.float32))).numpy()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A short run on given poses. Its surface is right to .4% of the radius on the average."""
+    folder = tmp_path_factory.mktemp("examples")
+    SynthCommand(out=folder / "scene", shape=SHAPE, views=6, width=48, height=40, mesh_resolution=64).main()
+    set_up(make_config("pmni-calibrated", folder / "scene", folder, 60)).train()
+    config = folder / "test" / "pmni-calibrated" / "run" / "config.yml"
+    cli.main(
+        ["export", "--load-config", str(config), "--output-dir", str(folder / "out"), "--resolution", "64", "--maps"]
+    )
+    return Trained(read_scene(folder / "scene"), config, folder / "out")
+
+
+def load_mesh(path: Path) -> trimesh.Trimesh:
+    mesh = trimesh.load(path, force="mesh", process=False)
+    assert isinstance(mesh, trimesh.Trimesh)
+    return mesh
+
+
+def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+def test_picture_shows_what_was_exported(trained: Trained, tmp_path: Path):
+    run_example("01_picture.py", trained.scene.root, trained.result, tmp_path / "picture.png", "--views", "2")
+    picture = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB"))
+    assert picture.shape[1] > picture.shape[0] > 300
+    assert (picture.min(axis=2) < 200).mean() > 0.1  # not a white page
+
+
+def test_novel_views_are_those_of_the_true_shape(trained: Trained, tmp_path: Path):
+    run_example("02_render_novel_views.py", trained.config, tmp_path, "--views", "5", "--scale", "2")
+    poses, K = np.load(tmp_path / "poses.npy"), np.load(tmp_path / "intrinsics.npy")
+    assert poses.shape == (5, 4, 4)
+    unit = poses.copy()
+    unit[:, :3, 3] = trained.unit(poses[:, :3, 3])
+    # a turntable: as far away and as high as the first camera, which the first view is, and at five places
+    assert trained.scene.c2w is not None
+    assert np.allclose(unit[0], trained.scene.c2w[0], atol=1e-6)
+    assert np.allclose(np.linalg.norm(unit[:, :3, 3], axis=1), 15, atol=1e-5)
+    assert np.allclose(unit[:, 2, 3], unit[0, 2, 3], atol=1e-5)
+    step = np.linalg.norm(np.roll(unit[:, :3, 3], 1, axis=0) - unit[:, :3, 3], axis=1)
+    assert np.allclose(step, step[0]) and step[0] > 10
+    masks, normals, depth = render(SHAPES[SHAPE], K, unit, 96, 80)
+    for i in range(5):
+        shown = np.asarray(Image.open(tmp_path / "normals" / f"{i:03d}.png")).astype(float)
+        seen = (shown < 255).any(axis=2)
+        assert (seen & masks[i]).sum() / (seen | masks[i]).sum() > 0.95
+        both = seen & masks[i]
+        error = angle_deg((shown[both] / 127.5 - 1) * [1, -1, -1], normals[i][both])
+        assert np.median(error) < 4
+        # near is bright, in step with the true depth
+        bright = np.asarray(Image.open(tmp_path / "depth" / f"{i:03d}.png")).astype(float)
+        assert ((bright > 0) == seen).all()
+        assert np.corrcoef(bright[both], -depth[i][both])[0, 1] > 0.98
+        # a headlight: what faces the camera is brightest
+        rgb = np.asarray(Image.open(tmp_path / "rgb" / f"{i:03d}.png")).astype(float)
+        assert rgb.shape == (80, 96, 3)
+        assert np.corrcoef(rgb[both][:, 0], -normals[i][both][:, 2])[0, 1] > 0.9
+    with Image.open(tmp_path / "turntable.gif") as animation:
+        assert (animation.n_frames, animation.size) == (5, (3 * 96, 80))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_samples_lie_on_the_surface_evenly_with_its_normals(trained: Trained, tmp_path: Path):
+    run_example("03_sample_surface.py", trained.config, tmp_path / "points.ply", "--count", "20000")
+    cloud = o3d.io.read_point_cloud(str(tmp_path / "points.ply"))
+    points, normals, colours = (np.asarray(a) for a in (cloud.points, cloud.normals, cloud.colors))
+    assert points.shape == (20000, 3)
+    # on the run's own surface, but for the flatness of the mesh's triangles, 1.7 units long ...
+    apart = MeshRays(load_mesh(trained.result / "mesh.ply")).distance(points)
+    assert apart.mean() < 0.04 and np.quantile(apart, 0.99) < 0.2
+    # ... and so on the true one, as nearly as this short run comes
+    assert np.abs(trained.true_distance(points)).mean() < 0.01 * trained.scale
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
+    _, gradient = SHAPES[SHAPE].gradient(torch.from_numpy(trained.unit(points)))
+    assert np.median(angle_deg(normals, gradient.numpy())) < 5
+    assert np.abs(colours - (normals + 1) / 2).max() < 0.01
+    mesh = load_mesh(trained.result / "mesh.ply")
+    # even: eighths of the surface, split at planes through the middle, get points by their area
+    middle = mesh.triangles_center - trained.scene.world_from_unit[:3, 3]
+    octant = (middle > 0) @ [4, 2, 1]
+    area = np.bincount(octant, mesh.area_faces, 8) / mesh.area
+    share = np.bincount((points - trained.scene.world_from_unit[:3, 3] > 0) @ [4, 2, 1], minlength=8) / len(points)
+    assert np.abs(share - area).max() < 0.01
+
+
+def test_queried_distances_have_the_true_sign_scale_and_gradient(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    rng = np.random.default_rng(0)
+    mesh = load_mesh(Path(str(trained.scene.mesh_file)))
+    face = rng.integers(len(mesh.faces), size=2000)
+    on = mesh.triangles_center[face]
+    offset = rng.uniform(-3, 3, len(on))  # units, of 55 a radius
+    near = on + offset[:, None] * mesh.face_normals[face]
+    wide = trained.scene.world_from_unit[:3, 3] + trained.scale * rng.uniform(-1, 1, (2000, 3))
+    last = np.array([[1e3, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    step = 0.05
+    ahead = near + step * mesh.face_normals[face]
+    np.save(tmp_path / "points.npy", np.concatenate([near, ahead, wide, last]))
+    run_example("04_query_sdf.py", trained.config, tmp_path / "points.npy", tmp_path / "out.npy")
+    at_near, at_ahead, at_wide, at_last = np.split(np.load(tmp_path / "out.npy"), [2000, 4000, 6000])
+    # near the surface it is the distance, in units
+    assert np.median(np.abs(at_near[:, 0] - trained.true_distance(near))) < 0.2
+    assert np.polyfit(trained.true_distance(near), at_near[:, 0], 1)[0] == pytest.approx(1, abs=0.05)
+    # the gradient is the distance's change, in the data's axes
+    change = (at_ahead[:, 0] - at_near[:, 0]) / step
+    along = ((at_near[:, 1:] + at_ahead[:, 1:]) / 2 * mesh.face_normals[face]).sum(axis=1)
+    assert np.median(np.abs(change - along)) < 0.01
+    assert np.median(np.linalg.norm(at_near[:, 1:], axis=1)) == pytest.approx(1, abs=0.05)
+    # far from it, the sign is right
+    true = trained.true_distance(wide)
+    clear = np.abs(true) > 3
+    assert (true[clear] < 0).sum() > 100
+    assert ((at_wide[clear, 0] < 0) == (true[clear] < 0)).all()
+    assert np.isnan(at_last[0]).all()
+    said = capsys.readouterr().out
+    assert "one radius of the scene's sphere is 55" in said
+    origin = float(said.split("at the data's origin: ")[1].split(";")[0])
+    assert origin == pytest.approx(at_last[1, 0], rel=1e-3) and origin < -3  # it is well inside
+
+
+def test_signed_distance_in_a_world_that_is_turned_shifted_and_scaled():
+    """Of a ball of half the scene's radius: its distance and gradient are known."""
+    world_from_unit, rng = np.eye(4), np.random.default_rng(0)
+    world_from_unit[:3, :3] = 40 * Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+    world_from_unit[:3, 3] = 3, -70, 11
+    sdf = WorldSdf(PmniField(PmniFieldConfig(encoding="grid", grid_vertices=(65,))), world_from_unit)
+    assert sdf.radius == pytest.approx(40) and sdf.centre.tolist() == [3, -70, 11]
+    arm = rng.normal(size=(1000, 3))
+    arm *= rng.uniform(10, 39, 1000)[:, None] / np.linalg.norm(arm, axis=1, keepdims=True)
+    values, gradients = sdf(sdf.centre + arm)
+    distance = np.linalg.norm(arm, axis=1)
+    assert np.abs(values - (distance - 20)).max() < 0.05
+    assert np.abs(gradients - arm / distance[:, None]).max() < 0.15
+    assert np.isnan(sdf(sdf.centre + 80 * np.eye(3))[0]).all()
+
+
+def test_levels_are_the_mesh_in_every_format(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture):
+    run_example("05_mesh_formats.py", trained.result, tmp_path)
+    full = load_mesh(trained.result / "mesh.ply")
+    rows = [line.split("│")[1:5] for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert [row[0].strip() for row in rows] == ["100%", "25%", "5%"]
+    distances = []
+    for percent, row in zip((100, 25, 5), rows):
+        faces, mean, largest = (float(cell.replace(",", "")) for cell in row[1:])
+        assert faces == pytest.approx(percent / 100 * len(full.faces), rel=0.01)
+        for suffix in ("stl", "obj", "glb"):
+            level = load_mesh(tmp_path / f"mesh_{percent}.{suffix}")
+            assert len(level.faces) == faces
+            level.merge_vertices()
+            assert level.volume == pytest.approx(full.volume, rel=0.01)
+            assert np.abs(level.bounds - full.bounds).max() < 0.02 * trained.scale
+        # what was printed, measured another way
+        _, apart, _ = trimesh.proximity.closest_point(full, level.sample(4000, seed=4))
+        assert apart.mean() == pytest.approx(mean, rel=0.1, abs=1e-5)
+        assert mean <= largest < 0.05 * trained.scale
+        distances.append(mean)
+    assert distances[0] < 1e-4 < distances[1] < distances[2] < 0.01 * trained.scale
+
+
+def test_colmap_model_projects_as_our_cameras_do(trained: Trained, tmp_path: Path):
+    run_example("06_poses_to_colmap.py", trained.scene.root, trained.result, tmp_path, "--points", "500")
+    folder = tmp_path / "sparse" / "0"
+    cameras = colmap.read_cameras_text(folder / "cameras.txt")
+    images = colmap.read_images_text(folder / "images.txt")
+    cloud = np.array([point.xyz for point in colmap.read_points3D_text(folder / "points3D.txt").values()])
+    assert len(cameras) == 1 and len(images) == trained.scene.num_views and cloud.shape == (500, 3)
+    assert np.abs(trained.true_distance(cloud)).mean() < 0.01 * trained.scale
+    assert trained.scene.c2w is not None
+    for i, image in enumerate(images.values()):
+        camera = cameras[image.camera_id]
+        assert (camera.model, camera.width, camera.height) == ("PINHOLE", 48, 40)
+        assert (trained.scene.root / image.name).resolve() == trained.scene.normal_files[i].resolve()
+        # the method's poses are the given ones; they project from the unit sphere's world
+        local = np.linalg.inv(trained.scene.c2w[i]) @ np.column_stack([trained.unit(cloud), np.ones(500)]).T
+        ours = trained.scene.K[i] @ local[:3]
+        theirs = colmap.qvec2rotmat(image.qvec) @ cloud.T + image.tvec[:, None]
+        fx, fy, cx, cy = camera.params
+        theirs = np.stack([fx * theirs[0] / theirs[2] + cx, fy * theirs[1] / theirs[2] + cy])
+        assert np.abs(theirs - (ours[:2] / ours[2] + 0.5)).max() < 1e-3
+        # and onto the object, give or take a pixel: pixel c of a map covers [c, c + 1] there
+        mask = binary_dilation(read_mask(trained.scene.mask_files[i]))
+        column, row = np.floor(theirs).astype(int)
+        assert mask[row, column].mean() > 0.99
+    # nerfstudio's file says the same, in OpenGL axes, and names files that are there from where it is
+    frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
+    assert len(frames) == len(images)
+    for frame, image in zip(frames, images.values()):
+        w2c = np.column_stack([colmap.qvec2rotmat(image.qvec), image.tvec])
+        assert np.allclose(w2c @ frame["transform_matrix"], np.diag([1, -1, -1, 1])[:3], atol=1e-6)
+        assert (tmp_path / frame["file_path"]).is_file() and (tmp_path / frame["mask_path"]).is_file()
+
+
+def test_curves_are_those_that_were_logged(trained: Trained, tmp_path: Path):
+    script = runpy.run_path(str(EXAMPLES / "07_plot_training.py"))
+    steps = np.arange(0, 500, 10)
+    logged: dict[str, Any] = {
+        "Train Loss": 3 * np.exp(-steps / 100) + 0.01,
+        "Train Loss Dict/normal_loss": 2 * np.exp(-steps / 90),
+        "Train Loss Dict/mask_loss": np.exp(-steps / 50),
+        "Train Metrics Dict/inv_s": 20.0 + steps,
+        "learning_rate/sdf": 1e-3 * np.cos(steps / 400),
+        "Train Rays / Sec": 1e5 + steps,
+    }
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for tag, values in logged.items():
+            for step, value in zip(steps, values):
+                writer.add_scalar(tag, value, step)
+    run_example("07_plot_training.py", tmp_path / "run", tmp_path / "picture.png")
+    assert (np.asarray(Image.open(tmp_path / "picture.png").convert("L")) < 128).mean() > 0.005
+    axes = script["draw"](script["read_curves"](tmp_path / "run")).axes
+    assert [axis.get_yscale() for axis in axes] == ["log", "linear", "linear"]
+    drawn = [{line.get_label(): line.get_xydata() for line in axis.lines} for axis in axes]
+    assert [set(lines) for lines in drawn] == [{"total", "normal", "mask"}, {"inv_s"}, {"sdf"}]
+    for lines, label, tag in (
+        (drawn[0], "total", "Train Loss"),
+        (drawn[0], "normal", "Train Loss Dict/normal_loss"),
+        (drawn[1], "inv_s", "Train Metrics Dict/inv_s"),
+        (drawn[2], "sdf", "learning_rate/sdf"),
+    ):
+        assert np.allclose(lines[label], np.column_stack([steps, logged[tag]]), rtol=1e-5)
+    # and what a run of ours logs is found
+    real = script["draw"](script["read_curves"](trained.config.parent)).axes
+    assert {line.get_label() for line in real[0].lines} >= {"total", "normal", "mask", "eikonal"}
+    with pytest.raises(PmniError, match="holds no events"):
+        script["main"](tmp_path, tmp_path / "none.png")
+
+
+def test_photographs_come_back_on_the_mesh(trained: Trained, tmp_path: Path):
+    scene = tmp_path / "scene"
+    SynthCommand(out=scene, shape=SHAPE, views=6, width=48, height=40, mesh_resolution=64).main()
+    take_photographs(read_scene(scene), SHAPE, factor=4)
+    run_example("08_texture.py", scene, trained.result, tmp_path, "--faces", "4000", "--size", "512")
+    mesh = load_mesh(tmp_path / "coloured.ply")
+    assert len(mesh.vertices) == len(load_mesh(trained.result / "mesh.ply").vertices)
+    assert isinstance(mesh.visual, ColorVisuals)
+    colours = np.asarray(mesh.visual.vertex_colors)[:, :3].astype(float)
+    error = np.abs(colours - true_colours(trained.unit(np.asarray(mesh.vertices)))).max(axis=1)
+    # the underside is seen by no camera, and the surface is off by parts of a unit: a few values
+    assert np.median(error) < 3 and np.quantile(error, 0.8) < 12
+    positions, uv, texture = read_glb(tmp_path / "textured.glb")
+    error = np.abs(look_up(texture, uv) - true_colours(trained.unit(positions))).max(axis=1)
+    assert np.median(error) < 3 and np.quantile(error, 0.8) < 12
+
+
+def test_a_mistake_ends_a_script_with_one_line(trained: Trained, tmp_path: Path):
+    words = [
+        sys.executable,
+        str(EXAMPLES / "08_texture.py"),
+        str(trained.scene.root),
+        str(trained.result),
+        str(tmp_path),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and "image: is missing" in errors[0], done.stderr

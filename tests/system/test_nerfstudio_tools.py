@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's own exporters, evaluation, renders and viewer on a trained run, without a GPU.
+
+The commands are README.md's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_scene
+from helpers.browser import Opened, lit
+from helpers.browser import live as browser_page  # noqa: F401
+from helpers.readme import readme_command, words_of
+from helpers.serving import served
+from helpers.training import make_config, set_up
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.yml of a short run on the sphere."""
+    folder = tmp_path_factory.mktemp("run")
+    write_scene(folder / "sphere", **make_sphere_arrays())
+    trainer = set_up(make_config("pmni-calibrated", folder / "sphere", folder, 200))
+    trainer.train()
+    return trainer.base_dir / "config.yml"
+
+
+def radii(vertices: np.ndarray) -> np.ndarray:
+    """Distances from the sphere's centre, in units of its radius: nerfstudio exports into the unit-sphere world."""
+    return np.linalg.norm(vertices - SPHERE_CENTRE, axis=1) / SPHERE_RADIUS
+
+
+def exported_mesh(path: Path) -> trimesh.Trimesh:
+    mesh = trimesh.load_mesh(path)
+    assert isinstance(mesh, trimesh.Trimesh)
+    return mesh
+
+
+def check_cloud(out: Path) -> None:
+    cloud = trimesh.load(out / "point_cloud.ply")
+    assert isinstance(cloud, trimesh.PointCloud) and len(cloud.vertices) >= 5000
+    assert np.abs(radii(cloud.vertices) - 1).mean() < 0.01
+    assert radii(cloud.vertices).max() < 1.1  # none of the background
+
+
+def check_mesh(out: Path, name: str, slack: float) -> None:
+    """All of it lies on the sphere, and its normals point outwards; what no camera sees may be open."""
+    mesh = exported_mesh(out / name)
+    assert np.abs(radii(mesh.vertices) - 1).mean() < slack / 2
+    assert np.quantile(np.abs(radii(mesh.vertices) - 1), 0.99) < slack
+    outward = ((mesh.triangles_center - SPHERE_CENTRE) * mesh.face_normals).sum(axis=1) > 0
+    assert outward.mean() > 0.97
+    assert mesh.area > 0.6 * 4 * np.pi * SPHERE_RADIUS**2
+    assert (out / "mesh.obj").is_file() and (out / "material_0.png").is_file()
+
+
+def check_cameras(out: Path) -> None:
+    frames = json.loads((out / "transforms_train.json").read_text())
+    c2w = np.array([frame["transform"] for frame in frames]) * [1, -1, -1, 1]
+    np.testing.assert_allclose(c2w, make_sphere_arrays()["c2w"][:, :3], atol=1e-4)
+
+
+def check_evaluation(out: Path) -> None:
+    results = json.loads((out / "eval.json").read_text())["results"]
+    assert results["normal_mae_deg"] < 2 and results["mask_iou"] > 0.97
+    assert any((out / "pictures").iterdir())
+
+
+def check_renders(out: Path) -> None:
+    for output in ("rgb", "normals", "depth"):
+        assert len(list((out / "renders" / "test" / output).iterdir())) == 7
+
+
+SMALL = "--target-num-faces 1000 --num-pixels-per-side 128"
+TOOLS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "ns-export pointcloud": ("--num-points 5000", check_cloud),
+    "ns-export poisson": (f"--num-points 20000 {SMALL}", partial(check_mesh, name="poisson_mesh.ply", slack=0.02)),
+    # Voxels of 1/64 in a world where the sphere's radius is about half.
+    "ns-export tsdf": (f"--downscale-factor 1 {SMALL}", partial(check_mesh, name="tsdf_mesh.ply", slack=0.06)),
+    "ns-export cameras": ("", check_cameras),
+    "ns-eval": ("--render-output-path OUT/pictures", check_evaluation),
+    "ns-render dataset": ("--rendered-output-names rgb normals depth", check_renders),
+}
+"""Commands of README.md, what is added to each here, and the check of what it leaves in OUT."""
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_command(name: str, run: Path, tmp_path: Path):
+    extra, check = TOOLS[name]
+    words = words_of(f"{readme_command(name)} {extra}", {"CONFIG": run, "OUT": tmp_path})
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout[-4000:].decode(errors="replace")
+    check(tmp_path)
+
+
+def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened):  # noqa: F811
+    for old in run.parent.glob("mesh-*.ply"):
+        old.unlink()
+    with served(words_of(readme_command("ns-viewer"), {"CONFIG": run})) as url:
+        browser_page.visit(url)
+        browser_page.page.get_by_text("A trained run").wait_for()
+        # Who comes before nerfstudio has set its page up is sent to its site for a logo.
+        browser_page.requests.clear()
+        browser_page.errors.clear()
+        browser_page.visit(url)
+        browser_page.page.get_by_text("A trained run").wait_for()
+        # The sphere, before a background of one colour.
+        browser_page.canvas(until=lambda picture: lit(picture).sum() > 50_000)
+        # Nothing trains beside it: frames are large at rest.
+        browser_page.page.get_by_text("Resolution: 512").wait_for()
+        browser_page.page.get_by_role("button", name="Export mesh now").click()
+        browser_page.page.get_by_text("faces, in the data").wait_for()
+        assert browser_page.errors == [] and browser_page.requests == []
+    (mesh,) = run.parent.glob("mesh-*.ply")
+    assert exported_mesh(mesh).is_watertight
