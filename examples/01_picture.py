@@ -18,8 +18,7 @@ from pmni_nerfstudio.data.images import read_normals
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.evaluation.picture import comparison_picture
-
-OPENCV_FROM_FILE = np.array([1.0, -1.0, -1.0])  # files: y up, z to the viewer
+from pmni_nerfstudio.geometry.transforms import flip_y_and_z
 
 
 def main(
@@ -42,7 +41,7 @@ def main(
     chosen = np.linspace(0, scene.num_views, views, endpoint=False).astype(int)
     shown = []
     for i in chosen:
-        rendered = read_normals(result / "normal_camera_space" / f"{scene.names[i]}.exr") * OPENCV_FROM_FILE
+        rendered = flip_y_and_z(read_normals(result / "normal_camera_space" / f"{scene.names[i]}.exr"))
         shown.append({"input": scene.normals[i].astype(np.float32), "rendered": rendered, "mask": scene.masks[i]})
     mesh = trimesh.load(result / "mesh.ply", force="mesh")
     assert isinstance(mesh, trimesh.Trimesh)

@@ -17,13 +17,14 @@ from PIL import Image
 from rich.progress import track
 from scipy.spatial.transform import Rotation
 
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.dataparser import nerfstudio_cameras
-from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.resample import resample_intrinsics, resampled_size
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.export.maps import depth_picture
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.training.trained_run import load_run

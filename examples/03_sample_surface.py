@@ -14,7 +14,7 @@ import numpy as np
 import open3d as o3d
 import tyro
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.export.world_sdf import WorldSdf, world_sdf
 from pmni_nerfstudio.training.trained_run import load_run

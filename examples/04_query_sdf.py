@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.export.world_sdf import world_sdf

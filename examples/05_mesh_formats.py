@@ -16,11 +16,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pmni_nerfstudio.commands.export import write_mesh
-from pmni_nerfstudio.data.result_files import read_mesh
+from pmni_nerfstudio.data.result_files import read_mesh, write_mesh
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
-from pmni_nerfstudio.geometry.simplification import simplify
+from pmni_nerfstudio.geometry.mesh import simplify
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 
 SAMPLES = 50_000
 
@@ -43,14 +42,14 @@ def main(
     if not all(0 < share <= 100 for share in percent):
         raise PmniError(f"percent: {percent} are no shares: give numbers above 0 and up to 100")
     full = read_mesh(result / "mesh.ply")
-    rays, samples = MeshRays(full), np.asarray(full.sample(SAMPLES, seed=0))
+    rays, samples = RayCaster(full), np.asarray(full.sample(SAMPLES, seed=0))
     out.mkdir(parents=True, exist_ok=True)
     table = Table("level", "faces", "mean distance", "largest", title=f"{result / 'mesh.ply'} (in its units)")
     for share in percent:
         level = simplify(full, round(share / 100 * len(full.faces)))
         # Both ways: a level that lost an arm is near the full mesh, and the full mesh is not near it.
         there = rays.distance(np.asarray(level.sample(SAMPLES, seed=0)))
-        back = MeshRays(level).distance(samples)
+        back = RayCaster(level).distance(samples)
         mean, largest = (there.mean() + back.mean()) / 2, max(there.max(), back.max())
         table.add_row(f"{share:g}%", f"{len(level.faces):,}", f"{mean:.4g}", f"{largest:.4g}")
         for suffix in formats:

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import exit_on_error

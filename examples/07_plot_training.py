@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 
 LOSSES, METRICS, RATES = "Train Loss Dict/", "Train Metrics Dict/", "learning_rate/"

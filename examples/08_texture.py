@@ -15,12 +15,11 @@ import numpy as np
 import tyro
 from trimesh.visual import ColorVisuals
 
-from pmni_nerfstudio.commands.export import write_mesh
-from pmni_nerfstudio.data.result_files import read_mesh, read_poses
+from pmni_nerfstudio.data.result_files import read_mesh, read_poses, write_mesh
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.export.texture import read_photographs, surface_colours, textured
-from pmni_nerfstudio.geometry.simplification import simplify
+from pmni_nerfstudio.geometry.mesh import simplify
 
 
 def main(

@@ -119,9 +119,9 @@ class PmniPipeline(VanillaPipeline):
         Returns:
             Nothing, and a line in the log, where there is no surface to be measured.
         """
-        from pmni_nerfstudio.commands.export import data_world_mesh
         from pmni_nerfstudio.evaluation.score import score
         from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+        from pmni_nerfstudio.geometry.mesh import transformed_mesh
 
         model = cast("PmniModel", self.model)
         poses = model.camera_optimizer
@@ -132,7 +132,7 @@ class PmniPipeline(VanillaPipeline):
             CONSOLE.log(f"Evaluation: {error}")
             return {}
         found = score(
-            data_world_mesh(mesh, world_from_unit),
+            transformed_mesh(mesh, world_from_unit),
             transform_poses(world_from_unit, poses.c2w_opencv_double()),
             truth,
             align=poses.learns,

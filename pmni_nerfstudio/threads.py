@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 
 
 @contextmanager
@@ -20,3 +22,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def settle_threads() -> None:
+    """One thread, unless OpenMP's threads are told to sleep while they wait (OMP_WAIT_POLICY=passive).
+
+    A training step is some hundred small kernels. By default OpenMP's threads spin between them, and where another
+    program wants the same cores each barrier waits for a thread that isn't running: steps of 25 ms took 400 to
+    2,000 ms on two cores. One thread takes 34 ms whatever else runs. The policy is read when torch is loaded, so that
+    it cannot be set from here.
+    """
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+        torch.set_num_threads(1)
+    CONSOLE.log(f"CPU threads: {torch.get_num_threads()} (all cores with OMP_WAIT_POLICY=passive in the environment).")

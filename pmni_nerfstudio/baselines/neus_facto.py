@@ -34,8 +34,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from pmni_nerfstudio.baselines.foreground import ForegroundDataManagerConfig
+from pmni_nerfstudio.threads import settle_threads
 from pmni_nerfstudio.training.lr_schedule import FusedAdamConfig, RunFractionSchedulerConfig, set_run_length
-from pmni_nerfstudio.training.threads import settle_threads
 
 
 @dataclass

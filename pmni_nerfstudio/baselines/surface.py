@@ -12,11 +12,11 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from nerfstudio.utils.io import load_from_json
 from torch import Tensor
 
-from pmni_nerfstudio.commands.export import data_world_mesh
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.sdfstudio import META, NORMALS_KEY, SCENE_KEY
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+from pmni_nerfstudio.geometry.mesh import transformed_mesh
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
@@ -58,7 +58,7 @@ def stock_mesh(
         keep_components=keep_components,
         progress=progress,
     )
-    return data_world_mesh(mesh, np.array(meta["worldtogt"]) @ np.linalg.inv(_orientation(pipeline)))
+    return transformed_mesh(mesh, np.array(meta["worldtogt"]) @ np.linalg.inv(_orientation(pipeline)))
 
 
 def stock_scene(pipeline: Pipeline) -> Tuple[Scene, Float[np.ndarray, "n 4 4"]]:

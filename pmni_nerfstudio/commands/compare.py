@@ -47,7 +47,7 @@ class CompareCommand:
         import torch
         from rich.console import Console
 
-        from pmni_nerfstudio.commands.export import make_output_folder
+        from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.studies.comparison import write_comparison
         from pmni_nerfstudio.studies.engines import gpu_ids, run_locally
         from pmni_nerfstudio.studies.running import do_jobs

@@ -37,7 +37,7 @@ class ConvertCommand:
         from rich.console import Console
         from rich.markup import escape
 
-        from pmni_nerfstudio.commands.export import make_output_folder
+        from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.data.result_files import read_poses
         from pmni_nerfstudio.data.scene import read_scene
         from pmni_nerfstudio.export.sdfstudio import META, write_sdfstudio

@@ -59,7 +59,7 @@ class EvalCommand:
         self._check()
         # before anything is computed that would have nowhere to go
         if self.output_dir is not None:
-            from pmni_nerfstudio.commands.export import make_output_folder
+            from pmni_nerfstudio.data.files import make_output_folder
 
             make_output_folder(self.output_dir)
         # open3d and torch take seconds to load, which `--help` need not wait for
@@ -125,7 +125,7 @@ class EvalCommand:
         return lambda name, view: write_view(folder, name, view)
 
     def _write_result(self, folder: Path, result: Result, scene: Scene | None) -> None:
-        from pmni_nerfstudio.commands.export import write_mesh
+        from pmni_nerfstudio.data.result_files import write_mesh
         from pmni_nerfstudio.export.cameras import write_refined_cameras
         from pmni_nerfstudio.geometry.transforms import transform_poses
 

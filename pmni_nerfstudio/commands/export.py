@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from pmni_nerfstudio.data.files import make_output_folder
+from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.mesh import transformed_mesh
 
 if TYPE_CHECKING:
-    import numpy as np
     import trimesh
 
     from pmni_nerfstudio.model.pmni_model import PmniModel
@@ -79,7 +80,7 @@ class ExportCommand:
             max_memory=max_memory,
             keep_components=self.keep_components,
         )
-        mesh = data_world_mesh(mesh, dataset.scene.world_from_unit)
+        mesh = transformed_mesh(mesh, dataset.scene.world_from_unit)
         files = [self.output_dir / f"mesh.{self.format}"]
         write_mesh(files[0], mesh)
         refined = poses.c2w_opencv_double()
@@ -91,36 +92,6 @@ class ExportCommand:
             for name, view in zip(names, views):
                 write_view(self.output_dir, name, view)
         print_summary(mesh, time.perf_counter() - start, files)
-
-
-def make_output_folder(folder: Path) -> None:
-    """Make the folder, and see that files can be written there.
-
-    Raises:
-        PmniError: they can't.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PmniError(f"{folder}: can't be made ({error.strerror}): give another --output-dir") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PmniError(f"{folder}: can't be written to: give another --output-dir")
-
-
-def data_world_mesh(mesh: trimesh.Trimesh, world_from_unit: np.ndarray) -> trimesh.Trimesh:
-    """The mesh moved by a similarity (4, 4) without reflection, from the unit sphere to the data's world."""
-    import trimesh
-
-    vertices = mesh.vertices @ world_from_unit[:3, :3].T + world_from_unit[:3, 3]
-    return trimesh.Trimesh(vertices, mesh.faces, process=False)
-
-
-def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh atomically, in the format of the path's suffix."""
-    from pmni_nerfstudio.data.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        mesh.export(temporary)
 
 
 def print_summary(mesh: trimesh.Trimesh, seconds: float, files: list[Path]) -> None:

@@ -42,8 +42,8 @@ class IntegrateCommand:
             raise PmniError(f"--k: {self.k} is no sharpness: give 0 or more")
         if self.max_rounds < 1:
             raise PmniError(f"--max-rounds: {self.max_rounds} is none: give 1 or more")
+        from pmni_nerfstudio.data.atomic import replaced_folders
         from pmni_nerfstudio.data.scene import DEPTHS, RAY_DEPTHS
-        from pmni_nerfstudio.data.staging import replaced_folders
 
         folders = (self.data / DEPTHS, self.data / RAY_DEPTHS)
         for folder in folders:

@@ -58,7 +58,8 @@ class PrepareCommand:
         if not self.src.is_dir():
             what = "is no folder" if self.src.exists() else "does not exist"
             raise PmniError(f"{self.src}: {what}: give the source's folder")
-        from pmni_nerfstudio.importers.registry import FORMATS, is_scene, recognise
+        from pmni_nerfstudio.data.scene import is_scene
+        from pmni_nerfstudio.importers.registry import FORMATS, recognise
 
         if self.format == "auto" and is_scene(self.src):
             print(f"{self.src}: has the layout of SuperNormal and PMNI, which is read as it is: nothing to do")
@@ -99,13 +100,14 @@ class PrepareCommand:
         from rich.console import Console
         from rich.markup import escape
 
+        from pmni_nerfstudio.data.atomic import new_folder
+        from pmni_nerfstudio.data.scene import is_scene
         from pmni_nerfstudio.errors import SceneError
         from pmni_nerfstudio.importers.assemble import assemble
         from pmni_nerfstudio.importers.registry import FORMATS
         from pmni_nerfstudio.importers.source import Options
-        from pmni_nerfstudio.importers.staging import new_folder
 
-        with new_folder(out, source, self.overwrite) as fresh:
+        with new_folder(out, source, self.overwrite, is_scene) as fresh:
             prepared = FORMATS[name].read(source, Options(self.normals, self.focal, self.fov))
             print(f"{source}: {prepared.said}")
             axes = None if self.axes == "auto" else self.axes

@@ -34,7 +34,7 @@ class RegisterCommand:
         from rich.console import Console
         from rich.markup import escape
 
-        from pmni_nerfstudio.commands.export import make_output_folder
+        from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.data.scene import read_scene
 
         console = Console(stderr=True)

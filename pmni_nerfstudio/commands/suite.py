@@ -43,7 +43,7 @@ class SuiteCommand:
         """
         from rich.console import Console
 
-        from pmni_nerfstudio.commands.export import make_output_folder
+        from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.studies.running import do_jobs
         from pmni_nerfstudio.studies.suite import read_suite
         from pmni_nerfstudio.studies.summary import spread_table, write_outcomes

@@ -77,8 +77,8 @@ class SynthCommand(SynthConfig):
     def _write_truth(self, scene: SynthScene, mesh: trimesh.Trimesh) -> None:
         import numpy as np
 
+        from pmni_nerfstudio.data.atomic import atomic_path
         from pmni_nerfstudio.data.camera_files import write_cameras
-        from pmni_nerfstudio.data.files import atomic_path
 
         self.truth_dir.mkdir(parents=True, exist_ok=True)
         K = np.broadcast_to(scene.K, (self.views, 3, 3))

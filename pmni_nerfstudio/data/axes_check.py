@@ -22,10 +22,8 @@ import cv2
 import numpy as np
 
 from pmni_nerfstudio.errors import SceneError
-from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of
 
-OPENCV_FROM_FILE = np.diag([1.0, -1.0, -1.0])
-"""Camera-space files have x right, y up, z towards the viewer."""
 SAMPLES = 2048
 """Pixels of a view that are looked at, about, spread over the mask."""
 MIN_FACING = 0.9
@@ -95,7 +93,7 @@ def camera_from_stored(
         world_from_unit: (4, 4), a similarity.
         is_world_space: of the stored normals.
     """
-    spaces = [np.repeat(OPENCV_FROM_FILE[None], count, axis=0)]
+    spaces = [np.repeat(OPENCV_FROM_STORED[None], count, axis=0)]
     if c2w is not None:
         block = world_from_unit[:3, :3]
         unit_from_world = block.T / scale_of(block)

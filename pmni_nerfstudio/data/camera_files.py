@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 
-from pmni_nerfstudio.data.files import atomic_path, check_file
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.files import check_file
 from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import SceneError, one_line
 from pmni_nerfstudio.geometry.transforms import scale_of

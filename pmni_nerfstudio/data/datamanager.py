@@ -15,10 +15,11 @@ from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
 from torch import Tensor
 
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
-from pmni_nerfstudio.data.dataset import PmniDataset, normals_to_rgb
+from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, build_pools
 from pmni_nerfstudio.data.ray_generator import PatchRayGenerator
 from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 
 @dataclass

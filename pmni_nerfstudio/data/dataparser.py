@@ -26,7 +26,7 @@ from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
 from pmni_nerfstudio.geometry.camera_rings import object_distance, ring_c2w
 from pmni_nerfstudio.geometry.pose_noise import perturb_poses
-from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv, scale_of
 
 
 @dataclass
@@ -158,10 +158,9 @@ def nerfstudio_cameras(
         height: of the maps, in pixels.
         cam_idx: whether to number the cameras in `metadata["cam_idx"]`; otherwise the metadata is empty.
     """
-    opengl = c2w * np.array([1.0, -1.0, -1.0, 1.0])  # y up, z back
     intrinsics = torch.from_numpy(K).float()
     return Cameras(
-        camera_to_worlds=torch.from_numpy(opengl[:, :3]).float(),
+        camera_to_worlds=nerfstudio_from_opencv(c2w),
         fx=intrinsics[:, 0, 0, None],
         fy=intrinsics[:, 1, 1, None],
         cx=intrinsics[:, 0, 2, None] + 0.5,  # nerfstudio counts from the pixel's corner

@@ -14,18 +14,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from pmni_nerfstudio.data.scene import Scene
-
-
-def normals_to_rgb(normal: Float[Tensor, "*b 3"], mask: Float[Tensor, "*b 1"]) -> Float[Tensor, "*b 3"]:
-    """Normals as the field's pictures show them: x right, y up, z to the viewer as RGB in [0, 1], white off the mask.
-
-    Args:
-        normal: unit normals in the camera's OpenCV axes.
-        mask: 1 on the object, 0 off it (or bool).
-    """
-    # OpenCV's y and z point the other way.
-    towards_viewer = normal * normal.new_tensor([0.5, -0.5, -0.5]) + 0.5
-    return torch.where(mask > 0, towards_viewer, torch.ones_like(towards_viewer)).clamp(0, 1)
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 
 class PmniDataset(InputDataset):

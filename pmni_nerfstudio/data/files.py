@@ -4,36 +4,9 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pmni_nerfstudio.errors import PmniError, SceneError, one_line
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of the same suffix, that takes its place when the block ends.
-
-    The block has to write a file there. When it raises, the temporary file goes and `path` stays as it was. The
-    temporary name begins with a dot, so that a reader of the folder does not take it for data.
-
-    Raises:
-        PmniError: the system refuses to write: the disk is full, the folder read-only, no permission.
-        FileNotFoundError: the block wrote nothing, or the folder does not exist.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            reason = error.strerror or one_line(error)
-            raise PmniError(f"{path}: can't be written ({reason}): check permissions and free space") from error
-        raise
 
 
 def check_file(path: Path) -> None:
@@ -71,3 +44,17 @@ def reason(error: Exception) -> str:
 def printable(said: str) -> str:
     """Words out of a file, without what breaks a line or a terminal acts on."""
     return "".join(letter if letter.isprintable() else "?" for letter in said)
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make the folder, and see that files can be written there.
+
+    Raises:
+        PmniError: they can't.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PmniError(f"{folder}: can't be made ({error.strerror}): give another --output-dir") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PmniError(f"{folder}: can't be written to: give another --output-dir")

@@ -16,7 +16,8 @@ import numpy as np
 import OpenEXR
 from PIL import Image
 
-from pmni_nerfstudio.data.files import atomic_path, check_file, reason
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.errors import SceneError
 
 NORMAL_SUFFIXES = (".exr", ".png", ".npy")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from pmni_nerfstudio.data.files import atomic_path, check_file, reason
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.errors import SceneError
 
 

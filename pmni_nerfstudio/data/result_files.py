@@ -76,3 +76,11 @@ def read_poses(path: Path, num_views: int) -> np.ndarray:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
+    """Write a mesh atomically, in the format of the path's suffix."""
+    from pmni_nerfstudio.data.atomic import atomic_path
+
+    with atomic_path(path) as temporary:
+        mesh.export(temporary)

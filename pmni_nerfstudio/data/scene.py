@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pmni_nerfstudio.data.axes_check import OPENCV_FROM_FILE, AxesEvidence, camera_from_stored, judge_axes, weigh_axes
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.axes_check import AxesEvidence, camera_from_stored, judge_axes, weigh_axes
 from pmni_nerfstudio.data.camera_files import (
     check_pinholes,
     read_cameras,
@@ -37,7 +38,7 @@ from pmni_nerfstudio.data.camera_files import (
     write_cameras,
     write_intrinsics,
 )
-from pmni_nerfstudio.data.files import atomic_path, entries
+from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.images import (
     DEPTH_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -53,6 +54,7 @@ from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.transforms import flip_y_and_z
 
 if TYPE_CHECKING:
     import trimesh
@@ -233,7 +235,7 @@ def write_scene(
         file.parent.mkdir(parents=True, exist_ok=True)
     for view in range(count):
         write_png(mask_files[view], masks[view].astype(bool))
-        stored = normals[view] @ OPENCV_FROM_FILE.T
+        stored = flip_y_and_z(normals[view])
         write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
     if depths is not None:
         for file, depth in zip(depth_files, depths):
@@ -391,3 +393,10 @@ def _for_each(work: Callable[[int], T], count: int) -> list[T]:
     """Results of work(0), ..., work(count - 1) in order, two at a time: more would hold more decoded maps at once."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         return list(pool.map(work, range(count)))
+
+
+def is_scene(folder: Path) -> bool:
+    """Whether a folder has the layout that is read as it is: SuperNormal's, PMNI's and ours."""
+    normals = [path for space in (CAMERA_SPACE, WORLD_SPACE) for path in folder.glob(f"{space}*") if path.is_dir()]
+    cameras = (folder / CAMERAS).is_file() or (folder / INTRINSICS).is_file()
+    return (folder / MASKS).is_dir() and bool(normals) and cameras

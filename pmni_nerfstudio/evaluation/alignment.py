@@ -8,7 +8,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.transforms import scale_of
 
 KEPT = 0.8
@@ -41,7 +41,7 @@ def similarity_from_cameras(c2w: np.ndarray, c2w_true: np.ndarray) -> np.ndarray
 
 def fit_similarity(
     points: np.ndarray,
-    truth: MeshRays,
+    truth: RayCaster,
     true_seen: np.ndarray,
     start: np.ndarray,
     rotate: bool,

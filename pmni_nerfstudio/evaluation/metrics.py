@@ -10,7 +10,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.normals import angular_error_deg
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 
 FSCORE_PCT = 1.0
 """Threshold of the second F-score in % of the true object's diameter, for data whose units are nobody's millimetres."""
@@ -99,7 +99,7 @@ def score_surface(
     Raises:
         ValueError: no camera sees the truth.
     """
-    rays, true_rays = MeshRays(mesh), MeshRays(truth)
+    rays, true_rays = RayCaster(mesh), RayCaster(truth)
     seen = rays.visible_points(K, c2w, width, height, masks)
     true_seen = true_rays.visible_points(K, c2w, width, height, masks)
     if len(true_seen) == 0:

@@ -10,10 +10,10 @@ from typing import TypedDict
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.geometry.cameras import pixel_rays
-from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 
 SUPERSAMPLING = 3
 """Rays per pixel along each axis in pictures of the mesh, which smooths its outline."""
@@ -39,7 +39,7 @@ class PictureView(TypedDict):
 
 
 def shaded_view(
-    mesh: trimesh.Trimesh, rays: MeshRays, K: np.ndarray, c2w: np.ndarray, size: tuple[int, int]
+    mesh: trimesh.Trimesh, rays: RayCaster, K: np.ndarray, c2w: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """The mesh as clay under two lights that go with the camera, on white.
 
@@ -127,14 +127,14 @@ def comparison_picture(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(views), 4, squeeze=False)
     scale = ScalarMappable(Normalize(0, max_error_deg), colormaps["magma_r"].with_extremes(bad="white"))
-    rays = MeshRays(mesh)
+    rays = RayCaster(mesh)
     Ks = np.broadcast_to(K, (len(views), 3, 3))
     for row, view, pose, k, window in zip(axes, views, c2w, Ks, windows, strict=True):
         mask = view["mask"]
         error = np.where(mask, angular_error_deg(view["rendered"], view["input"]), np.nan)
         has_surface = (view["rendered"] != 0).any(-1)
-        row[0].imshow(normal_colours(view["input"], mask)[window])
-        row[1].imshow(normal_colours(view["rendered"], has_surface)[window])
+        row[0].imshow(normals_to_rgb(view["input"], mask[..., None])[window])
+        row[1].imshow(normals_to_rgb(view["rendered"], has_surface[..., None])[window])
         row[2].imshow(error[window], norm=scale.norm, cmap=scale.cmap, interpolation="nearest")
         row[2].set_xlabel(f"mean {np.nanmean(error):.2f}°, median {np.nanmedian(error):.2f}°", fontsize=9)
         size = (MESH_SCALE * frame_height, MESH_SCALE * frame_width)

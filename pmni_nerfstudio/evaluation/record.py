@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.evaluation.evaluate import Evaluation
 
 METRICS = "metrics.json"

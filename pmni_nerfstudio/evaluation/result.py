@@ -15,7 +15,7 @@ from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.ground_truth import are_given
-from pmni_nerfstudio.geometry.ray_casting import MeshRays, camera_normals
+from pmni_nerfstudio.geometry.ray_casting import RayCaster, camera_normals
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     Raises:
         PmniError: no run of ours, nor of a surface model that was given our scene, or too little memory.
     """
-    from pmni_nerfstudio.commands.export import data_world_mesh
     from pmni_nerfstudio.data.dataset import PmniDataset
     from pmni_nerfstudio.export.cameras import all_poses
     from pmni_nerfstudio.export.maps import bound_rays, rendered
     from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+    from pmni_nerfstudio.geometry.mesh import transformed_mesh
     from pmni_nerfstudio.model.pmni_model import PmniModel
 
     model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
@@ -76,7 +76,7 @@ def result_of_run(run: Run, resolution: int, max_memory: int | None = None) -> t
     scene, poses = dataset.scene, model.camera_optimizer
     bound_rays(model, max_memory)
     mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
-    mesh = data_world_mesh(mesh, scene.world_from_unit)
+    mesh = transformed_mesh(mesh, scene.world_from_unit)
     c2w = transform_poses(scene.world_from_unit, all_poses(scene, dataset.views, poses.c2w_opencv_double()))
     trained = np.zeros(scene.num_views, dtype=bool)
     trained[list(dataset.views)] = True
@@ -115,7 +115,7 @@ def _mesh_renderer(mesh: trimesh.Trimesh, scene: Scene | None) -> Callable[[np.n
     def render(at: np.ndarray) -> Iterator[RenderedView]:
         if scene is None:
             raise PmniError("a mesh's normals are compared with a scene's: give --data")
-        rays = MeshRays(mesh)
+        rays = RayCaster(mesh)
         for K, pose in zip(scene.K, at):
             yield mesh_view(mesh, rays, K, pose, scene.width, scene.height)
 
@@ -123,7 +123,7 @@ def _mesh_renderer(mesh: trimesh.Trimesh, scene: Scene | None) -> Callable[[np.n
 
 
 def mesh_view(
-    mesh: trimesh.Trimesh, rays: MeshRays, K: np.ndarray, c2w: np.ndarray, width: int, height: int
+    mesh: trimesh.Trimesh, rays: RayCaster, K: np.ndarray, c2w: np.ndarray, width: int, height: int
 ) -> RenderedView:
     """`camera_normals`, with depths as maps have them: 0 where the mesh isn't seen."""
     from pmni_nerfstudio.export.maps import RenderedView

@@ -12,7 +12,7 @@ import trimesh
 from pmni_nerfstudio.evaluation.alignment import fit_similarity, similarity_from_cameras
 from pmni_nerfstudio.evaluation.ground_truth import Truth
 from pmni_nerfstudio.evaluation.metrics import PoseScore, SurfaceScore, object_radius, score_poses, score_surface
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
 
 Rays = Literal["masked", "all"]
@@ -68,7 +68,7 @@ def score(
     if align:
         points = np.asarray(mesh.sample(fit_points, seed=0))
         start = similarity if c2w is None else similarity_from_cameras(c2w, true_c2w)
-        true_rays = MeshRays(truth.mesh)
+        true_rays = RayCaster(truth.mesh)
         true_seen = true_rays.visible_points(truth.K, truth.c2w, truth.width, truth.height)
         similarity = fit_similarity(points, true_rays, true_seen, start, rotate=c2w is None)
         mesh.apply_transform(similarity)

@@ -16,18 +16,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import Scene, write_cameras
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.transforms import rigid, transform_poses
+from pmni_nerfstudio.geometry.transforms import flip_camera_axes, orthonormalized, transform_poses
 
 POSES = "poses.npy"
 CAMERAS = "cameras_refined.npz"
 TRANSFORMS = "transforms.json"
-
-_OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write_refined_cameras(folder: Path, scene: Scene, c2w: np.ndarray) -> list[Path]:
@@ -41,7 +39,7 @@ def write_refined_cameras(folder: Path, scene: Scene, c2w: np.ndarray) -> list[P
     Returns:
         The files.
     """
-    c2w = rigid(c2w)
+    c2w = orthonormalized(c2w)
     K, width, height = file_pinholes(scene)
     poses = transform_poses(scene.world_from_unit, c2w)
     with atomic_path(folder / POSES) as temporary:
@@ -105,7 +103,7 @@ def transforms(scene: Scene, poses: np.ndarray, K: np.ndarray, width: int, heigh
             "fl_y": K[i, 1, 1],
             "cx": K[i, 0, 2] + 0.5,
             "cy": K[i, 1, 2] + 0.5,
-            "transform_matrix": (poses[i] @ _OPENGL_FROM_OPENCV).tolist(),
+            "transform_matrix": flip_camera_axes(poses[i]).tolist(),
         }
         for i in range(scene.num_views)
     ]

@@ -22,15 +22,13 @@ from rich.console import Console
 from rich.progress import track
 
 from pmni_nerfstudio.chunks import chunks_within
-from pmni_nerfstudio.data.dataset import normals_to_rgb
 from pmni_nerfstudio.data.images import write_exr, write_png
-from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
+from pmni_nerfstudio.geometry.transforms import flip_y_and_z, scale_of
 from pmni_nerfstudio.model.pmni_model import PmniModel
 
 NORMALS, NORMALS_PREVIEW = "normal_camera_space", "normal_preview"
 DEPTHS, DEPTHS_PREVIEW = "depth", "depth_preview"
-
-_FILE_FROM_OPENCV = np.array([1.0, -1.0, -1.0])
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def map_folders(folder: Path) -> list[Path]:
 def write_view(folder: Path, name: str, view: RenderedView) -> None:
     """Write the four maps of a view, see above, into folders that `map_folders` made."""
     normals, hit = torch.from_numpy(view.normals), torch.from_numpy(view.depth > 0)[..., None]
-    write_exr(folder / NORMALS / f"{name}.exr", view.normals * _FILE_FROM_OPENCV)
+    write_exr(folder / NORMALS / f"{name}.exr", flip_y_and_z(view.normals))
     write_png(folder / NORMALS_PREVIEW / f"{name}.png", (normals_to_rgb(normals, hit) * 255).round().byte().numpy())
     write_exr(folder / DEPTHS / f"{name}.exr", view.depth)
     write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_picture(view.depth))

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.commands.export import data_world_mesh, write_mesh
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.export.cameras import write_refined_cameras
-from pmni_nerfstudio.geometry.marching_cubes import keep_large_components
+from pmni_nerfstudio.geometry.mesh import keep_large_components, transformed_mesh
 from pmni_nerfstudio.registration.pipeline import Registration
 
 SURFACE = "surface.ply"
@@ -34,7 +34,7 @@ def write_registration(folder: Path, scene: Scene, registration: Registration) -
     files = write_refined_cameras(folder, scene, registration.c2w)
     vertices, faces = registration.surface.mesh
     mesh = keep_large_components(trimesh.Trimesh(vertices, faces, process=False), 0.02)
-    write_mesh(folder / SURFACE, data_world_mesh(mesh, scene.world_from_unit))
+    write_mesh(folder / SURFACE, transformed_mesh(mesh, scene.world_from_unit))
     with atomic_path(folder / FIGURES) as temporary:
         temporary.write_text(json.dumps(figures(scene, registration), indent=1) + "\n", encoding="utf-8")
     return [*files, folder / SURFACE, folder / FIGURES]

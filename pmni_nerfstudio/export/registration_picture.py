@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pmni_nerfstudio.data.files import atomic_path
-from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
 from pmni_nerfstudio.registration.confidence import rendered_normals
 from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.poses import Poses
@@ -37,8 +37,8 @@ def write_registration_picture(path: Path, views: Views, registration: Registrat
         error = np.where(mask & seen, angular_error_deg(rendered, views.normals[view]), np.nan)
         rows, columns = (np.flatnonzero(mask.any(axis=a)) for a in (1, 0))
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        column[0].imshow(normal_colours(views.normals[view], mask)[window])
-        column[1].imshow(normal_colours(rendered, seen)[window])
+        column[0].imshow(normals_to_rgb(views.normals[view], mask[..., None])[window])
+        column[1].imshow(normals_to_rgb(rendered, seen[..., None])[window])
         image = column[2].imshow(error[window], vmin=0, vmax=_MOST_DEGREES, cmap="magma")
         doubt = "" if registration.trusted[view] else " (left out)"
         column[0].set_title(f"{views.names[view]}{doubt}", fontsize=8)

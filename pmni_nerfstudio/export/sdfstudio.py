@@ -24,11 +24,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.depths import read_depths
-from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.geometry.transforms import rigid
+from pmni_nerfstudio.geometry.transforms import orthonormalized
 
 META = "meta_data.json"
 SCENE_KEY, NORMALS_KEY = "pmni_scene", "pmni_normals_folder"
@@ -67,7 +67,7 @@ def write_sdfstudio(
         depths = read_depths(scene)
     for name in ("rgb", "mask", "normal", "depth"):
         (folder / name).mkdir(exist_ok=True)
-    c2w = rigid(c2w)
+    c2w = orthonormalized(c2w)
     console = Console(stderr=True)
     for view in track(range(scene.num_views), "Converting", console=console, transient=True, disable=not progress):
         name, mask, normals = scene.names[view], scene.masks[view], scene.normals[view].astype(np.float32)

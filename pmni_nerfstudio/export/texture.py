@@ -27,7 +27,7 @@ from trimesh.visual.material import PBRMaterial
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
 
@@ -95,7 +95,7 @@ def surface_colours(
     Raises:
         PmniError: no view sees any of the points.
     """
-    rays = MeshRays(mesh)
+    rays = RayCaster(mesh)
     tolerance = depth_tolerance(mesh)
     total, weights = np.zeros((len(points), 3)), np.zeros(len(points))
     for photograph in photographs:
@@ -161,7 +161,7 @@ def _texels(flat: trimesh.Trimesh, width: int, height: int) -> tuple[np.ndarray,
     """
     y, x = np.mgrid[height - 0.5 : 0 : -1, 0.5:width]
     origins = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
-    hits = MeshRays(flat).cast(origins, np.broadcast_to([0.0, 0.0, -1.0], origins.shape))
+    hits = RayCaster(flat).cast(origins, np.broadcast_to([0.0, 0.0, -1.0], origins.shape))
     on = np.isfinite(hits.distance)
     weights = np.column_stack([1 - hits.uv[on].sum(axis=1), hits.uv[on]])
     return hits.face[on], weights, on.reshape(height, width)

@@ -45,3 +45,15 @@ def ring_c2w(
     c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2] = right, -np.cross(back, right), -back
     c2w[:, :3, 3] = distance * back
     return c2w
+
+
+def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Cameras at eye (N, 3) that look at target (N, 3), with up (N, 3) upward in the image: c2w (N, 4, 4), OpenCV axes."""
+    forward = target - eye
+    forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    c2w = np.tile(np.eye(4), (len(eye), 1, 1))
+    c2w[:, :3, :3] = np.stack([right, np.cross(forward, right), forward], axis=-1)
+    c2w[:, :3, 3] = eye
+    return c2w

@@ -1,23 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rays through the pixels of a pinhole camera, in double precision and with no framework: for exact renderers and scores."""
+"""Pinhole projection: pixels to rays, points to pixels. Pixel centres lie at integers, camera axes are OpenCV's."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+from jaxtyping import Float
+
+from pmni_nerfstudio.geometry.transforms import Array
 
 
-def pixel_rays(K: np.ndarray, c2w: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rays through all pixels of one view, world frame.
+def pixel_grid(width: int, height: int) -> Float[np.ndarray, "h w 2"]:
+    """Pixel centres (x, y) of an image, float64."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x, y], axis=-1).astype(np.float64)
+
+
+def pixel_directions(K: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "*b 2"]) -> Float[np.ndarray, "*b 3"]:
+    """Camera-space rays through pixels, K^-1 (x, y, 1): their depth along the optical axis is 1, not their length.
 
     Args:
-        K: (3, 3), integer pixel centres.
-        c2w: (4, 4), OpenCV axes.
+        K: intrinsics in pixels, skew allowed.
+        pixels: (x, y), of any numeric type.
+    """
+    ones = np.ones((*pixels.shape[:-1], 1))
+    return np.concatenate([pixels, ones], axis=-1) @ np.linalg.inv(K).T
+
+
+def pixel_rays(
+    K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "4 4"], width: int, height: int
+) -> tuple[Float[np.ndarray, "r 3"], Float[np.ndarray, "r 3"]]:
+    """World-space rays through all pixels of one view, in double precision.
+
+    Args:
+        K: intrinsics in pixels.
+        c2w: camera-to-world.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
 
     Returns:
-        origins and unit directions, each (height * width, 3), row-major.
+        Origins and unit directions, each (height * width, 3), row-major.
     """
-    v, u = np.mgrid[0:height, 0:width]
-    pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], axis=-1)
-    directions = pixels @ np.linalg.inv(K).T @ c2w[:3, :3].T
+    directions = pixel_directions(K, pixel_grid(width, height).reshape(-1, 2)) @ c2w[:3, :3].T
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     return np.broadcast_to(c2w[:3, 3], directions.shape), directions
+
+
+def project(points: Array, K: Array) -> Array:
+    """Pixels (..., 2) of points (..., 3) in camera coordinates. Points at depth zero have no finite pixel.
+
+    Args:
+        points: NumPy array or tensor.
+        K: (3, 3), or (..., 3, 3) with one matrix for each point; of the same kind as the points.
+    """
+    x, y, z = points[..., 0], points[..., 1], points[..., 2]
+    u = (K[..., 0, 0] * x + K[..., 0, 1] * y) / z + K[..., 0, 2]
+    v = K[..., 1, 1] * y / z + K[..., 1, 2]
+    if isinstance(u, np.ndarray):
+        return cast(Array, np.stack([u, v], axis=-1))
+    import torch
+
+    return cast(Array, torch.stack([u, v], dim=-1))

@@ -9,15 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-
-
-def project(K: Float[np.ndarray, "3 3"], camera: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 2"]:
-    """Pixels (x, y; centres at integers) of points in camera axes."""
-    z = camera[:, 2]
-    x = (K[0, 0] * camera[:, 0] + K[0, 1] * camera[:, 1]) / z + K[0, 2]
-    return np.stack([x, K[1, 1] * camera[:, 1] / z + K[1, 2]], axis=1)
 
 
 def lookup(image: Float[Tensor, "c h w"], pixels: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p c"]:
@@ -56,3 +49,35 @@ def value_and_gradient(sdf: Float[np.ndarray, "n n n"]) -> Float[Tensor, "4 n n 
             (padded[inner, inner, 2:] - padded[inner, inner, :-2]) / (2 * h),
         ]
     )
+
+
+def sample_maps(
+    maps: Shaped[Tensor, "v h w c"], views: Int[Tensor, "q"], pixels: Float[Tensor, "q 2"]
+) -> tuple[Float[Tensor, "q c"], Bool[Tensor, "q"]]:
+    """Bilinear look-up that reads four pixels a query and leaves the maps where and as they are.
+
+    `grid_sample` wants all maps in single precision, channels first, and one grid per view; ours stay in half
+    precision on the CPU, shared with the scene.
+
+    Args:
+        maps: zero where a pixel holds nothing (off the mask); any floating type, any device.
+        views: map of each query.
+        pixels: (x, y), pixel centres at integers; the result's gradient goes to them.
+
+    Returns:
+        values: in the pixels' type.
+        covered: all four pixels lie in the frame and hold something; elsewhere values mean nothing.
+    """
+    _, height, width, channels = maps.shape
+    corner = pixels.detach().floor()
+    inside = ((corner >= 0) & (corner < corner.new_tensor([width - 1, height - 1]))).all(dim=-1)
+    # Out of the frame: some pixel of it, and the fraction of none, so that no value or gradient overflows.
+    corner = torch.where(inside[:, None], corner, torch.zeros_like(corner))
+    x, y = torch.where(inside[:, None], pixels - corner, torch.zeros_like(pixels)).unbind(dim=-1)
+    column, row = corner.long().unbind(dim=-1)
+    first = (views.to(corner.device) * height + row) * width + column
+    index = torch.stack([first, first + 1, first + width, first + width + 1], dim=-1)
+    values = maps.reshape(-1, channels)[index.to(maps.device)].to(pixels)
+    weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
+    covered = inside & values.ne(0).any(dim=-1).all(dim=-1)
+    return (values * weights[..., None]).sum(dim=-2), covered

@@ -8,12 +8,11 @@ import torch
 import trimesh
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pmni_nerfstudio.chunks import Chunks, chunks_within
 from pmni_nerfstudio.geometry.marching_cubes_table import CORNERS, EDGE_AXES, EDGES, triangle_table
+from pmni_nerfstudio.geometry.mesh import keep_large_components
 from pmni_nerfstudio.geometry.sparse_lattice import BLOCK, Lattice, SurfaceBlocks, sample_surface
 
 _CLEARANCE = 1e-3
@@ -64,24 +63,6 @@ def _zero(at: np.ndarray, f: np.ndarray) -> np.ndarray:
     """Zero of the line through two points of each row of (V, 2) places and values of opposite sign."""
     t = (at[:, 0] * f[:, 1] - at[:, 1] * f[:, 0]) / (f[:, 1] - f[:, 0])
     return t.clip(_CLEARANCE, 1 - _CLEARANCE)
-
-
-def keep_large_components(mesh: trimesh.Trimesh, share: float) -> trimesh.Trimesh:
-    """Drop connected pieces whose area is under a share of the largest piece's."""
-    faces = mesh.faces
-    joins = coo_matrix(
-        (np.ones(2 * len(faces), dtype=bool), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())),
-        shape=(len(mesh.vertices),) * 2,
-    )
-    count, labels = connected_components(joins, directed=False)
-    if count == 1:
-        return mesh
-    of_face = labels[faces[:, 0]]
-    areas = np.bincount(of_face, weights=mesh.area_faces, minlength=count)
-    kept = areas >= share * areas.max()
-    vertices = kept[labels]
-    places = np.cumsum(vertices) - 1
-    return trimesh.Trimesh(mesh.vertices[vertices], places[faces[kept[of_face]]], process=False)
 
 
 def extract_mesh(

@@ -32,7 +32,7 @@ class Hits:
         return np.einsum("pk,pki->pi", weights, values[faces[self.face[on]]])
 
 
-class MeshRays:
+class RayCaster:
     """A mesh ready for queries."""
 
     def __init__(self, mesh: trimesh.Trimesh) -> None:
@@ -43,7 +43,12 @@ class MeshRays:
         )
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
-        """First hits of rays (R, 3), (R, 3), with unit directions."""
+        """First hits of rays with the mesh.
+
+        Args:
+            origins: (R, 3).
+            directions: (R, 3); distances are in multiples of their lengths.
+        """
         count = len(origins)
         found = Hits(np.empty(count, np.float32), np.empty(count, np.uint32), np.empty((count, 2), np.float32))
         for start in range(0, count, RAYS):
@@ -88,7 +93,7 @@ class MeshRays:
 
 
 def camera_normals(
-    mesh: trimesh.Trimesh, rays: MeshRays, K: np.ndarray, c2w: np.ndarray, width: int, height: int
+    mesh: trimesh.Trimesh, rays: RayCaster, K: np.ndarray, c2w: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a camera sees of a mesh: the normals of its vertices, interpolated.
 

@@ -9,7 +9,7 @@ import trimesh
 from jaxtyping import Bool, Float, Int
 
 from pmni_nerfstudio.geometry.cameras import pixel_rays
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 
 LEAST_COSINE = 0.1
 """A surface seen flatter than this isn't seen well: its pixels smear over many points."""
@@ -32,7 +32,7 @@ def seen_points(
     mask: Bool[np.ndarray, "H W"],
     K: Float[np.ndarray, "3 3"],
     c2w: Float[np.ndarray, "4 4"],
-    rays: MeshRays,
+    rays: RayCaster,
     tolerance: float,
 ) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "2 n"], Float[np.ndarray, "n"]]:
     """Points on a surface that a view shows: not too flat, first on their ray, and off every outline, where pixels mix.
@@ -66,7 +66,7 @@ def seen_points(
 
 
 def _off_outlines(
-    mask: Bool[np.ndarray, "H W"], K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "4 4"], rays: MeshRays
+    mask: Bool[np.ndarray, "H W"], K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "4 4"], rays: RayCaster
 ) -> Bool[np.ndarray, "H W"]:
     """Pixels that lie with all their neighbours on one piece of surface."""
     height, width = mask.shape

@@ -11,21 +11,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.axes_check import OPENCV_FROM_FILE, weigh_axes
+from pmni_nerfstudio.data.axes_check import weigh_axes
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene, write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
+from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of, transform_poses
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
 from pmni_nerfstudio.importers.source import Axes, Frame, Prepared
 from pmni_nerfstudio.importers.view_maps import load, map_intrinsics, photograph, resize, size_of, straighten
 from pmni_nerfstudio.registration.views import Views
 
 AXES: dict[Axes, np.ndarray] = {
-    "camera": OPENCV_FROM_FILE,
+    "camera": OPENCV_FROM_STORED,
     "opencv": np.eye(3),
     "directx": np.diag([1.0, 1.0, -1.0]),
 }

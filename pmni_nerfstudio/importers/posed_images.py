@@ -16,8 +16,6 @@ from pmni_nerfstudio.importers.file_matching import axes_of, find_masks, match, 
 from pmni_nerfstudio.importers.source import Frame, Lens, Options, Prepared
 from pmni_nerfstudio.importers.view_maps import has_cutout
 
-OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-
 
 @dataclass(frozen=True, eq=False)
 class PosedImage:

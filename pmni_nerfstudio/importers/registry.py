@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pmni_nerfstudio.data.scene import CAMERA_SPACE, CAMERAS, INTRINSICS, MASKS, WORLD_SPACE
 from pmni_nerfstudio.importers.colmap import COLMAP
 from pmni_nerfstudio.importers.diligent_mv import DILIGENT_MV
 from pmni_nerfstudio.importers.idr import MONOSDF, NEUS, RNB_NEUS
@@ -24,13 +23,6 @@ FORMATS: dict[str, Format] = {
     "metashape": METASHAPE,
     "plain": PLAIN,
 }
-
-
-def is_scene(folder: Path) -> bool:
-    """Whether a folder has the layout that is read as it is: SuperNormal's, PMNI's and ours."""
-    normals = [path for space in (CAMERA_SPACE, WORLD_SPACE) for path in folder.glob(f"{space}*") if path.is_dir()]
-    cameras = (folder / CAMERAS).is_file() or (folder / INTRINSICS).is_file()
-    return (folder / MASKS).is_dir() and bool(normals) and cameras
 
 
 def recognise(folder: Path) -> str | None:

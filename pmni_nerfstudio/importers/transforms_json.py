@@ -18,8 +18,8 @@ from pmni_nerfstudio.data.camera_files import LARGEST
 from pmni_nerfstudio.data.files import check_file, printable, reason
 from pmni_nerfstudio.data.images import NORMAL_SUFFIXES
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.transforms import flip_camera_axes
 from pmni_nerfstudio.importers.posed_images import (
-    OPENCV_FROM_OPENGL,
     PosedImage,
     check_camera,
     find_image,
@@ -86,7 +86,7 @@ def _image(path: Path, index: int, frame: Mapping[str, Any]) -> PosedImage:
     if size is None or min(size) <= 0:
         raise SceneError(f"{path}: says no size (w and h) of {file}: add it, in pixels")
     K = _intrinsics(path, frame, size)
-    c2w = matrix @ OPENCV_FROM_OPENGL
+    c2w = flip_camera_axes(matrix)
     check_camera(path, file, K, c2w)
     return PosedImage(file, K, size, c2w, _lens(path, frame, model in _FISHEYE), image, normals, mask)
 

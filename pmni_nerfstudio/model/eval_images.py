@@ -11,6 +11,7 @@ from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.model.losses import angles
 
 MOST_ERROR_DEG = 30.0
@@ -52,15 +53,9 @@ def image_metrics(
     }
 
 
-def normals_picture(normals: Float[Tensor, "h w 3"], on: Bool[Tensor, "h w 1"]) -> Float[Tensor, "h w 3"]:
-    """Normals in OpenCV camera axes as the field's usual colours: x right, y up, z to the viewer; white elsewhere."""
-    shown = (normals * torch.tensor([1.0, -1.0, -1.0]).to(normals) + 1) / 2
-    return torch.where(on, shown.clamp(0.0, 1.0), 1.0)
-
-
 def rendered_picture(outputs: Dict[str, Any]) -> Float[Tensor, "h w 3"]:
     """The same of a rendered view's normals, where its surface is."""
-    return normals_picture(outputs["normals_camera"], outputs["accumulation"] > 0.5)
+    return normals_to_rgb(outputs["normals_camera"], outputs["accumulation"] > 0.5)
 
 
 def image_pictures(
@@ -71,7 +66,7 @@ def image_pictures(
 ) -> Dict[str, Tensor]:
     """Observed and rendered normals side by side, their error (0 to MOST_ERROR_DEG), accumulation, depth."""
     return {
-        "normals": torch.cat([normals_picture(observed, mask), rendered_picture(outputs)], dim=1),
+        "normals": torch.cat([normals_to_rgb(observed, mask), rendered_picture(outputs)], dim=1),
         "angular_error": error_colours(error_deg),
         "accumulation": outputs["accumulation"].expand(-1, -1, 3),
         "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),

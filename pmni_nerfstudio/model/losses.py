@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from pmni_nerfstudio.geometry.projection import project, sample_maps, unproject
+from pmni_nerfstudio.geometry.interpolation import sample_maps
+from pmni_nerfstudio.geometry.projection import project_world, unproject
 
 NormalKind = Literal["l1", "l2", "angular"]
 
@@ -180,7 +181,7 @@ def point_consistency_loss(
     known = depth_maps[view, row, column]
     pixels = torch.stack([column, row], dim=-1).to(known)
     points = unproject(pixels, known * scales[view], w2c.index_select(0, view), K[view])
-    there, depth = project(points, w2c.index_select(0, target), K[target])
+    there, depth = project_world(points, w2c.index_select(0, target), K[target])
     expected, covered = sample_maps(depth_maps[..., None], target, there)
     behind = depth - expected.squeeze(-1) * scales[target]
     seen = (neighbours >= 0) & (known > 0) & (depth > 0) & covered & (behind < max_behind)
@@ -212,7 +213,7 @@ def cross_view_normal_loss(
     weights = weights.detach()  # or poses would be drawn to where disagreement weighs little
     point, view = weights.nonzero(as_tuple=True)
     w2c_of_pair = w2c.index_select(0, view)
-    pixels, depth = project(points.index_select(0, point), w2c_of_pair, K[view])
+    pixels, depth = project_world(points.index_select(0, point), w2c_of_pair, K[view])
     observed, covered = sample_maps(normal_maps, view, pixels)
     observed = torch.where(covered[:, None], observed, torch.ones_like(observed))
     world = (w2c_of_pair[..., :3] * functional.normalize(observed, dim=-1)[..., None]).sum(dim=-2)

@@ -20,18 +20,19 @@ from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField
+from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
 from pmni_nerfstudio.model import rendering
 from pmni_nerfstudio.model.config import PmniModelConfig
 from pmni_nerfstudio.model.eval_images import error_picture, image_metrics, image_pictures
 from pmni_nerfstudio.model.grid_levels import with_fitting_levels
 from pmni_nerfstudio.model.losses import mask_loss
 from pmni_nerfstudio.model.marching import SurfaceGrid
-from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, opengl_from_opencv
+from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
 from pmni_nerfstudio.model.supervision import Supervision
+from pmni_nerfstudio.threads import settle_threads
 from pmni_nerfstudio.training.course import SHARP_AT, Course
 from pmni_nerfstudio.training.initialization import Start, StartKind
 from pmni_nerfstudio.training.random_state import random_state
-from pmni_nerfstudio.training.threads import settle_threads
 
 Outputs = Dict[str, Any]
 
@@ -57,7 +58,7 @@ class PmniModel(Model):
         self.views: Tuple[int, ...] = metadata["views"]
         c2w = np.asarray(metadata["c2w"])
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
-            num_cameras=self.num_train_data, device="cpu", base_c2w=opengl_from_opencv(c2w)
+            num_cameras=self.num_train_data, device="cpu", base_c2w=nerfstudio_from_opencv(c2w)
         )
         self.registers = self.config.registration and self.camera_optimizer.learns
         detailed = self.registers or self.start_wanted in ("auto", "surface")
@@ -99,7 +100,7 @@ class PmniModel(Model):
         if start.trusted is not None:
             self.trusted.copy_(torch.from_numpy(start.trusted))
         if self.camera_optimizer.learns:
-            self.registered_c2w.copy_(opengl_from_opencv(start.c2w))
+            self.registered_c2w.copy_(nerfstudio_from_opencv(start.c2w))
             self.camera_optimizer.set_start(self.registered_c2w)
         sdf = start.sdf.to(self.device)
         if self.registers or self.config.start != "sphere":

@@ -17,6 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from pmni_nerfstudio.geometry.se3 import choose_exponential, fix_gauge
+from pmni_nerfstudio.geometry.transforms import flip_camera_axes, homogeneous
 
 
 @dataclass
@@ -83,7 +84,7 @@ class PmniPoseOptimizer(CameraOptimizer):
         self.device = torch.device(device)
         base = _checked_poses(base_c2w, num_cameras).to(device)
         self.register_buffer("base_c2w", base, persistent=False)
-        self.register_buffer("_base_w2c", torch.linalg.inv(_homogeneous(base.double())), persistent=False)
+        self.register_buffer("_base_w2c", torch.linalg.inv(homogeneous(base.double())), persistent=False)
         self.register_buffer("start_c2w", base.clone())
         self.depth_log_scale = nn.Parameter(torch.zeros(num_cameras, device=device))
         if self.learns:
@@ -128,9 +129,9 @@ class PmniPoseOptimizer(CameraOptimizer):
     def _c2w_double(self) -> Float[Tensor, "n 4 4"]:
         """Current poses, OpenGL axes, homogeneous, in double precision."""
         if not self.learns:
-            return _homogeneous(self.base_c2w.double())
+            return homogeneous(self.base_c2w.double())
         motion = self._exponential(torch.cat(self.twists(), dim=-1))
-        return _homogeneous(motion) @ _homogeneous(self.start_c2w.double())
+        return homogeneous(motion) @ homogeneous(self.start_c2w.double())
 
     def c2w(self) -> Float[Tensor, "n 3 4"]:
         """Current poses of all views, OpenGL axes; differentiable."""
@@ -138,12 +139,12 @@ class PmniPoseOptimizer(CameraOptimizer):
 
     def w2c_opencv(self) -> Float[Tensor, "n 3 4"]:
         """World-to-camera of all views, OpenCV axes (as losses project with); differentiable."""
-        return torch.linalg.inv(_opencv_from_opengl(self._c2w_double()))[:, :3].to(self.base_c2w.dtype)
+        return torch.linalg.inv(flip_camera_axes(self._c2w_double()))[:, :3].to(self.base_c2w.dtype)
 
     @torch.no_grad()
     def c2w_opencv_double(self) -> Float[np.ndarray, "n 4 4"]:
         """Current poses for export: OpenCV axes, homogeneous, double precision throughout."""
-        return opencv_from_opengl(self._c2w_double())
+        return flip_camera_axes(self._c2w_double()).cpu().numpy()
 
     def forward(self, indices: Int[Tensor, "b"]) -> Float[Tensor, "b 3 4"]:
         """Corrections delta with c2w = base @ delta: exactly the identity with mode off.
@@ -183,7 +184,7 @@ class PmniPoseOptimizer(CameraOptimizer):
         view = self.training_view(camera)
         if not self.learns or view is None:
             return c2w
-        delta = _homogeneous(self(view).double()).to(c2w.device)
+        delta = homogeneous(self(view).double()).to(c2w.device)
         return (c2w.double() @ delta.view(*c2w.shape[:-2], 4, 4)).to(c2w.dtype)
 
     def training_view(self, camera: Cameras) -> Optional[Int[Tensor, "b"]]:
@@ -271,24 +272,3 @@ def _checked_poses(c2w: Float[Tensor, "n 3 4"], num_cameras: int) -> Float[Tenso
     if wrong.any():
         raise ValueError(f"poses: view {int(wrong.nonzero()[0])} is no rigid motion (rotation and finite position)")
     return c2w.detach().float()
-
-
-def _homogeneous(c2w: Float[Tensor, "*b 3 4"]) -> Float[Tensor, "*b 4 4"]:
-    """With the row 0 0 0 1 below."""
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=c2w.dtype, device=c2w.device)
-    return torch.cat([c2w, last.expand(*c2w.shape[:-2], 1, 4)], dim=-2)
-
-
-def _opencv_from_opengl(c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
-    """y down, z forward."""
-    return c2w * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=c2w.dtype, device=c2w.device)
-
-
-def opencv_from_opengl(c2w: Float[Tensor, "n 3 4"] | Float[Tensor, "n 4 4"]) -> Float[np.ndarray, "n 4 4"]:
-    """nerfstudio's poses (y up, z back) in OpenCV's axes (y down, z forward), homogeneous, double precision."""
-    return _opencv_from_opengl(_homogeneous(c2w[:, :3].double())).detach().cpu().numpy()
-
-
-def opengl_from_opencv(c2w: Float[np.ndarray, "n 4 4"]) -> Float[Tensor, "n 3 4"]:
-    """OpenCV poses (y down, z forward) in nerfstudio's axes (y up, z back)."""
-    return torch.from_numpy(c2w * np.array([1.0, -1.0, -1.0, 1.0]))[:, :3].float()

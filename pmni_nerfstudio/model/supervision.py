@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.fields.sdf_field import PmniField
-from pmni_nerfstudio.geometry.projection import project, sample_maps, unproject
+from pmni_nerfstudio.geometry.interpolation import sample_maps
+from pmni_nerfstudio.geometry.projection import project_world, unproject
 from pmni_nerfstudio.model import losses
 from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
@@ -154,7 +155,7 @@ class Supervision:
         c2w, w2c, K = poses.c2w(), poses.w2c_opencv(), self._K.to(points)
         nearest = int((nn.functional.normalize(c2w[:, :, 3], dim=-1) @ nn.functional.normalize(eye, dim=-1)).argmax())
         count = len(points)
-        pixels, depth = project(points, w2c[nearest].expand(count, 3, 4), K[nearest].expand(count, 3, 3))
+        pixels, depth = project_world(points, w2c[nearest].expand(count, 3, 4), K[nearest].expand(count, 3, 3))
         view = torch.full((count,), nearest, device=points.device)
         values, covered = sample_maps(self._normals, view, pixels)
         away = points - c2w[nearest, :, 3]

@@ -21,6 +21,7 @@ from pmni_nerfstudio.evaluation.ground_truth import find_truth, given_poses
 from pmni_nerfstudio.evaluation.record import METRICS, Record
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.export.maps import NORMALS
+from pmni_nerfstudio.geometry.transforms import flip_y_and_z
 from pmni_nerfstudio.training.trained_run import read_config
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 MESH = "mesh.ply"
 
 _KEYS = ("scene", "config", "method", "units", "aligned", "similarity", "surface", "poses", "normals", "mesh", "views")
-_OPENCV_FROM_FILE = np.array([1.0, -1.0, -1.0], dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ class Outcome:
         Raises:
             PmniError: the map is missing or broken.
         """
-        return read_normals(self._map_file(name)) * _OPENCV_FROM_FILE
+        return flip_y_and_z(read_normals(self._map_file(name)))
 
     @cached_property
     def known_normals(self) -> np.ndarray | None:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.report.templates import render, render_page
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pmni_nerfstudio.data.images import data_uri
 from pmni_nerfstudio.evaluation.record import METRICS, VIEWS, Record, table_of
 from pmni_nerfstudio.export.cameras import POSES
-from pmni_nerfstudio.geometry.simplification import simplify
+from pmni_nerfstudio.geometry.mesh import simplify
 from pmni_nerfstudio.geometry.transforms import scale_of
 from pmni_nerfstudio.report.curves import loss_figure, metric_figure, read_curves
 from pmni_nerfstudio.report.figures import AFTER, BEFORE, camera_figure, camera_scale, display_frame, mesh_figure

@@ -14,7 +14,7 @@ from pmni_nerfstudio.data.images import data_uri
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.picture import object_windows
-from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
 from pmni_nerfstudio.report.outcome import Outcome
 
 SIDE_PX = 380
@@ -91,8 +91,8 @@ def view_strips(outcome: Outcome, errors: Sequence[np.ndarray], end_deg: float) 
     for i, (view, window) in enumerate(zip(outcome.record["views"], object_windows(scene.masks))):
         rendered = outcome.rendered_normals(view["name"])[window]
         pictures = [
-            _thumbnail(normal_colours(known[i][window].astype(np.float32), scene.masks[i][window])),
-            _thumbnail(normal_colours(rendered, (rendered != 0).any(axis=-1))),
+            _thumbnail(normals_to_rgb(known[i][window].astype(np.float32), scene.masks[i][window][..., None])),
+            _thumbnail(normals_to_rgb(rendered, (rendered != 0).any(axis=-1, keepdims=True))),
             _thumbnail(colours(errors[i].astype(np.float32) / end_deg)[..., :3]),
         ]
         strips.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from pmni_nerfstudio.geometry.simplification import simplify
+from pmni_nerfstudio.geometry.mesh import simplify
 from pmni_nerfstudio.report.figures import display_frame, mesh_figure
 from pmni_nerfstudio.report.outcome import read_outcome
 from pmni_nerfstudio.report.page import Section, figure, note, write_page

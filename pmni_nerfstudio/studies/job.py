@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.scene import CAMERAS, DEPTHS, INTRINSICS
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.ground_truth import truth_folder

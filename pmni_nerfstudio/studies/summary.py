@@ -15,7 +15,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from pmni_nerfstudio.data.files import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.studies.job import Outcome
 
 COLUMNS: dict[str, tuple[str, str, str]] = {

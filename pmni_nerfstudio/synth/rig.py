@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from pmni_nerfstudio.geometry.camera_rings import look_at
 from pmni_nerfstudio.geometry.pose_noise import perturb_poses
 
 FRAME_FILL = 0.94
@@ -20,18 +21,6 @@ def intrinsics(width: int, height: int, distance: float) -> np.ndarray:
     """K (3, 3), integer pixel centres, with which the unit sphere at a distance (in its radii) fills the frame."""
     focal = FRAME_FILL * min(width, height) / 2 * np.sqrt(distance**2 - 1)
     return np.array([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
-
-
-def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Cameras at eye (N, 3) that look at target (N, 3), with up (N, 3) upward in the image: c2w (N, 4, 4), OpenCV axes."""
-    forward = target - eye
-    forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right, axis=-1, keepdims=True)
-    c2w = np.tile(np.eye(4), (len(eye), 1, 1))
-    c2w[:, :3, :3] = np.stack([right, np.cross(forward, right), forward], axis=-1)
-    c2w[:, :3, 3] = eye
-    return c2w
 
 
 def ring(

@@ -13,8 +13,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
 from pmni_nerfstudio.model.grid_levels import fitting_steps
-from pmni_nerfstudio.model.pose_optimizer import opengl_from_opencv
 from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.pipeline import RegistrationSettings
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -157,4 +157,4 @@ class Course:
         if surface.exists:
             c2w = poses.c2w_opencv_double()
             c2w[self.trusted] = pose_steps.step(surface, c2w[self.trusted])
-            poses.set_start(opengl_from_opencv(c2w).to(model.device))
+            poses.set_start(nerfstudio_from_opencv(c2w).to(model.device))

@@ -18,7 +18,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from pmni_nerfstudio.data.files import atomic_path, reason
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.training.lock import TrainingLock
 

@@ -28,7 +28,7 @@ from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.sim3 import angles_deg
-from pmni_nerfstudio.model.pose_optimizer import opencv_from_opengl
+from pmni_nerfstudio.geometry.transforms import opencv_from_nerfstudio
 from pmni_nerfstudio.registration.pipeline import Snapshot
 from pmni_nerfstudio.training.lock import TrainingLock
 from pmni_nerfstudio.viewer.frusta import Frusta
@@ -76,7 +76,7 @@ class Live(ViewerControl):
         trainer = self._trainer
         if model.device.type == "cpu" and trainer is not None:
             viewer.control_panel._max_res.value = CPU_FRAME_PX
-        self._start = opencv_from_opengl(model.camera_optimizer.base_c2w)
+        self._start = opencv_from_nerfstudio(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
         self._residuals = ViewResiduals(model, len(names))
         self._step, self._panel_at, self._plot_at = 0, -np.inf, -np.inf
@@ -219,7 +219,7 @@ class Live(ViewerControl):
         if self._snapshot is not None:
             return self._snapshot.c2w
         if shown == "registered":
-            return opencv_from_opengl(model.registered_c2w)
+            return opencv_from_nerfstudio(model.registered_c2w)
         return model.camera_optimizer.c2w_opencv_double()
 
     def _page_poses(self, c2w: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "n 4 4"]:
@@ -237,7 +237,8 @@ class Live(ViewerControl):
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         from pmni_nerfstudio.evaluation.picture import object_windows
-        from pmni_nerfstudio.model.eval_images import error_colours, image_metrics, normals_picture, rendered_picture
+        from pmni_nerfstudio.geometry.normals import normals_to_rgb
+        from pmni_nerfstudio.model.eval_images import error_colours, image_metrics, rendered_picture
 
         name = self._dataset.scene.names[self._dataset.views[view]]
         if not self._renders:
@@ -251,7 +252,7 @@ class Live(ViewerControl):
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(self._model.device)
         error_deg, metrics = image_metrics(outputs, observed, mask)
         rows, columns = object_windows(mask[None, ..., 0].cpu().numpy())[0]
-        parts = (normals_picture(observed, mask), rendered_picture(outputs), error_colours(error_deg).to(observed))
+        parts = (normals_to_rgb(observed, mask), rendered_picture(outputs), error_colours(error_deg).to(observed))
         strip = torch.cat([part[rows, columns] for part in parts], dim=1)
         said = f"input, rendered, error (mean {metrics['normal_mae_deg']:.2f} deg)"
         self.panel.show_view(name, (strip * 255).round().to(torch.uint8).cpu().numpy(), said)
@@ -278,7 +279,8 @@ class Live(ViewerControl):
             self._overlay.show(self.panel.overlay)
 
     def _export(self) -> str:
-        from pmni_nerfstudio.commands.export import data_world_mesh, write_mesh
+        from pmni_nerfstudio.data.result_files import write_mesh
+        from pmni_nerfstudio.geometry.mesh import transformed_mesh
 
         model = self._model
         try:
@@ -286,7 +288,7 @@ class Live(ViewerControl):
                 step = self._step
                 mesh = extract_mesh(model.field.sdf, EXPORT_CELLS, device=model.device, progress=False)
             path = self._folder / f"mesh-{step:06d}.ply"
-            write_mesh(path, data_world_mesh(mesh, self._dataset.scene.world_from_unit))
+            write_mesh(path, transformed_mesh(mesh, self._dataset.scene.world_from_unit))
         except PmniError as error:
             return f"Not exported: {error}"
         CONSOLE.log(f"Wrote {path}")

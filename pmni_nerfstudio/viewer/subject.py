@@ -12,9 +12,9 @@ import trimesh
 from jaxtyping import Float
 
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.geometry.mesh import simplify
 from pmni_nerfstudio.geometry.normals import angular_error_deg
-from pmni_nerfstudio.geometry.ray_casting import MeshRays, camera_normals
-from pmni_nerfstudio.geometry.simplification import simplify
+from pmni_nerfstudio.geometry.ray_casting import RayCaster, camera_normals
 from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
 MOST_FACES = 500_000
@@ -50,9 +50,9 @@ class Subject:
         return simplify(mesh, MOST_FACES) if len(mesh.faces) > MOST_FACES else mesh
 
     @cached_property
-    def rays(self) -> MeshRays:
+    def rays(self) -> RayCaster:
         """Of the shown mesh."""
-        return MeshRays(self.shown)
+        return RayCaster(self.shown)
 
     @cached_property
     def frame(self) -> tuple[Float[np.ndarray, "3"], float]:
@@ -69,7 +69,7 @@ class Subject:
         """
         if self.truth is None:
             raise ValueError("there is no truth")
-        return MeshRays(self.truth).distance(trimesh.transform_points(self.shown.vertices, self.truth_from_data))
+        return RayCaster(self.truth).distance(trimesh.transform_points(self.shown.vertices, self.truth_from_data))
 
     @cached_property
     def normal_errors_deg(self) -> Float[np.ndarray, "v"]:

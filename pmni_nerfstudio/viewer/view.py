@@ -12,7 +12,7 @@ import viser
 from jaxtyping import Float, UInt8
 
 from pmni_nerfstudio.evaluation.picture import object_windows
-from pmni_nerfstudio.geometry.normals import normal_colours
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_of_cameras, oblique
 from pmni_nerfstudio.viewer.markdown import add_markdown, as_text, markdown_picture
@@ -152,4 +152,4 @@ class ResultPage:
 
 
 def _picture(normals: Float[np.ndarray, "h w 3"], mask: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    return (255 * normal_colours(normals.astype(np.float64), mask)).round().astype(np.uint8)
+    return (255 * normals_to_rgb(normals.astype(np.float64), mask[..., None])).round().astype(np.uint8)

@@ -47,9 +47,9 @@ from test_scene import (
 )
 
 from pmni_nerfstudio import cli
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.camera_files import write_cameras
 from pmni_nerfstudio.data.depths import read_depths
-from pmni_nerfstudio.data.files import atomic_path
 from pmni_nerfstudio.data.images import read_exr, read_mask, write_png
 from pmni_nerfstudio.data.scene import read_scene, write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError

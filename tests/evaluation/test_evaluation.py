@@ -32,8 +32,8 @@ from pmni_nerfstudio.evaluation.picture import PictureView, comparison_picture, 
 from pmni_nerfstudio.evaluation.result import Result
 from pmni_nerfstudio.evaluation.score import score
 from pmni_nerfstudio.geometry.cameras import pixel_rays
-from pmni_nerfstudio.geometry.normals import angular_error_deg, normal_colours
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.synth import SynthConfig, make_scene
 from pmni_nerfstudio.synth.rig import intrinsics, ring
@@ -120,8 +120,8 @@ def test_only_what_the_cameras_see_counts():
 def test_a_piece_beside_the_object_costs_by_its_pixels():
     true, floater = ball(0.5), ball(0.1, (0.0, 0.0, 0.8))
     found = surface_score(joined(true, floater), true, 0.01)
-    pixels = [len(MeshRays(m).visible_points(K, C2W, WIDTH, HEIGHT)) for m in (true, floater)]
-    both = len(MeshRays(joined(true, floater)).visible_points(K, C2W, WIDTH, HEIGHT))
+    pixels = [len(RayCaster(m).visible_points(K, C2W, WIDTH, HEIGHT)) for m in (true, floater)]
+    both = len(RayCaster(joined(true, floater)).visible_points(K, C2W, WIDTH, HEIGHT))
     assert both == sum(pixels)  # neither hides the other
     precision = pixels[0] / both
     assert found.fscore == pytest.approx(2 * precision / (precision + 1), rel=1e-6)
@@ -134,7 +134,7 @@ def test_rays_of_the_masks_alone_do_not_see_what_floats_beside():
     true, floater = ball(0.5), ball(0.1, (0.0, 0.0, 0.8))
     masks = np.zeros_like(EVERYWHERE)
     for view in range(8):
-        masks[view] = np.isfinite(MeshRays(true).cast(*pixel_rays(K, C2W[view], WIDTH, HEIGHT)).distance).reshape(
+        masks[view] = np.isfinite(RayCaster(true).cast(*pixel_rays(K, C2W[view], WIDTH, HEIGHT)).distance).reshape(
             HEIGHT, WIDTH
         )
     assert surface_score(joined(true, floater), true, masks=masks).chamfer < 1e-6
@@ -144,7 +144,7 @@ def test_rays_of_the_masks_alone_do_not_see_what_floats_beside():
 def test_every_view_may_have_its_own_pinhole():
     wide = intrinsics(WIDTH, HEIGHT, 22.0)
     Ks = np.stack([K, wide] * 4)
-    rays = MeshRays(ball(0.5))
+    rays = RayCaster(ball(0.5))
     found = rays.visible_points(Ks, C2W, WIDTH, HEIGHT)
     one_by_one = [rays.visible_points(k, pose[None], WIDTH, HEIGHT) for k, pose in zip(Ks, C2W)]
     np.testing.assert_array_equal(found, np.concatenate(one_by_one))
@@ -154,7 +154,7 @@ def test_every_view_may_have_its_own_pinhole():
 def test_visible_points_are_the_scene_s_own_depth():
     config = SynthConfig(shape="vase", views=4, width=WIDTH, height=HEIGHT, jitter=1.0)
     scene = make_scene(config)
-    points = MeshRays(surface_mesh(SHAPES["vase"], 128)).visible_points(scene.K, scene.c2w[:1], WIDTH, HEIGHT)
+    points = RayCaster(surface_mesh(SHAPES["vase"], 128)).visible_points(scene.K, scene.c2w[:1], WIDTH, HEIGHT)
     w2c = np.linalg.inv(scene.c2w[0])
     camera = points @ w2c[:3, :3].T + w2c[:3, 3]
     pixels = camera @ scene.K.T
@@ -537,7 +537,7 @@ def test_a_normal_to_the_viewer_is_the_field_s_blue():
     normals = np.array([[[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.0]]])
     mask = np.array([[True, True, True, False]])
     expected = [[[0.5, 0.5, 1.0], [1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [1.0, 1.0, 1.0]]]
-    np.testing.assert_allclose(normal_colours(normals, mask), expected)
+    np.testing.assert_allclose(normals_to_rgb(normals, mask[..., None]), expected)
 
 
 def test_shaded_view_shows_the_mesh_where_the_camera_has_it(monkeypatch: pytest.MonkeyPatch):
@@ -546,7 +546,7 @@ def test_shaded_view_shows_the_mesh_where_the_camera_has_it(monkeypatch: pytest.
     mesh = ball(radius, tuple(centre))
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH]
     for c2w in C2W:
-        image = shaded_view(mesh, MeshRays(mesh), K, c2w, (HEIGHT, WIDTH))
+        image = shaded_view(mesh, RayCaster(mesh), K, c2w, (HEIGHT, WIDTH))
         assert image.shape == (HEIGHT, WIDTH, 3)
         covered = 1 - image.mean(-1)
         seen = K @ (c2w[:3, :3].T @ (centre - c2w[:3, 3]))
@@ -557,7 +557,7 @@ def test_shaded_view_shows_the_mesh_where_the_camera_has_it(monkeypatch: pytest.
 
 def test_light_falls_from_the_camera_s_upper_left():
     mesh = ball(0.6)
-    image = shaded_view(mesh, MeshRays(mesh), K, C2W[0], (HEIGHT, WIDTH)).mean(-1)
+    image = shaded_view(mesh, RayCaster(mesh), K, C2W[0], (HEIGHT, WIDTH)).mean(-1)
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH]
     on, right, down = image < 0.999, u - WIDTH / 2, v - HEIGHT / 2
     assert np.corrcoef(image[on], right[on])[0, 1] < -0.1 and np.corrcoef(image[on], down[on])[0, 1] < -0.3

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.data.scene import read_cameras, read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
-from pmni_nerfstudio.geometry.transforms import rigid, transform_poses
+from pmni_nerfstudio.geometry.transforms import orthonormalized, transform_poses
 
 
 def project(K, c2w, points):
@@ -154,7 +154,7 @@ def test_held_out_views_keep_their_place_and_their_given_pose(sphere_scene):
 
 def test_rigid_mends_rounding_and_changes_nothing_else(sphere_scene):
     rounded = sphere_scene.c2w.astype(np.float32)
-    mended = rigid(rounded)
+    mended = orthonormalized(rounded)
     assert mended == pytest.approx(sphere_scene.c2w, abs=1e-5)
     assert mended[:, :3, 3] == pytest.approx(rounded[:, :3, 3], abs=0)
     gram = mended[:, :3, :3].transpose(0, 2, 1) @ mended[:, :3, :3]

@@ -21,7 +21,7 @@ from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.export.texture import read_photographs, surface_colours, textured
 from pmni_nerfstudio.geometry.cameras import pixel_rays
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.synth.render import trace
 from pmni_nerfstudio.synth.shapes import SHAPES
@@ -122,7 +122,7 @@ def test_vertices_get_their_colours_and_hidden_ones_are_not_seen(scene: Scene, m
         towards = c2w[:3, 3] - lifted
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
         facing = (towards * mesh.vertex_normals).sum(axis=1) > 0
-        open_sky |= facing & ~np.isfinite(MeshRays(mesh).cast(lifted, towards).distance)
+        open_sky |= facing & ~np.isfinite(RayCaster(mesh).cast(lifted, towards).distance)
     assert (~open_sky).sum() > 20  # the figure does hide parts of itself
     assert (seen & ~open_sky).mean() < 0.002
     # and the rest of the vertices are black nowhere

@@ -10,10 +10,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.commands.prepare import PrepareCommand
-from pmni_nerfstudio.data.axes_check import OPENCV_FROM_FILE
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene, read_scene
-from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, transform_poses
 from pmni_nerfstudio.synth.scene import SynthConfig, make_scene
 
 VIEWS = 8
@@ -39,7 +38,7 @@ class TruthOf:
     def stored(self, view: int, axes: str) -> np.ndarray:
         """A view's normals in other axes."""
         turn = {
-            "camera": OPENCV_FROM_FILE,
+            "camera": OPENCV_FROM_STORED,
             "opencv": np.eye(3),
             "directx": np.diag([1.0, 1.0, -1.0]),
             "world": self.poses[view, :3, :3],

@@ -14,7 +14,8 @@ import tyro
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.projection import project, sample_maps, unproject
+from pmni_nerfstudio.geometry.interpolation import sample_maps
+from pmni_nerfstudio.geometry.projection import project_world, unproject
 from pmni_nerfstudio.model import losses
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
@@ -268,7 +269,7 @@ def test_project_and_unproject_are_inverse(ellipsoid):
     K = ellipsoid.K.clone()
     K[:, 0, 1] = 40.0  # skew
     views = torch.arange(300) % len(K)
-    pixels, depth = project(ellipsoid.points, ellipsoid.w2c[views], K[views])
+    pixels, depth = project_world(ellipsoid.points, ellipsoid.w2c[views], K[views])
     camera = torch.einsum("qij,qj->qi", ellipsoid.w2c[views][..., :3], ellipsoid.points) + ellipsoid.w2c[views][..., 3]
     image = torch.einsum("qij,qj->qi", K[views], camera)
     torch.testing.assert_close(pixels, image[:, :2] / image[:, 2:])

@@ -8,7 +8,8 @@ import pytest
 from helpers.registration_scenes import capture, lattice, rotation_errors_deg, true_surface, turned
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume, project
+from pmni_nerfstudio.geometry.cameras import project
+from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contour, graze, silhouette_jacobian
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
@@ -146,7 +147,7 @@ def test_a_similarity_is_taken_out_again():
     np.testing.assert_allclose(again.t, poses.t, atol=1e-5)
     assert rotation_errors_deg(moved, poses).max() < 1e-4
     camera = poses.to_camera(0, CENTRE[None])
-    assert project(np.eye(3), camera)[0] == pytest.approx(camera[0, :2] / camera[0, 2])
+    assert project(camera, np.eye(3))[0] == pytest.approx(camera[0, :2] / camera[0, 2])
     assert np.abs(np.linalg.inv(poses.c2w())[:, :3, 3] - poses.t).max() < 1e-9
     assert rotation_errors_deg(turned(poses, 5.0), poses).mean() > 2
 

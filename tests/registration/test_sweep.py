@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pmni_nerfstudio.geometry.camera_rings import look_at
 from pmni_nerfstudio.geometry.hull import visual_hull
 from pmni_nerfstudio.geometry.interpolation import lookup_volume
 from pmni_nerfstudio.registration.poses import Poses
@@ -22,7 +23,7 @@ from pmni_nerfstudio.registration.stereo.sweep_surface import SweepOptions, fuse
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.synth.render import render
-from pmni_nerfstudio.synth.rig import intrinsics, look_at
+from pmni_nerfstudio.synth.rig import intrinsics
 from pmni_nerfstudio.synth.shapes import Shape, ball, box, union
 
 SIDE, DISTANCE, RESOLUTION = 80, 4.0, 49

@@ -142,7 +142,7 @@ def render(trained: Trainer) -> list[RenderedView]:
 
 
 def test_rays_are_cast_in_parts(monkeypatch: pytest.MonkeyPatch):
-    rays = raycast.MeshRays(trimesh.creation.icosphere(subdivisions=3))
+    rays = raycast.RayCaster(trimesh.creation.icosphere(subdivisions=3))
     origins = np.random.default_rng(0).normal(size=(10_000, 3)) * [2, 2, 0.1] - [0, 0, 4]
     directions = np.broadcast_to([0.0, 0.0, 1.0], origins.shape)
     whole = rays.cast(origins, directions)

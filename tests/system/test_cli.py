@@ -14,13 +14,16 @@ from conftest import hit_sphere, sphere_maps
 
 from pmni_nerfstudio import cli
 from pmni_nerfstudio.chunks import Chunks
-from pmni_nerfstudio.commands.export import ExportCommand, data_world_mesh, make_output_folder, write_mesh
+from pmni_nerfstudio.commands.export import ExportCommand
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset
+from pmni_nerfstudio.data.files import make_output_folder
 from pmni_nerfstudio.data.images import read_exr
+from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.maps import depth_picture
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
+from pmni_nerfstudio.geometry.mesh import transformed_mesh
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
 from pmni_nerfstudio.training import trained_run as run_module
 from pmni_nerfstudio.training.trained_run import Run, latest_checkpoint, load_run, read_config
@@ -282,7 +285,7 @@ def test_every_format_reads_back(suffix, tmp_path):
 def test_a_mesh_moves_with_its_world():
     mesh = trimesh.creation.box((1, 2, 3))
     transform = np.array([[0, -2.0, 0, 5], [2.0, 0, 0, 6], [0, 0, 2.0, 7], [0, 0, 0, 1]])
-    moved = data_world_mesh(mesh, transform)
+    moved = transformed_mesh(mesh, transform)
     assert moved.extents == pytest.approx([4, 2, 6])
     assert moved.centroid == pytest.approx([5, 6, 7])
     assert moved.volume == pytest.approx(8 * 6)

@@ -33,7 +33,7 @@ from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.world_sdf import WorldSdf
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.synth.render import render
 from pmni_nerfstudio.synth.shapes import SHAPES
 
@@ -141,7 +141,7 @@ def test_samples_lie_on_the_surface_evenly_with_its_normals(trained: Trained, tm
     points, normals, colours = (np.asarray(a) for a in (cloud.points, cloud.normals, cloud.colors))
     assert points.shape == (20000, 3)
     # on the run's own surface, but for the flatness of the mesh's triangles, 1.7 units long ...
-    apart = MeshRays(load_mesh(trained.result / "mesh.ply")).distance(points)
+    apart = RayCaster(load_mesh(trained.result / "mesh.ply")).distance(points)
     assert apart.mean() < 0.04 and np.quantile(apart, 0.99) < 0.2
     # ... and so on the true one, as nearly as this short run comes
     assert np.abs(trained.true_distance(points)).mean() < 0.01 * trained.scale

@@ -12,9 +12,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.camera_rings import ring_c2w
+from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
 from pmni_nerfstudio.model.grid_levels import fitting_steps
 from pmni_nerfstudio.model.marching import SurfaceGrid
-from pmni_nerfstudio.model.pose_optimizer import opengl_from_opencv
 from pmni_nerfstudio.training.convergence import PIXELS, Change, Convergence, pixels_of
 from pmni_nerfstudio.training.lr_schedule import RunFraction
 
@@ -71,7 +71,7 @@ def test_convergence_measures_the_change():
     grid = SurfaceGrid(64, torch.ones(5, 5, 5))
     still = sphere_at(torch.zeros(3))
     grid.refresh(still.sdf, everywhere=True)
-    pose = opengl_from_opencv(c2w)
+    pose = nerfstudio_from_opencv(c2w)
     assert convergence.check(cast(Any, still), grid, pose) is None
     same = convergence.check(cast(Any, still), grid, pose)
     assert same is not None and same.normals_deg == 0 and same.poses_deg == 0 and same.within(1e-9, 1e-9)
@@ -80,7 +80,7 @@ def test_convergence_measures_the_change():
     turn = Rotation.from_rotvec(np.deg2rad(0.5) * np.array([0.0, 1.0, 0.0])).as_matrix()
     turned = c2w.copy()
     turned[:, :3] = turn @ c2w[:, :3]
-    change = convergence.check(cast(Any, still), grid, opengl_from_opencv(turned))
+    change = convergence.check(cast(Any, still), grid, nerfstudio_from_opencv(turned))
     assert change is not None and change.poses_deg == pytest.approx(0.5, rel=1e-3)
     # A unit normal n moves by the angle times its distance to the axis: for a front half, .7 to .9 of it in the mean.
     assert 0.3 < change.normals_deg < 0.5
@@ -89,7 +89,7 @@ def test_convergence_measures_the_change():
     # The surface moves, and the poses don't: normals at the same pixels turn by about shift / radius.
     moved = sphere_at(torch.tensor([0.0, 0.01, 0.0]))
     grid.refresh(moved.sdf, everywhere=True)
-    change = convergence.check(cast(Any, moved), grid, opengl_from_opencv(turned))
+    change = convergence.check(cast(Any, moved), grid, nerfstudio_from_opencv(turned))
     assert change is not None and change.poses_deg == 0
     assert 0.5 < change.normals_deg / np.rad2deg(0.01 / RADIUS) < 2.0
 

@@ -70,9 +70,9 @@ def test_distances_are_those_to_the_truth_once_aligned(subject: Subject):
 
 HOLDS_DISTANCES = """
 import threading, trimesh
-from pmni_nerfstudio.geometry.ray_casting import MeshRays
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
 mesh = trimesh.creation.icosphere()
-held = MeshRays(mesh).distance(mesh.vertices)
+held = RayCaster(mesh).distance(mesh.vertices)
 threading.Thread(target=lambda held: threading.Event().wait(), args=(held,), daemon=True).start()
 """
 

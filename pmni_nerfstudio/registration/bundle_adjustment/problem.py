@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume, nearest, project
+from pmni_nerfstudio.geometry.cameras import project
+from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume, nearest
 from pmni_nerfstudio.geometry.sim3 import cross_matrix
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import (
     ALONG_X,
@@ -106,7 +107,7 @@ class BundleProblem:
         count = np.zeros(len(self.points), dtype=np.int64)
         for i in range(len(views)):
             camera = poses.to_camera(i, self.points)
-            pixels = project(views.K[i], camera)
+            pixels = project(camera, views.K[i])
             row, column, inside = nearest(pixels, views.width, views.height)
             to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
             facing = (self.normals @ poses.R[i].T * to_view).sum(axis=1)
@@ -134,7 +135,7 @@ class BundleProblem:
         index, R = self.sights[view].index, poses.R[view]
         camera = poses.to_camera(view, self.points[index])
         K = self.views.K[view]
-        looked_up = lookup(self.channels[view], project(K, camera)).astype(np.float64)
+        looked_up = lookup(self.channels[view], project(camera, K)).astype(np.float64)
         normals, length = unit_normals(looked_up)
         # d normal / d pixel (x, y)
         slopes = np.stack([looked_up[:, ALONG_X], looked_up[:, ALONG_Y]], axis=2) / length[..., None]

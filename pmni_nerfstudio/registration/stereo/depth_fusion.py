@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.interpolation import nearest, project
+from pmni_nerfstudio.geometry.cameras import project
+from pmni_nerfstudio.geometry.interpolation import nearest
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 
@@ -140,7 +141,7 @@ def agreement(
         normals = world[i, y, x]
         for j in neighbours[i]:
             camera = poses.to_camera(int(j), points)
-            row, column, inside = nearest(project(views.K[j], camera), views.width, views.height)
+            row, column, inside = nearest(project(camera, views.K[j]), views.width, views.height)
             seen = inside & (camera[:, 2] > 0)
             relative = camera[:, 2] / depths[j, row, column] - 1
             hit = views.masks[j, row, column]
@@ -177,7 +178,7 @@ def fuse_depths(
     total -= 1e-6 * truncation
     for i in range(len(views)):
         camera = poses.to_camera(i, points)
-        row, column, inside = nearest(project(views.K[i], camera), views.width, views.height)
+        row, column, inside = nearest(project(camera, views.K[i]), views.width, views.height)
         seen = np.flatnonzero(inside & (camera[:, 2] > 0) & (weights[i, row, column] > 0))
         row, column = row[seen], column[seen]
         rays = camera[seen] / camera[seen, 2:]

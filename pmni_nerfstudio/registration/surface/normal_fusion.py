@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.interpolation import lookup, nearest, project
+from pmni_nerfstudio.geometry.cameras import project
+from pmni_nerfstudio.geometry.interpolation import lookup, nearest
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import BELIEF, CLEAR, WITHOUT_SLOPES, unit_normals
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -37,7 +38,7 @@ def fuse_normals(
     total, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
     for i, maps in enumerate(channels):
         camera = poses.to_camera(i, on_surface)
-        pixels = project(views.K[i], camera)
+        pixels = project(camera, views.K[i])
         row, column, inside = nearest(pixels, views.width, views.height)
         to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
         facing = (own @ poses.R[i].T * to_view).sum(axis=1)

@@ -9,11 +9,13 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
+import trimesh
 from jaxtyping import Bool, Float
 from scipy.ndimage import map_coordinates
 from skimage.measure import marching_cubes
 from torch import Tensor
 
+from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.geometry.interpolation import lookup_volume, value_and_gradient
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
@@ -58,15 +60,10 @@ class Surface:
 
     @cached_property
     def raycaster(self):
-        """open3d's ray casting scene of the mesh."""
-        import open3d as o3d  # takes seconds to load
+        """Ray caster of the mesh."""
+        from pmni_nerfstudio.geometry.ray_casting import RayCaster  # Open3D takes seconds to load
 
-        vertices, faces = self.mesh
-        scene = o3d.t.geometry.RaycastingScene()
-        scene.add_triangles(
-            o3d.core.Tensor(vertices.astype(np.float32)), o3d.core.Tensor(np.ascontiguousarray(faces, dtype=np.uint32))
-        )
-        return scene
+        return RayCaster(trimesh.Trimesh(*self.mesh, process=False))
 
     def depths(
         self, views: Views, poses: Poses, where: Bool[np.ndarray, "n h w"] | None = None
@@ -78,17 +75,14 @@ class Surface:
             poses: of the views.
             where: pixels to ask for; the masks', if not given.
         """
-        import open3d as o3d
-
-        rays, places = [], []
+        origins, directions, places = [], [], []
         for i, mask in enumerate(views.masks if where is None else where):
             y, x = np.nonzero(mask)
-            pixels = np.stack([x, y, np.ones(len(x))], axis=1)
-            directions = pixels @ np.linalg.inv(views.K[i]).T @ poses.R[i]
-            origin = -poses.t[i] @ poses.R[i]
-            rays.append(np.concatenate([np.broadcast_to(origin, directions.shape), directions], axis=1))
+            directions.append(pixel_directions(views.K[i], np.stack([x, y], axis=1)) @ poses.R[i])
+            origins.append(np.broadcast_to(-poses.t[i] @ poses.R[i], directions[-1].shape))
             places.append(i * mask.size + y * mask.shape[1] + x)
-        hits = self.raycaster.cast_rays(o3d.core.Tensor(np.concatenate(rays).astype(np.float32)))["t_hit"].numpy()
+        # Directions of depth 1: distances along them are depths.
+        hits = self.raycaster.cast(np.concatenate(origins), np.concatenate(directions)).distance
         depths = np.full(views.masks.shape, np.inf, dtype=np.float32)
         depths.reshape(-1)[np.concatenate(places)] = hits
         return depths
@@ -135,14 +129,13 @@ class Surface:
 
     def redistanced(self, band_voxels: float) -> Surface:
         """Exact distances to the mesh within a band of so many voxels, rough ones beyond it."""
-        import open3d as o3d
 
         inside = self.sdf < 0
         near = _dilate(_at_sign_change(inside), int(np.ceil(band_voxels)))
         index = np.flatnonzero(near)
         axis = np.linspace(-1.0, 1.0, self.resolution, dtype=np.float32)
         points = np.stack([axis[i] for i in np.unravel_index(index, self.sdf.shape)], axis=1)
-        distance = self.raycaster.compute_distance(o3d.core.Tensor(points)).numpy()
+        distance = self.raycaster.distance(points)
         sdf = np.zeros(self.sdf.size, dtype=np.float32)
         sdf[index] = distance
         sdf = np.where(inside, -1, 1) * sdf.reshape(self.sdf.shape)
