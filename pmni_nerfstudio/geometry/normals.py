@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from pmni_nerfstudio.geometry.transforms import Array, flip_y_and_z
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def angular_error_deg(normals: np.ndarray, true_normals: np.ndarray) -> np.ndarray:
@@ -29,4 +32,4 @@ def normals_to_rgb(normals: Array, mask: Array) -> Array:
     rgb = ((flip_y_and_z(normals) + 1) / 2).clip(0, 1)
     if isinstance(rgb, np.ndarray):
         return cast(Array, np.where(np.asarray(mask) > 0, rgb, np.ones_like(rgb)))
-    return cast(Array, rgb.where(mask > 0, rgb.new_ones(())))
+    return cast(Array, rgb.where(cast("Tensor", mask) > 0, rgb.new_ones(())))
