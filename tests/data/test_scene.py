@@ -14,68 +14,31 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import trimesh
+from helpers.scene_files import (
+    FILE_FROM_OPENCV,
+    HEIGHT,
+    NAMES,
+    NORMALS,
+    VIEWS,
+    WIDTH,
+    add_world_normals,
+    change_all_cameras,
+    change_mask,
+    change_normals,
+    change_pose,
+    ellipsoid,
+    look_at_origin,
+    quantise,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.axes_check import Mend, judge_axes, mends, weigh_axes
 from pmni_nerfstudio.data.camera_files import decompose_projection, read_cameras, write_cameras
-from pmni_nerfstudio.data.images import read_exr, read_mask, write_exr, write_png
+from pmni_nerfstudio.data.images import read_exr, write_exr, write_png
 from pmni_nerfstudio.data.scene import read_scene, write_scene
 from pmni_nerfstudio.errors import SceneError
-
-WIDTH, HEIGHT, VIEWS = 72, 60, 4
-NAMES = ("1", "2", "9", "10")
-AXES_OF_ELLIPSOID = np.array([0.8, 0.55, 0.4])
-FILE_FROM_OPENCV = np.array([1, -1, -1], np.float32)
-
-
-def look_at_origin(eye: np.ndarray) -> np.ndarray:
-    """c2w (4, 4), OpenCV axes, world z up."""
-    forward = -eye / np.linalg.norm(eye)
-    right = np.cross(forward, [0, 0, 1])
-    right /= np.linalg.norm(right)
-    c2w = np.eye(4)
-    c2w[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    c2w[:3, 3] = eye
-    return c2w
-
-
-def ellipsoid(distance: float = 6.0, focal: float = 180.0, views: int = VIEWS, size=(WIDTH, HEIGHT)) -> dict:
-    """Arguments of write_scene for exact maps of an ellipsoid about the origin."""
-    K = np.array([[focal, 0, size[0] / 2 - 0.8], [0, focal * 1.02, size[1] / 2 - 0.2], [0, 0, 1]])
-    azimuths = np.linspace(0, 2 * np.pi, views, endpoint=False) + 0.3
-    c2w = np.stack([look_at_origin(distance * np.array([np.cos(a) * 0.9, np.sin(a) * 0.9, 0.44])) for a in azimuths])
-    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(K).T
-    masks, normals, depths = [], [], []
-    for pose in c2w:
-        # In coordinates in which the ellipsoid is the unit sphere.
-        d = rays @ pose[:3, :3].T / AXES_OF_ELLIPSOID
-        o = pose[:3, 3] / AXES_OF_ELLIPSOID
-        a, b, c = (d * d).sum(-1), (d * o).sum(-1), o @ o - 1
-        mask = b * b > a * c
-        t = (-b - np.sqrt(np.maximum(b * b - a * c, 0))) / a
-        n = (o + t[..., None] * d) / AXES_OF_ELLIPSOID
-        n = n / np.linalg.norm(n, axis=-1, keepdims=True) @ pose[:3, :3]
-        masks.append(mask)
-        normals.append(np.where(mask[..., None], n, 0).astype(np.float32))
-        depths.append(np.where(mask, t, np.nan))
-    turn = Rotation.from_euler("xyz", [20, -30, 50], degrees=True).as_matrix()
-    world_from_unit = np.eye(4)
-    world_from_unit[:3, :3] = 55 * turn
-    world_from_unit[:3, 3] = [5, -3, 11]
-    return {
-        "names": NAMES if views == VIEWS else tuple(f"{i:02d}" for i in range(views)),
-        "K": np.stack([K] * views),
-        "c2w": c2w,
-        "world_from_unit": world_from_unit,
-        "masks": np.stack(masks),
-        "normals": np.stack(normals),
-        "mesh": trimesh.creation.icosphere(subdivisions=1),
-        "depths": np.stack(depths),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +57,6 @@ def template(truth: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(template: Path, tmp_path: Path) -> Path:
     """A good scene to break."""
     return Path(shutil.copytree(template, tmp_path / "scene"))
-
-
-NORMALS = "normal_camera_space_GT"
 
 
 # ---- what is written is read ----------------------------------------------------------------------------------------
@@ -156,10 +116,6 @@ def convert(root: Path, write: Callable[[Path, np.ndarray], None], suffix: str) 
         write(file.with_suffix(suffix), normals)
 
 
-def quantise(normals: np.ndarray, dtype: type) -> np.ndarray:
-    return np.rint((normals + 1) / 2 * np.iinfo(dtype).max).astype(dtype)
-
-
 @pytest.mark.parametrize(
     ("write", "suffix", "tolerance"),
     [
@@ -175,15 +131,6 @@ def test_formats_of_normals(root: Path, truth: dict, write, suffix: str, toleran
     scene = read_scene(root)
     np.testing.assert_allclose(scene.normals.astype(np.float32), truth["normals"], atol=tolerance)
     assert scene.warnings == ()
-
-
-def add_world_normals(root: Path, truth: dict, change: np.ndarray | None = None) -> None:
-    turn = truth["world_from_unit"][:3, :3] / 55
-    folder = root / "normal_world_space_GT"
-    folder.mkdir()
-    for name, c2w, normals in zip(NAMES, truth["c2w"], truth["normals"]):
-        world = normals @ (turn @ c2w[:3, :3]).T
-        write_exr(folder / f"{name}.exr", world if change is None else world @ change.T)
 
 
 def test_world_space_normals_equal_camera_space_ones(root: Path, truth: dict) -> None:
@@ -329,179 +276,6 @@ def test_cameras_round_trip(tmp_path_factory: pytest.TempPathFactory, seed: int,
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------
-
-
-def change_cameras(root: Path, **changes) -> None:
-    """Replace entries by what a function makes of them; None removes one."""
-    file = root / "cameras_sphere.npz"
-    arrays = dict(np.load(file))
-    for name, change in changes.items():
-        array = change(arrays[name])
-        arrays[name] = array
-        if array is None:
-            del arrays[name]
-    np.savez(file, **arrays)
-
-
-def change_all_cameras(root: Path, left: np.ndarray) -> None:
-    change_cameras(root, **{f"world_mat_{i}": lambda world_mat: left @ world_mat for i in range(VIEWS)})
-
-
-def change_pose(root: Path, truth: dict, view: int, c2w: np.ndarray) -> None:
-    poses = truth["c2w"].copy()
-    poses[view] = c2w
-    write_cameras(root / "cameras_sphere.npz", truth["K"], poses, truth["world_from_unit"])
-
-
-def change_normals(root: Path, change: Callable[[np.ndarray], np.ndarray], names=NAMES) -> None:
-    for name in names:
-        file = root / NORMALS / f"{name}.exr"
-        write_exr(file, change(read_exr(file)))
-
-
-def change_mask(root: Path, change: Callable[[np.ndarray], np.ndarray], name: str = "9") -> None:
-    write_png(root / "mask" / f"{name}.png", change(read_mask(root / "mask" / f"{name}.png")))
-
-
-def use_intrinsics(root: Path, text: str | None = None, **changes) -> None:
-    (root / "cameras_sphere.npz").unlink()
-    values = {"fl_x": 180.0, "fl_y": 183.6, "cx": 35.2, "cy": 29.8, "w": WIDTH, "h": HEIGHT, **changes}
-    values = {name: value for name, value in values.items() if value is not None}
-    (root / "intrinsics.json").write_text(json.dumps(values) if text is None else text)
-
-
-def with_nan(normals: np.ndarray) -> np.ndarray:
-    normals[HEIGHT // 2, WIDTH // 2 : WIDTH // 2 + 3] = np.nan
-    return normals
-
-
-def without_left_part(normals: np.ndarray) -> np.ndarray:
-    normals[:, : WIDTH // 2] = 0
-    return normals
-
-
-def set_entry(index: tuple[int, int], value: float) -> Callable[[np.ndarray], np.ndarray]:
-    def change(array: np.ndarray) -> np.ndarray:
-        array[index] = value
-        return array
-
-    return change
-
-
-def pickled_cameras(root: Path) -> None:
-    np.savez(root / "cameras_sphere.npz", world_mat_0=np.array([{}], dtype=object))
-
-
-def two_kinds_of_one_view(root: Path) -> None:
-    np.save(root / NORMALS / "2.npy", read_exr(root / NORMALS / "2.exr"))
-
-
-def only_one_view(root: Path) -> None:
-    for name in NAMES[1:]:
-        (root / "mask" / f"{name}.png").unlink()
-        (root / NORMALS / f"{name}.exr").unlink()
-
-
-def several_folders(root: Path) -> None:
-    shutil.move(root / NORMALS, root / "normal_camera_space_a")
-    shutil.copytree(root / "normal_camera_space_a", root / "normal_world_space_b")
-
-
-def world_space_without_poses(root: Path) -> None:
-    shutil.move(root / NORMALS, root / "normal_world_space_GT")
-    use_intrinsics(root)
-
-
-def mirrored(world_mat: np.ndarray) -> np.ndarray:
-    """The image flipped left to right."""
-    return np.array([[-1, 0, WIDTH - 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ world_mat
-
-
-def empty_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-# name of the case, how to break the scene, where the message begins (inside the scene), what it says
-BROKEN: list[tuple[str, Callable[[Path], object], str, str]] = [
-    ("no folder", shutil.rmtree, "", "does not exist"),
-    ("a file", lambda r: (shutil.rmtree(r), r.write_text("")), "", "is no folder"),
-    ("no normals folder", lambda r: shutil.rmtree(r / NORMALS), "", "no folder of normals"),
-    ("several folders", several_folders, "", "several.*normal_camera_space_a, normal_world_space_b.*--normals-folder"),
-    ("no mask folder", lambda r: shutil.rmtree(r / "mask"), "mask", "no such folder"),
-    ("empty mask folder", lambda r: empty_folder(r / "mask"), "mask", "holds no file"),
-    ("empty normals folder", lambda r: empty_folder(r / NORMALS), NORMALS, "holds no file"),
-    ("a mask is missing", lambda r: (r / "mask/2.png").unlink(), "mask/2.png", f"missing, .*{NORMALS}"),
-    ("a normal map is missing", lambda r: (r / NORMALS / "10.exr").unlink(), f"{NORMALS}/10.exr", "missing, .*mask"),
-    ("another name", lambda r: (r / "mask/2.png").rename(r / "mask/02.png"), "mask/2.png", "missing"),
-    ("two kinds of one view", two_kinds_of_one_view, NORMALS, "both 2.exr and 2.npy"),
-    ("one view", only_one_view, "", "only the view 1"),
-    ("mask of another size", lambda r: change_mask(r, lambda m: m[:-3]), "mask/9.png", f"{WIDTH}x{HEIGHT - 3} .*1.png is {WIDTH}x{HEIGHT}"),
-    ("normals of another size", lambda r: change_normals(r, lambda n: n[:, 2:], ["2"]), f"{NORMALS}/2.exr", f"is {WIDTH - 2}x{HEIGHT}"),
-    ("empty mask", lambda r: change_mask(r, np.zeros_like), "mask/9.png", "empty"),
-    ("full mask", lambda r: change_mask(r, np.ones_like), "mask/9.png", "all foreground"),
-    ("broken mask", lambda r: (r / "mask/9.png").write_text("x"), "mask/9.png", "no image"),
-    ("broken normals", lambda r: (r / NORMALS / "9.exr").write_text("x"), f"{NORMALS}/9.exr", "no EXR"),
-    ("NaN normals", lambda r: change_normals(r, with_nan, ["2"]), f"{NORMALS}/2.exr", r"3 \(.*not finite"),
-    ("many missing normals", lambda r: change_normals(r, without_left_part, ["2"]), f"{NORMALS}/2.exr", "no normal.*shrink the mask"),
-    ("long normals", lambda r: change_normals(r, lambda n: 3 * n), f"{NORMALS}/1.exr", "median length .* is 3"),
-    ("colours to 1", lambda r: change_normals(r, lambda n: (n + 1) / 2), f"{NORMALS}/1.exr", "colours from 0 to 1"),
-    ("colours to 255", lambda r: change_normals(r, lambda n: (n + 1) * 127.5), f"{NORMALS}/1.exr", "colours from 0 to 255"),
-    ("one view inside out", lambda r: change_normals(r, lambda n: -n, ["9"]), f"{NORMALS}/9.exr", "0% of the normals"),
-    ("no cameras", lambda r: (r / "cameras_sphere.npz").unlink(), "", "neither cameras_sphere.npz nor intrinsics.json"),
-    ("text for cameras", lambda r: (r / "cameras_sphere.npz").write_text("x"), "cameras_sphere.npz", "can't be read"),
-    ("empty cameras", lambda r: (r / "cameras_sphere.npz").write_bytes(b""), "cameras_sphere.npz", "can't be read"),
-    ("cut cameras", lambda r: (r / "cameras_sphere.npz").write_bytes((r / "cameras_sphere.npz").read_bytes()[:700]), "cameras_sphere.npz", "can't be read"),
-    ("array for cameras", lambda r: np.save((r / "cameras_sphere.npz").open("wb"), np.eye(4)), "cameras_sphere.npz", "no archive"),
-    ("pickled cameras", pickled_cameras, "cameras_sphere.npz", "can't be read"),
-    ("a camera is missing", lambda r: change_cameras(r, world_mat_3=lambda _: None), "cameras_sphere.npz", "3 cameras .* 4 views"),
-    ("too many cameras", lambda r: change_normals_away(r, "10"), "cameras_sphere.npz", "4 cameras .* 3 views"),
-    ("no scale_mat", lambda r: change_cameras(r, scale_mat_2=lambda _: None), "cameras_sphere.npz", "no scale_mat_2"),
-    ("3x4", lambda r: change_cameras(r, world_mat_1=lambda m: m[:3]), "cameras_sphere.npz", r"world_mat_1 .*\(3, 4\)"),
-    ("complex", lambda r: change_cameras(r, world_mat_1=lambda m: m + 0j), "cameras_sphere.npz", "world_mat_1 is a complex128"),
-    ("not finite", lambda r: change_cameras(r, world_mat_1=set_entry((0, 3), np.nan)), "cameras_sphere.npz", "world_mat_1 .*not finite"),
-    ("singular", lambda r: change_cameras(r, world_mat_1=lambda m: m[[0, 0, 2, 3]]), "cameras_sphere.npz", "world_mat_1 is not invertible"),
-    ("zero", lambda r: change_cameras(r, world_mat_1=np.zeros_like), "cameras_sphere.npz", "world_mat_1 is not invertible"),
-    ("mirrored", lambda r: change_cameras(r, world_mat_1=mirrored), "cameras_sphere.npz", "world_mat_1 is a mirrored camera"),
-    ("other scale_mat", lambda r: change_cameras(r, scale_mat_1=set_entry((0, 3), 6.0)), "cameras_sphere.npz", "scale_mat_1 differs"),
-    ("stretched", lambda r: change_cameras(r, **{f"scale_mat_{i}": lambda m: m @ np.diag([1, 1, 1.1, 1]) for i in range(VIEWS)}), "cameras_sphere.npz", "no uniform scale"),
-    ("mirrored scale_mat", lambda r: change_cameras(r, **{f"scale_mat_{i}": lambda m: m @ np.diag([1, 1, -1, 1]) for i in range(VIEWS)}), "cameras_sphere.npz", "scale_mat_0 is mirrored"),
-    ("OpenGL axes", lambda r: change_pose(r, ellipsoid(), 1, ellipsoid()["c2w"][1] @ np.diag([1, -1, -1, 1])), "cameras_sphere.npz", "world_mat_1 looks away"),
-    ("inside the sphere", lambda r: change_pose(r, ellipsoid(), 1, look_at_origin(np.array([0.5, 0, 0.3]))), "cameras_sphere.npz", "world_mat_1 .*inside the unit sphere"),
-    ("of a large image", lambda r: change_all_cameras(r, np.diag([4.0, 4, 1, 1])), "cameras_sphere.npz", "world_mat_0.*principal point.*scale K"),
-    ("K left out", lambda r: change_all_cameras(r, np.diag([1 / 180, 1 / 180, 1, 1])), "cameras_sphere.npz", "focal lengths of 1 and"),
-    ("skew", lambda r: change_all_cameras(r, np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])), "cameras_sphere.npz", "skew"),
-    ("text for intrinsics", lambda r: use_intrinsics(r, text="{"), "intrinsics.json", "as JSON"),
-    ("list of intrinsics", lambda r: use_intrinsics(r, text="[1]"), "intrinsics.json", "no JSON object"),
-    ("no fl_y", lambda r: use_intrinsics(r, fl_y=None), "intrinsics.json", "has no fl_y"),
-    ("words", lambda r: use_intrinsics(r, cx="36"), "intrinsics.json", "no finite number for cx"),
-    ("NaN in JSON", lambda r: use_intrinsics(r, cx=float("nan")), "intrinsics.json", "no finite number for cx"),
-    ("negative focal length", lambda r: use_intrinsics(r, fl_x=-180.0), "intrinsics.json", "-180 px.*positive"),
-    ("intrinsics of another size", lambda r: use_intrinsics(r, w=640), "intrinsics.json", f"640x{HEIGHT}.*{WIDTH}x{HEIGHT}"),
-    ("world space without poses", world_space_without_poses, "normal_world_space_GT", "need poses"),
-    ("depth is missing", lambda r: (r / "integration/depth/9.npy").unlink(), "integration/depth/9.npy", "missing"),
-    ("depth too many", lambda r: np.save(r / "integration/depth/11.npy", np.ones((HEIGHT, WIDTH))), "integration/depth/11.npy", "no view"),
-    ("depth of another size", lambda r: np.save(r / "integration/depth/9.npy", np.ones((8, 8))), "integration/depth/9.npy", "8x8"),
-    ("depth of a volume", lambda r: np.save(r / "integration/depth/9.npy", np.ones((8, 8, 8))), "integration/depth/9.npy", r"\(8, 8, 8\)"),
-    ("depth broken", lambda r: (r / "integration/depth/9.npy").write_text("x"), "integration/depth/9.npy", "can't be read"),
-]  # fmt: skip
-
-
-def change_normals_away(root: Path, name: str) -> None:
-    """Take a view out of the maps, and not out of the cameras."""
-    for file in root.rglob(f"{name}.*"):
-        file.unlink()
-
-
-@pytest.mark.parametrize(("break_it", "where", "phrase"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
-def test_mistakes_are_named_in_one_line(root: Path, break_it, where: str, phrase: str) -> None:
-    break_it(root)
-    with pytest.raises(SceneError) as caught:
-        read_scene(root)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(f"{root / where if where else root}: ")
-    assert re.search(phrase, message), message
 
 
 def test_unknown_folder_of_normals(root: Path) -> None:

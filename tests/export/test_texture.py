@@ -3,81 +3,21 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 import trimesh
+from helpers.photographs import look_up, read_glb, take_photographs, true_colours
 from PIL import Image
 from scipy.spatial import KDTree
 
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.export.texture import read_photographs, surface_colours, textured
-from pmni_nerfstudio.geometry.cameras import pixel_rays
+from pmni_nerfstudio.export.texture import read_photographs, surface_colors, texture_mesh
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.transforms import transform_poses
-from pmni_nerfstudio.synth.render import trace
-from pmni_nerfstudio.synth.shapes import SHAPES
-
-
-def true_colours(points: np.ndarray) -> np.ndarray:
-    """RGB (P, 3) in [0, 255] of points (P, 3) in the unit sphere's world: smooth, another one everywhere."""
-    return 128 + 110 * np.sin(points @ np.array([[2.5, 0.4, -0.7], [-0.6, 2.2, 0.9], [0.3, -0.8, 2.8]]))
-
-
-def take_photographs(scene: Scene, shape: str, factor: int = 1) -> None:
-    """Write image/NN.png of a synthetic scene, this many times as wide and high as its maps; black off the object."""
-    (scene.root / "image").mkdir()
-    assert scene.c2w is not None
-    for name, k, c2w in zip(scene.names, scene.K, scene.c2w):
-        fine = np.diag([factor, factor, 1.0]) @ k
-        fine[:2, 2] += (factor - 1) / 2  # pixel centres are at integers in both
-        size = (factor * scene.width, factor * scene.height)
-        origins, directions = (torch.from_numpy(np.array(a)) for a in pixel_rays(fine, c2w, *size))
-        t = trace(SHAPES[shape], origins, directions)
-        colours = np.zeros((len(t), 3))
-        on = torch.isfinite(t)
-        colours[on.numpy()] = true_colours((origins[on] + t[on, None] * directions[on]).numpy())
-        image = colours.round().astype(np.uint8).reshape(size[1], size[0], 3)
-        Image.fromarray(image).save(scene.root / "image" / f"{name}.png")
-
-
-def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (V, 3), texture coordinates (V, 2) and texture (H, W, 3), by the glTF specification alone."""
-    data = path.read_bytes()
-    length = struct.unpack("<I", data[12:16])[0]
-    head, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
-
-    def view(index: int) -> bytes:
-        found = head["bufferViews"][index]
-        start = found.get("byteOffset", 0)
-        return binary[start : start + found["byteLength"]]
-
-    def floats(accessor: int, columns: int) -> np.ndarray:
-        found = head["accessors"][accessor]
-        assert found["componentType"] == 5126
-        return np.frombuffer(view(found["bufferView"]), np.float32)[: columns * found["count"]].reshape(-1, columns)
-
-    attributes = head["meshes"][0]["primitives"][0]["attributes"]
-    image = Image.open(BytesIO(view(head["images"][0]["bufferView"]))).convert("RGB")
-    return floats(attributes["POSITION"], 3), floats(attributes["TEXCOORD_0"], 2), np.asarray(image)
-
-
-def look_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Colours (V, 3) at glTF's texture coordinates: the origin is the upper left corner of the first texel."""
-    height, width = texture.shape[:2]
-    at = (uv * [width, height] - 0.5).astype(np.float32)
-    values = [
-        cv2.remap(texture, p[None, :1], p[None, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in at
-    ]
-    return np.concatenate(values)[:, 0].astype(float)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +49,7 @@ def unit(scene: Scene, points: np.ndarray) -> np.ndarray:
 def test_vertices_get_their_colours_and_hidden_ones_are_not_seen(scene: Scene, mesh: trimesh.Trimesh):
     vertices, poses = np.asarray(mesh.vertices), poses_of(scene)
     photographs = read_photographs(scene, poses, progress=False)
-    colours, seen = surface_colours(mesh, vertices, np.asarray(mesh.vertex_normals), photographs)
+    colours, seen = surface_colors(mesh, vertices, np.asarray(mesh.vertex_normals), photographs)
     error = np.abs(colours - true_colours(unit(scene, vertices))).max(axis=1)
     # 1 px of a photograph is a change of up to 3 values; a colour from a wrong place is off by tens
     assert seen.mean() > 0.7
@@ -131,11 +71,11 @@ def test_vertices_get_their_colours_and_hidden_ones_are_not_seen(scene: Scene, m
 
 def test_texture_of_a_glb_holds_the_colours(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
     photographs = list(read_photographs(scene, poses_of(scene), progress=False))
-    textured(mesh, photographs, size=512).export(tmp_path / "textured.glb")
+    texture_mesh(mesh, photographs, size=512).export(tmp_path / "textured.glb")
     positions, uv, texture = read_glb(tmp_path / "textured.glb")
     assert 256 <= min(texture.shape[:2]) and max(texture.shape[:2]) <= 1024
     # vertices are those of the mesh, and each has the colour of its place
-    _, seen = surface_colours(mesh, np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals), photographs)
+    _, seen = surface_colors(mesh, np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals), photographs)
     distance, index = KDTree(np.asarray(mesh.vertices)).query(positions)
     assert np.max(distance) < 1e-4
     error = np.abs(look_up(texture, uv) - true_colours(unit(scene, positions))).max(axis=1)[seen[index]]
@@ -151,8 +91,8 @@ def test_weights_are_cosines_and_means_are_over_views(scene: Scene, mesh: trimes
         for i, p in enumerate(read_photographs(scene, poses, progress=False))
     ][:2]
     vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-    colours, seen = surface_colours(mesh, vertices, normals, photographs)
-    each = [surface_colours(mesh, vertices, normals, [p])[1] for p in photographs]
+    colours, seen = surface_colors(mesh, vertices, normals, photographs)
+    each = [surface_colors(mesh, vertices, normals, [p])[1] for p in photographs]
     assert (seen == each[0] | each[1]).all()
     towards = poses[:2, None, :3, 3] - vertices
     towards /= np.linalg.norm(towards, axis=2, keepdims=True)
@@ -170,7 +110,7 @@ def test_mistakes_are_told_in_one_line(scene: Scene, mesh: trimesh.Trimesh, tmp_
     (bare / "image").mkdir()
     for name in ("00", "01"):
         Image.new("RGB", (48, 48)).save(bare / "image" / f"{name}.png")
-    with pytest.raises(SceneError, match="00.png: 48x48 is another frame than the maps' 48x40"):
+    with pytest.raises(SceneError, match="00.png: 48x48 has another aspect ratio than the maps, 48x40"):
         next(read_photographs(read_scene(bare), np.eye(4)[None]))
     (bare / "image" / "00.png").write_bytes(b"no picture")
     with pytest.raises(SceneError, match="00.png: can't be read"):
@@ -179,4 +119,4 @@ def test_mistakes_are_told_in_one_line(scene: Scene, mesh: trimesh.Trimesh, tmp_
     away[:, :3, 3] *= -1  # behind the object, looking on
     with pytest.raises(PmniError, match="no photograph sees"):
         vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-        surface_colours(mesh, vertices, normals, read_photographs(scene, away, progress=False))
+        surface_colors(mesh, vertices, normals, read_photographs(scene, away, progress=False))

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from PIL import ExifTags, Image
-from test_prepare import NAMES, world_mats, write_diligent, write_transforms
-from test_prepare_cameras import LENSES, WORLD, write_distorted, write_metashape, write_model
 
+from helpers.distorted_sphere import LENSES, WORLD, write_distorted, write_metashape
+from helpers.importer_files import NAMES, world_mats, write_diligent, write_model, write_transforms
 from helpers.prepare_truth import TruthOf, as_colours, make_truth, write_maps
 from pmni_nerfstudio.commands.prepare import PrepareCommand
 from pmni_nerfstudio.data.camera_files import write_intrinsics

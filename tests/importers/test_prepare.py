@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 import trimesh
+from helpers.importer_files import NAMES, world_mats, write_diligent, write_transforms
 from helpers.prepare_truth import (
     TruthOf,
     angle_deg,
@@ -28,10 +29,9 @@ from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.images import write_exr, write_png
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import write_refined_cameras
+from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
-NAMES = [f"{view:03d}" for view in range(8)]
 SHARED = Path(__file__).parents[3] / "shared" / "real"
 
 
@@ -140,7 +140,8 @@ def test_a_resampled_scene_keeps_its_rays(truth: TruthOf, tmp_path: Path):
         np.testing.assert_array_equal(half.masks[view], resample_mask(truth.masks[view], (36, 30)))
     np.testing.assert_allclose(np.linalg.norm(half.normals.astype(float), axis=-1)[half.masks], 1, atol=1e-3)
     assert half.c2w is not None
-    write_refined_cameras(tmp_path / "half", half, half.c2w)  # transforms.json, of normal maps and masks
+    half_c2w = transform_poses(half.world_from_unit, half.c2w)
+    write_result_cameras(tmp_path / "half", half, half_c2w)  # transforms.json, of normal maps and masks
     back = prepare(tmp_path / "half", tmp_path / "back", size="72x60", format="nerfstudio")
     np.testing.assert_allclose(back.K, truth.K, atol=1e-6)
     both = back.masks & truth.masks
@@ -158,23 +159,6 @@ def test_real_single_view_maps_are_read(tmp_path: Path):
 
 
 # ---- transforms.json ------------------------------------------------------------------------------------------------
-
-
-def write_transforms(folder: Path, truth: TruthOf, axes: str = "opencv", **more) -> Path:
-    """As nerfstudio has it; normals and masks by the images' names, no image at hand."""
-    write_maps(folder, truth, [f"frame_{i + 1:05d}" for i in range(8)], axes, "normals", "masks")
-    frames = [
-        {
-            "file_path": f"images/frame_{i + 1:05d}.png",
-            "transform_matrix": (pose @ np.diag([1.0, -1, -1, 1])).tolist(),
-        }
-        for i, pose in enumerate(truth.poses)
-    ]
-    k = truth.K[0]
-    meta = {"camera_model": "OPENCV", "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2] + 0.5, "cy": k[1, 2] + 0.5}
-    meta |= {"w": truth.size[0], "h": truth.size[1], "k1": 0.0, "p1": 0.0}
-    (folder / "transforms.json").write_text(json.dumps({**meta, **more, "frames": frames[::-1]}))
-    return folder
 
 
 @pytest.mark.parametrize("axes", ["camera", "opencv", "world"])
@@ -226,22 +210,11 @@ def test_blender_s_transforms_and_masks_by_alpha(truth: TruthOf, tmp_path: Path)
 def test_our_own_export_s_transforms(truth: TruthOf, tmp_path: Path):
     scene = prepare(write_transforms(tmp_path / "src", truth), tmp_path / "scene")
     assert scene.c2w is not None
-    write_refined_cameras(tmp_path / "scene", scene, scene.c2w)
+    write_result_cameras(tmp_path / "scene", scene, transform_poses(scene.world_from_unit, scene.c2w))
     assert_is(prepare(tmp_path / "scene", tmp_path / "out", format="nerfstudio"), truth, has_sphere=False)
 
 
 # ---- NeuS, RNb-NeuS, MonoSDF ----------------------------------------------------------------------------------------
-
-
-def world_mats(truth: TruthOf, has_scale: bool = True, first: int = 0) -> dict[str, np.ndarray]:
-    arrays = {}
-    for i, (K, pose) in enumerate(zip(truth.K, truth.poses)):
-        matrix = np.eye(4)
-        matrix[:3] = K @ np.linalg.inv(pose)[:3]
-        arrays[f"world_mat_{i + first}"] = matrix.astype(np.float32)
-        if has_scale:
-            arrays[f"scale_mat_{i + first}"] = truth.world_from_unit.astype(np.float32)
-    return arrays
 
 
 @pytest.mark.parametrize("name", ["cameras_sphere.npz", "cameras.npz"])
@@ -309,26 +282,6 @@ def test_monosdf(truth: TruthOf, tmp_path: Path, capsys):
 
 
 # ---- DiLiGenT-MV ----------------------------------------------------------------------------------------------------
-
-
-def write_diligent(root: Path, truth: TruthOf, has_mat: bool = True) -> None:
-    """As it is released: KK, Rc_i, Tc_i from 1, a folder for each view, a mesh in the world."""
-    calibration: dict[str, np.ndarray] = {"KK": truth.K[0]}
-    for i, pose in enumerate(truth.poses):
-        w2c = np.linalg.inv(pose)
-        calibration |= {f"Rc_{i + 1}": w2c[:3, :3], f"Tc_{i + 1}": w2c[:3, 3:]}
-        view = root / f"view_{i + 1:02d}"
-        view.mkdir(parents=True)
-        write_png(view / "mask.png", truth.masks[i])
-        stored = truth.stored(i, "camera")
-        if has_mat:
-            scipy.io.savemat(view / "Normal_gt.mat", {"Normal_gt": np.where(truth.masks[i][..., None], stored, 0)})
-        else:
-            write_png(view / "Normal_gt.png", as_colours(stored, truth.masks[i]))
-    scipy.io.savemat(root / "Calib_Results.mat", calibration)
-    ball = trimesh.creation.icosphere(subdivisions=2, radius=50.0)
-    ball.apply_translation(truth.world_from_unit[:3, 3])
-    ball.export(root / "mesh_Gt.ply")
 
 
 @pytest.mark.parametrize("has_mat", [True, False])

@@ -6,55 +6,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from conftest import hit_sphere, ring_c2w, sphere_maps
-from helpers.prepare_truth import TruthOf, as_colours, assert_is, data_rays, make_truth, prepare, shift_px, write_maps
-from nerfstudio.data.utils import colmap_parsing_utils as parsing
+from conftest import sphere_maps
+from helpers.distorted_sphere import LENSES, NAMES, OPENGL, SIZE, WORLD, K, poses, write_distorted, write_metashape
+from helpers.importer_files import write_model
+from helpers.prepare_truth import assert_is, data_rays, make_truth, prepare, shift_px, write_maps
 
-from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.importers import assemble
 from pmni_nerfstudio.importers import view_maps as maps
-
-OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-SIZE = (128, 104)
-K = np.array([[150.0, 0, 65.2], [0, 152.0, 50.1], [0, 0, 1]])
-LENSES = {
-    "radial": ("OPENCV", [-0.3, 0.1, 0.0, 0.0]),
-    "tangential": ("OPENCV", [0.05, 0.0, 0.02, -0.03]),
-    "fisheye": ("OPENCV_FISHEYE", [0.1, -0.05, 0.0, 0.0]),
-    "fisheye_without_coefficients": ("OPENCV_FISHEYE", [0.0, 0.0, 0.0, 0.0]),
-}
-NAMES = [f"{view:02d}" for view in range(6)]
-
-
-def poses() -> np.ndarray:
-    return ring_c2w(6, 3.0, np.random.default_rng(2))
-
-
-def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
-    """normal/ and mask/ of the sphere through a lens, each pixel's ray found by OpenCV."""
-    x, y = np.meshgrid(np.arange(SIZE[0], dtype=float), np.arange(SIZE[1], dtype=float))
-    pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
-    if lens[0] == "OPENCV_FISHEYE":
-        straight = cv2.fisheye.undistortPoints(pixels, K, np.array(lens[1]))
-    else:
-        criteria = (cv2.TERM_CRITERIA_COUNT, 100, 0)
-        straight = cv2.undistortPointsIter(pixels, K, np.array(lens[1]), np.eye(3), np.eye(3), criteria)
-    rays = np.concatenate([straight.reshape(-1, 2), np.ones((x.size, 1))], axis=1)
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    for kind in ("normal", "mask"):
-        (folder / kind).mkdir(parents=True)
-    for name, pose in zip(NAMES, poses()):
-        distance, normals = hit_sphere(np.broadcast_to(pose[:3, 3], rays.shape), rays @ pose[:3, :3].T)
-        mask = np.isfinite(distance).reshape(SIZE[::-1])
-        stored = (normals @ pose[:3, :3] @ OPENGL[:3, :3]).reshape(*SIZE[::-1], 3)
-        write_png(folder / "normal" / f"{name}.png", as_colours(np.nan_to_num(stored), mask))
-        write_png(folder / "mask" / f"{name}.png", mask)
 
 
 def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.2) -> None:
@@ -134,25 +97,6 @@ def test_half_a_pixel_of_undistortion_would_be_seen(tmp_path: Path, monkeypatch)
     assert shift_of(prepare(tmp_path / "src", tmp_path / "out")) == pytest.approx(0.5, rel=0.05)
 
 
-def write_model(folder: Path, truth: TruthOf, suffix: str, names: list[str]) -> None:
-    """A COLMAP model of pinholes, by nerfstudio's copy of COLMAP's own scripts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    k = truth.K[0]
-    params = np.array([k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5])
-    cameras = {3: parsing.Camera(3, "PINHOLE", *truth.size, params)}
-    images = {}
-    for i, (name, pose) in enumerate(zip(names, truth.poses), start=1):
-        w2c = np.linalg.inv(pose)
-        no_points = np.zeros((0, 2)), np.zeros(0, dtype=int)
-        images[i] = parsing.Image(i, parsing.rotmat2qvec(w2c[:3, :3]), w2c[:3, 3], 3, name, *no_points)
-    if suffix == ".bin":
-        parsing.write_cameras_binary(cameras, folder / "cameras.bin")
-        parsing.write_images_binary(images, folder / "images.bin")
-    else:
-        parsing.write_cameras_text(cameras, folder / "cameras.txt")
-        parsing.write_images_text(images, folder / "images.txt")
-
-
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])
 def test_colmap(suffix: str, tmp_path: Path, capsys):
     truth = make_truth()
@@ -200,24 +144,6 @@ def test_a_broken_model_is_named(damage: str, tmp_path: Path):
     with pytest.raises(PmniError, match="cameras.bin|model can't be read") as error:
         prepare(tmp_path / "src", tmp_path / "out")
     assert "\n" not in str(error.value)
-
-
-def write_metashape(file: Path, coefficients: dict[str, float], world: str = "") -> None:
-    """As Metashape does; `world`: elements of the chunk besides, those of component 0 for instance."""
-    cameras = "".join(
-        f'<camera id="{i}" sensor_id="0" component_id="0" label="{name}"><transform>{" ".join(map(str, pose.ravel()))}</transform></camera>'
-        for i, (name, pose) in enumerate(zip(NAMES, poses()))
-    )
-    terms = {"f": 152.0, "b1": -2.0, "cx": 65.7 - SIZE[0] / 2, "cy": 50.6 - SIZE[1] / 2, **coefficients}
-    calibration = "".join(f"<{name}>{value}</{name}>" for name, value in terms.items())
-    file.write_text(
-        '<?xml version="1.0"?><document version="2.0.0"><chunk label="c"><sensors><sensor id="0" type="frame">'
-        f'<resolution width="{SIZE[0]}" height="{SIZE[1]}"/><calibration type="frame">{calibration}</calibration>'
-        f'</sensor></sensors><cameras>{cameras}<camera id="9" sensor_id="0" label="lost"/></cameras>{world}</chunk></document>'
-    )
-
-
-WORLD = "<transform><rotation>0 -1 0 1 0 0 0 0 1</rotation><translation>{}</translation><scale>0.25</scale></transform>"
 
 
 @pytest.mark.parametrize("element", ["{}", '<components><component id="0">{}</component></components>'])

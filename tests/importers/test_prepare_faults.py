@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from helpers.importer_files import NAMES, world_mats, write_diligent, write_transforms
 from helpers.prepare_truth import TruthOf, make_truth, prepare, write_maps
-from test_prepare import NAMES, world_mats, write_diligent, write_transforms
 
 from pmni_nerfstudio.data.images import read_mask, write_png
 from pmni_nerfstudio.data.scene import read_scene

@@ -19,7 +19,7 @@ from pmni_nerfstudio.chunks import SMALLEST, Chunks, parse_memory, peak_bytes
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.maps import RenderedView, bound_rays, rendered
+from pmni_nerfstudio.export.maps import RenderedView, limit_ray_memory, render_views
 from pmni_nerfstudio.export.world_sdf import WorldSdf
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.geometry import ray_casting as raycast
@@ -115,10 +115,10 @@ def test_points_at_once_are_bounded_and_the_mesh_is_the_same(encoding: str):
 def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer):
     limit = 5 * MIB
     model = trained.pipeline.model
-    bound_rays(model, None)
+    limit_ray_memory(model, None)
     most = model.ray_chunks.size
     free = render(trained)
-    bound_rays(model, limit)
+    limit_ray_memory(model, limit)
     chunks = model.ray_chunks.size
     assert most == 1 << 15 and SMALLEST["rays"] <= chunks < 2000
     bounded = render(trained)
@@ -138,7 +138,7 @@ def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer):
 
 def render(trained: Trainer) -> list[RenderedView]:
     dataset = trained.pipeline.datamanager.train_dataset
-    return list(rendered(trained.pipeline.model, dataset.cameras, dataset.scene.world_from_unit, progress=False))
+    return list(render_views(trained.pipeline.model, dataset.cameras, dataset.scene.world_from_unit, progress=False))
 
 
 def test_rays_are_cast_in_parts(monkeypatch: pytest.MonkeyPatch):
@@ -146,7 +146,7 @@ def test_rays_are_cast_in_parts(monkeypatch: pytest.MonkeyPatch):
     origins = np.random.default_rng(0).normal(size=(10_000, 3)) * [2, 2, 0.1] - [0, 0, 4]
     directions = np.broadcast_to([0.0, 0.0, 1.0], origins.shape)
     whole = rays.cast(origins, directions)
-    monkeypatch.setattr(raycast, "RAYS", 999)
+    monkeypatch.setattr(raycast, "RAYS_PER_CALL", 999)
     parts = rays.cast(origins, directions)
     hit = np.isfinite(whole.distance)
     assert 500 < hit.sum() < 9500 and np.array_equal(whole.distance, parts.distance)

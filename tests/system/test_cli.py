@@ -11,6 +11,7 @@ import pytest
 import torch
 import trimesh
 from conftest import hit_sphere, sphere_maps
+from helpers.fake_run import fake_config
 
 from pmni_nerfstudio import cli
 from pmni_nerfstudio.chunks import Chunks
@@ -21,7 +22,7 @@ from pmni_nerfstudio.data.files import make_output_folder
 from pmni_nerfstudio.data.images import read_exr
 from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.maps import depth_picture
+from pmni_nerfstudio.export.maps import depth_preview
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 from pmni_nerfstudio.geometry.mesh import transformed_mesh
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
@@ -101,28 +102,12 @@ def test_what_is_no_config_is_refused_in_one_line(text, tmp_path):
 
 
 def test_the_latest_checkpoint_is_taken(tmp_path):
-    with pytest.raises(PmniError, match="holds no checkpoint"):
+    with pytest.raises(PmniError, match="contains no checkpoint"):
         latest_checkpoint(tmp_path / "nerfstudio_models")
     for step in (999, 10000, 2500):
         (tmp_path / f"step-{step:09d}.ckpt").touch()
     (tmp_path / "step-000020000.ckpt.tmp").touch()
     assert latest_checkpoint(tmp_path) == (tmp_path / "step-000010000.ckpt", 10000)
-
-
-def fake_config(folder, monkeypatch):
-    """A config whose pipeline accepts any state but one with the key `bad`."""
-
-    def load_pipeline(state, step):
-        if "bad" in state:
-            raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch")
-
-    pipeline = SimpleNamespace(eval=lambda: None, load_pipeline=load_pipeline)
-    config = SimpleNamespace(
-        relative_model_dir="models", pipeline=SimpleNamespace(setup=lambda device, test_mode: pipeline)
-    )
-    monkeypatch.setattr(run_module, "read_config", lambda path: config)
-    (folder / "models").mkdir()
-    return folder / "config.yml", folder / "models" / "step-000000007.ckpt"
 
 
 def test_a_checkpoint_is_loaded_from_beside_its_config(tmp_path, monkeypatch):
@@ -136,8 +121,8 @@ def test_a_checkpoint_is_loaded_from_beside_its_config(tmp_path, monkeypatch):
     ("state", "said"),
     [
         (b"cut short", "can't be read"),
-        ([1, 2], "is no checkpoint"),
-        ({"pipeline": {"bad": 1}, "step": 7}, "doesn't fit .*size mismatch"),
+        ([1, 2], "is not a checkpoint"),
+        ({"pipeline": {"bad": 1}, "step": 7}, "does not match .*size mismatch"),
     ],
 )
 def test_a_checkpoint_that_is_of_no_use_is_the_users_error(state, said, tmp_path, monkeypatch):
@@ -196,8 +181,8 @@ class SphereModel:
 
 @pytest.fixture
 def fake_run(sphere_folder, monkeypatch):
-    outputs = PmniDataParserConfig(data=sphere_folder, exclude_views=(2,)).setup().get_dataparser_outputs("train")
-    dataset = PmniDataset(outputs)
+    parser = PmniDataParserConfig(data=sphere_folder, exclude_views=(2,)).setup()
+    dataset = PmniDataset(parser.get_dataparser_outputs("train"), parser.scene)
     model = SphereModel(dataset)
     pipeline = SimpleNamespace(model=model, datamanager=SimpleNamespace(train_dataset=dataset))
     run = Run(
@@ -292,8 +277,8 @@ def test_a_mesh_moves_with_its_world():
 
 
 def test_depth_pictures_are_brighter_the_nearer():
-    picture = depth_picture(np.array([[0.0, 10.0, 12.0, 14.0]]))
+    picture = depth_preview(np.array([[0.0, 10.0, 12.0, 14.0]]))
     assert picture[0, 0] == 0
     assert (np.diff(picture[0, 1:].astype(int)) < 0).all()
-    assert (depth_picture(np.zeros((2, 2))) == 0).all()
-    assert (depth_picture(np.full((2, 2), 3.0)) > 0).all()
+    assert (depth_preview(np.zeros((2, 2))) == 0).all()
+    assert (depth_preview(np.full((2, 2), 3.0)) > 0).all()

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.prepare_truth import make_truth
+from helpers.prepare_truth import make_truth, write_maps
 from rich.console import Console
-from test_prepare import write_maps
 
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.folder_lock import alone_in

@@ -17,12 +17,12 @@ import pytest
 import torch
 import trimesh
 import tyro
+from helpers.photographs import look_up, read_glb, take_photographs, true_colours
 from helpers.training import make_config, set_up
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
-from test_texture import look_up, read_glb, take_photographs, true_colours
 from torch.utils.tensorboard import SummaryWriter
 from trimesh.visual import ColorVisuals
 
@@ -200,14 +200,14 @@ def test_signed_distance_in_a_world_that_is_turned_shifted_and_scaled():
     world_from_unit[:3, :3] = 40 * Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
     world_from_unit[:3, 3] = 3, -70, 11
     sdf = WorldSdf(PmniField(PmniFieldConfig(encoding="grid", grid_vertices=(65,))), world_from_unit)
-    assert sdf.radius == pytest.approx(40) and sdf.centre.tolist() == [3, -70, 11]
+    assert sdf.radius == pytest.approx(40) and sdf.center.tolist() == [3, -70, 11]
     arm = rng.normal(size=(1000, 3))
     arm *= rng.uniform(10, 39, 1000)[:, None] / np.linalg.norm(arm, axis=1, keepdims=True)
-    values, gradients = sdf(sdf.centre + arm)
+    values, gradients = sdf(sdf.center + arm)
     distance = np.linalg.norm(arm, axis=1)
     assert np.abs(values - (distance - 20)).max() < 0.05
     assert np.abs(gradients - arm / distance[:, None]).max() < 0.15
-    assert np.isnan(sdf(sdf.centre + 80 * np.eye(3))[0]).all()
+    assert np.isnan(sdf(sdf.center + 80 * np.eye(3))[0]).all()
 
 
 def test_levels_are_the_mesh_in_every_format(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture):

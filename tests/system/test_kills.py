@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.importer_files import write_transforms
 from helpers.prepare_truth import make_truth
-from test_prepare import write_transforms
 
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_exr

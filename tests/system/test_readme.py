@@ -14,11 +14,10 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from helpers.photographs import take_photographs
 from helpers.readme import ROOT, readme_commands, words_of
 from helpers.serving import served
 from helpers.training import make_config, set_up
-from test_nerfstudio_tools import TOOLS
-from test_texture import take_photographs
 
 from pmni_nerfstudio import cli
 from pmni_nerfstudio.commands.synth import SynthCommand
@@ -56,7 +55,7 @@ BUILDS = ("make demo", "make test")
 """These run this very test, or train for minutes: make tells what they would do, and that all of it exists."""
 SERVERS = {"pmni view": "--port"}
 """These serve a page until they are stopped; the option of its port."""
-ELSEWHERE = ("ns-viewer", *TOOLS, "pmni compare", "pmni suite")
+ELSEWHERE = ("ns-viewer", "ns-export", "ns-eval", "ns-render", "pmni compare", "pmni suite")
 """These are run by test_nerfstudio_tools.py and test_studies.py, which look at what they make."""
 QUICK = ("make", "pmni synth", "pmni eval", "pmni export", "pmni integrate", "pmni prepare")
 """What begins so takes a few seconds."""

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained run's folder whose configuration and pipeline are stand-ins."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from pmni_nerfstudio.training import trained_run as run_module
+
+
+def fake_config(folder, monkeypatch):
+    """A config whose pipeline accepts any state but one with the key `bad`."""
+
+    def load_pipeline(state, step):
+        if "bad" in state:
+            raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch")
+
+    pipeline = SimpleNamespace(eval=lambda: None, load_pipeline=load_pipeline)
+    config = SimpleNamespace(
+        relative_model_dir="models", pipeline=SimpleNamespace(setup=lambda device, test_mode: pipeline)
+    )
+    monkeypatch.setattr(run_module, "read_config", lambda path: config)
+    (folder / "models").mkdir()
+    return folder / "config.yml", folder / "models" / "step-000000007.ckpt"

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photographs of a synthetic shape with a known color at every point, and texture lookup."""
+
+from __future__ import annotations
+
+import json
+import struct
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.geometry.cameras import pixel_rays
+from pmni_nerfstudio.synth.render import trace
+from pmni_nerfstudio.synth.shapes import SHAPES
+
+
+def true_colours(points: np.ndarray) -> np.ndarray:
+    """RGB (P, 3) in [0, 255] of points (P, 3) in the unit sphere's world: smooth, another one everywhere."""
+    return 128 + 110 * np.sin(points @ np.array([[2.5, 0.4, -0.7], [-0.6, 2.2, 0.9], [0.3, -0.8, 2.8]]))
+
+
+def take_photographs(scene: Scene, shape: str, factor: int = 1) -> None:
+    """Write image/NN.png of a synthetic scene, this many times as wide and high as its maps; black off the object."""
+    (scene.root / "image").mkdir()
+    assert scene.c2w is not None
+    for name, k, c2w in zip(scene.names, scene.K, scene.c2w):
+        fine = np.diag([factor, factor, 1.0]) @ k
+        fine[:2, 2] += (factor - 1) / 2  # pixel centres are at integers in both
+        size = (factor * scene.width, factor * scene.height)
+        origins, directions = (torch.from_numpy(np.array(a)) for a in pixel_rays(fine, c2w, *size))
+        t = trace(SHAPES[shape], origins, directions)
+        colours = np.zeros((len(t), 3))
+        on = torch.isfinite(t)
+        colours[on.numpy()] = true_colours((origins[on] + t[on, None] * directions[on]).numpy())
+        image = colours.round().astype(np.uint8).reshape(size[1], size[0], 3)
+        Image.fromarray(image).save(scene.root / "image" / f"{name}.png")
+
+
+def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (V, 3), texture coordinates (V, 2) and texture (H, W, 3), by the glTF specification alone."""
+    data = path.read_bytes()
+    length = struct.unpack("<I", data[12:16])[0]
+    head, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
+
+    def view(index: int) -> bytes:
+        found = head["bufferViews"][index]
+        start = found.get("byteOffset", 0)
+        return binary[start : start + found["byteLength"]]
+
+    def floats(accessor: int, columns: int) -> np.ndarray:
+        found = head["accessors"][accessor]
+        assert found["componentType"] == 5126
+        return np.frombuffer(view(found["bufferView"]), np.float32)[: columns * found["count"]].reshape(-1, columns)
+
+    attributes = head["meshes"][0]["primitives"][0]["attributes"]
+    image = Image.open(BytesIO(view(head["images"][0]["bufferView"]))).convert("RGB")
+    return floats(attributes["POSITION"], 3), floats(attributes["TEXCOORD_0"], 2), np.asarray(image)
+
+
+def look_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Colours (V, 3) at glTF's texture coordinates: the origin is the upper left corner of the first texel."""
+    height, width = texture.shape[:2]
+    at = (uv * [width, height] - 0.5).astype(np.float32)
+    values = [
+        cv2.remap(texture, p[None, :1], p[None, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in at
+    ]
+    return np.concatenate(values)[:, 0].astype(float)
