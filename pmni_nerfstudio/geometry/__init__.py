@@ -1,2 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometry that everything else builds on: transforms, cameras, normals, ray casting, meshes and visual hulls."""
+"""Geometry that the rest of the package builds on; it knows nothing of scenes, files or training.
+
+Poses and cameras:
+    transforms: camera axes, rigid poses and similarities; every change of frame of the package.
+    se3: exponential map of SE(3) and the gauge freedom of a set of poses.
+    sim3: batches of similarities, Sim(3), as registration optimizes them; rotation grids and angles.
+    cameras: pinhole projection, pixel rays.
+    projection: differentiable projection and unprojection between world and pixels.
+    camera_rings: cameras on a ring around the object, `look_at`.
+    pose_noise: random perturbation of poses, for experiments.
+
+Images and volumes:
+    normals: angles between normals, normals as colors.
+    interpolation: bilinear and trilinear lookups.
+    hull: visual hull of silhouettes as a signed distance.
+
+Surfaces:
+    marching_cubes: triangle mesh of a signed distance function, at high resolution.
+    sparse_lattice: the lattice cells near the surface, found by octree search.
+    marching_cubes_table: triangles of each pattern of inside corners.
+    mesh: moving, simplifying and cleaning meshes.
+    ray_casting: first hits of rays with a mesh, distances to it.
+    visibility: surface points that a view sees.
+"""

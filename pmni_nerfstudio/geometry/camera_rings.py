@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cameras in a ring about an object that fits their masks: what is supposed where no poses are known."""
+"""Cameras on a ring around an object at the origin: the initial guess where no poses are known."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pmni_nerfstudio.geometry.cameras import pixel_directions
+
 OBJECT_RADIUS = 0.92
-"""Of the sphere about the origin that the object is thought to fill: the unit sphere with a margin."""
+"""Assumed radius of the object about the origin: the unit sphere with a margin."""
 
 
 def object_distance(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h w"]) -> float:
-    """Distance, in radii of the unit sphere, at which the largest of the masks fits a sphere of radius .92."""
+    """Distance at which the largest mask fits a sphere of radius OBJECT_RADIUS, in radii of the unit sphere."""
     largest = 0.0
     for k, mask in zip(K, masks):
         y, x = np.nonzero(mask)
-        rays = np.linalg.solve(k, np.stack([x, y, np.ones_like(x)])).T[:, :2]
+        rays = pixel_directions(k, np.stack([x, y], axis=-1))[:, :2]
         largest = max(largest, float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max()))
     return OBJECT_RADIUS / largest
 
@@ -23,16 +25,16 @@ def object_distance(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h 
 def ring_c2w(
     count: int, distance: float, elevation_deg: float = 20.0, clockwise: bool = False
 ) -> Float[np.ndarray, "n 4 4"]:
-    """Cameras evenly round the y axis, which points up; they look at the origin.
+    """Cameras evenly spaced on a ring around the y axis, which points up, all looking at the origin.
 
     Args:
-        count: of cameras.
-        distance: from the origin.
-        elevation_deg: above the plane y = 0.
-        clockwise: as seen from above.
+        count: number of cameras.
+        distance: distance of the cameras from the origin.
+        elevation_deg: elevation above the plane y = 0, in degrees.
+        clockwise: order of the cameras, as seen from above.
 
     Returns:
-        Camera-to-world, OpenCV axes (x right, y down, z forward).
+        Camera-to-world, OpenCV axes.
     """
     azimuth = (-1 if clockwise else 1) * 2 * np.pi * np.arange(count) / count
     elevation = np.deg2rad(elevation_deg)
@@ -47,8 +49,10 @@ def ring_c2w(
     return c2w
 
 
-def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Cameras at eye (N, 3) that look at target (N, 3), with up (N, 3) upward in the image: c2w (N, 4, 4), OpenCV axes."""
+def look_at(
+    eye: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"], up: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n 4 4"]:
+    """Camera-to-world poses, OpenCV axes, of cameras at `eye` that look at `target` with `up` upward in the image."""
     forward = target - eye
     forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
     right = np.cross(forward, up)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pinhole projection: pixels to rays, points to pixels. Pixel centres lie at integers, camera axes are OpenCV's."""
+"""Pinhole projection: pixels to rays, points to pixels. Pixel centers lie at integers, camera axes are OpenCV's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pmni_nerfstudio.geometry.transforms import Array
 
 
 def pixel_grid(width: int, height: int) -> Float[np.ndarray, "h w 2"]:
-    """Pixel centres (x, y) of an image, float64."""
+    """Pixel centers (x, y) of an image, float64."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x, y], axis=-1).astype(np.float64)
 

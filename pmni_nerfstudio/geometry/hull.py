@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The visual hull of the masks as a signed distance on a grid: the surface that training starts from."""
+"""Visual hull of silhouettes as a signed distance on a grid (Laurentini, "The visual hull concept", PAMI 1994)."""
 
 from __future__ import annotations
 
@@ -10,30 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-
-def mask_distance_px(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Signed distance of every pixel centre to the mask's outline, in pixels, negative inside.
-
-    The outline runs half-way between a foreground pixel and its background neighbour. The frame's edge is no
-    outline: an object cut by the frame goes on beyond it.
-    """
-    foreground = mask.astype(np.uint8)
-    # The exact transform measures to the nearest pixel centre of the other kind, half a pixel past the outline.
-    inside = cv2.distanceTransform(foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    outside = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.where(mask, 0.5 - _exact(inside), _exact(outside) - 0.5).astype(np.float32)
-
-
-def _exact(distance_px: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """The root of the whole number that a squared distance between pixels is. OpenCV's root is one of single precision
-    whose last bit changes from call to call, and with it every bit of the training that starts from here."""
-    return np.sqrt(np.rint(np.square(distance_px, dtype=np.float64)))
-
-
-def grid_points(resolution: int) -> Float[Tensor, "n3 3"]:
-    """Vertices of a regular grid over [-1, 1]^3, x slowest: (resolution^3, 3)."""
-    axis = torch.linspace(-1.0, 1.0, resolution)
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+from pmni_nerfstudio.geometry.interpolation import grid_points
 
 
 def visual_hull(
@@ -43,49 +20,43 @@ def visual_hull(
     resolution: int = 65,
     votes: int = 1,
 ) -> Float[Tensor, "r r r"]:
-    """Signed distance to the visual hull on the vertices of a grid over [-1, 1]^3 (unit-sphere world).
+    """Signed distance to the visual hull, cut off by the unit sphere, at the vertices of a grid over [-1, 1]^3.
 
-    A point is as far outside as the view that sees it farthest from its mask says: the distance in pixels times the
-    pixel's footprint there. With `votes` > 1 the k-th largest distance counts instead, so that k - 1 bad masks or
-    poses cannot carve the object away. Points that project off the frame take the value of the nearest frame pixel.
-    The hull is closed by the unit sphere, which holds the object. (Laurentini, "The visual hull concept", 1994.)
+    Each view bounds the distance from below: the distance in pixels between a point's projection and the silhouette,
+    times the size of a pixel at the point's depth. The hull's distance is the largest bound over the views, or the
+    k-th largest with `votes` = k, so that k - 1 bad masks or poses cannot carve the object away. Points that project
+    outside the image take the value of the nearest pixel.
 
     Args:
         masks: foreground of each view.
-        K: intrinsics in pixels, integer pixel centres.
+        K: intrinsics in pixels, pixel centers at integers.
         c2w: camera-to-world, OpenCV axes, unit-sphere world.
         resolution: vertices per axis.
-        votes: 1 for the exact hull, more for doubtful masks or poses.
+        votes: 1 for the exact hull, more for unreliable masks or poses.
 
     Raises:
         ValueError: `votes` is not between 1 and the number of views.
     """
     points = grid_points(resolution)
-    largest = hull_at(points.numpy(), mask_distances(masks), K, c2w, votes)
-    sdf = torch.maximum(torch.from_numpy(largest), points.norm(dim=-1) - 1.0)
-    return sdf.view(resolution, resolution, resolution)
+    outside = torch.from_numpy(hull_distance(points.view(-1, 3).numpy(), mask_distances(masks), K, c2w, votes))
+    return torch.maximum(outside.view(points.shape[:-1]), points.norm(dim=-1) - 1.0)
 
 
-def mask_distances(masks: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h w"]:
-    """`mask_distance_px` of every view."""
-    return np.stack([mask_distance_px(mask) for mask in masks])
-
-
-def hull_at(
+def hull_distance(
     points: Float[np.ndarray, "p 3"],
     distances_px: Float[np.ndarray, "n h w"],
     K: Float[np.ndarray, "n 3 3"],
     c2w: Float[np.ndarray, "n 4 4"],
     votes: int = 1,
 ) -> Float[np.ndarray, " p"]:
-    """How far points are outside the visual hull, world units, float32; see `visual_hull`, less the unit sphere.
+    """Signed distance of world points to the visual hull, as in `visual_hull` but without the unit sphere; float32.
 
     Args:
-        points: world.
-        distances_px: `mask_distances`.
-        K: intrinsics in pixels, integer pixel centres.
+        points: world coordinates.
+        distances_px: `mask_distances` of the views.
+        K: intrinsics in pixels, pixel centers at integers.
         c2w: camera-to-world, OpenCV axes.
-        votes: the k-th largest distance counts.
+        votes: rank of the view whose distance counts, the largest first.
 
     Raises:
         ValueError: `votes` is not between 1 and the number of views.
@@ -100,15 +71,41 @@ def hull_at(
     for i, distance_px in enumerate(distances_px):
         camera = world @ w2c[i, :3, :3].T + w2c[i, :3, 3]
         depth = camera[:, 2].clamp(min=1e-6)
-        pixel = (camera @ intrinsics[i].T)[:, :2] / depth[:, None]
-        normalised = 2 * pixel / torch.tensor([width - 1.0, height - 1.0]) - 1
-        looked_up = F.grid_sample(
-            torch.from_numpy(distance_px)[None, None], normalised[None, None], align_corners=True, padding_mode="border"
+        pixels = (camera @ intrinsics[i].T)[:, :2] / depth[:, None]
+        normalized = 2 * pixels / torch.tensor([width - 1.0, height - 1.0]) - 1
+        sampled_px = F.grid_sample(
+            torch.from_numpy(distance_px)[None, None], normalized[None, None], align_corners=True, padding_mode="border"
         ).view(-1)
-        distance = looked_up * depth / (0.5 * (intrinsics[i, 0, 0] + intrinsics[i, 1, 1]))
-        # Running k largest, in order: at most `votes` values a point are kept, whatever the number of views.
+        distance = sampled_px * depth / (0.5 * (intrinsics[i, 0, 0] + intrinsics[i, 1, 1]))
+        # Insertion into the sorted k largest so far: memory does not grow with the number of views.
         for rank in range(votes):
             larger = torch.maximum(largest[rank], distance)
             distance = torch.minimum(largest[rank], distance)
             largest[rank] = larger
     return largest[-1].numpy()
+
+
+def mask_distances(masks: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h w"]:
+    """Signed distance transforms of all masks; see `mask_distance_px`."""
+    return np.stack([mask_distance_px(mask) for mask in masks])
+
+
+def mask_distance_px(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Signed distance of every pixel center to the mask's contour, in pixels, negative inside.
+
+    The contour runs half-way between a foreground pixel and its background neighbor. The image border is not part
+    of it: an object that the border cuts continues beyond.
+    """
+    foreground = mask.astype(np.uint8)
+    # OpenCV measures to the nearest pixel center of the other kind, half a pixel beyond the contour.
+    inside = cv2.distanceTransform(foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.where(mask, 0.5 - _exact_distance(inside), _exact_distance(outside) - 0.5).astype(np.float32)
+
+
+def _exact_distance(distance_px: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Distances between pixel centers to full precision: square roots of integers.
+
+    The last bit of OpenCV's single-precision root changes from call to call, which would make training irreproducible.
+    """
+    return np.sqrt(np.rint(np.square(distance_px, dtype=np.float64)))

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangle mesh of a signed distance: marching cubes on the cells that the surface runs through, and on no others."""
+"""Triangle mesh of a signed distance function by marching cubes on a sparse lattice.
+
+skimage's marching cubes needs a dense volume, 540 MB and 135 million evaluations of the network at 512^3; this one
+evaluates only cells near the surface, and its meshes are always closed two-manifolds. For volumes that exist anyway
+(`registration.surface`) skimage's serves.
+"""
 
 from collections.abc import Callable
 
@@ -13,20 +18,20 @@ from torch import Tensor
 from pmni_nerfstudio.chunks import Chunks, chunks_within
 from pmni_nerfstudio.geometry.marching_cubes_table import CORNERS, EDGE_AXES, EDGES, triangle_table
 from pmni_nerfstudio.geometry.mesh import keep_large_components
-from pmni_nerfstudio.geometry.sparse_lattice import BLOCK, Lattice, SurfaceBlocks, sample_surface
+from pmni_nerfstudio.geometry.sparse_lattice import BLOCK, SdfLattice, SurfaceBlocks, sample_surface
 
 _CLEARANCE = 1e-3
-"""Least distance, in cells, of a vertex from its edge's ends: where the SDF is exactly zero on a lattice point, six
-vertices would meet there, and a file format without indices (STL) would weld them into a non-manifold point."""
+"""Least distance of a vertex from the ends of its edge, in cells. If the SDF is exactly zero at a lattice point, six
+vertices would coincide there, and a file format without indices (STL) would merge them: no longer a manifold."""
 
 _HOST_BYTES = 128
-"""That the coordinates of a point take outside PyTorch."""
+"""Memory for the coordinates of one point outside PyTorch."""
 
 
 def _triangles(blocks: SurfaceBlocks) -> np.ndarray:
-    """(F, 3) triangles whose vertices are lattice edges, named 3 * (place of the edge's lower point) + axis."""
+    """Triangles (F, 3) whose vertices are lattice edges, numbered 3 * (index of the edge's lower point) + axis."""
     side = BLOCK + 1
-    in_block = (CORNERS[:, None] + CORNERS) @ np.array([side * side, side, 1])  # (8 cells, 8 corners) -> of the 27
+    in_block = (CORNERS[:, None] + CORNERS) @ np.array([side * side, side, 1])  # (8 cells, 8 corners) -> index among 27
     inside = blocks.values[blocks.points] < 0
     pattern = np.zeros((len(inside), 8), dtype=np.uint8)
     for corner in range(8):
@@ -41,11 +46,12 @@ def _triangles(blocks: SurfaceBlocks) -> np.ndarray:
     return 3 * lower.astype(np.int64) + EDGE_AXES[edges]
 
 
-def _vertices(lattice: Lattice, blocks: SurfaceBlocks, lower: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """(V,) places of lattice points and axes of the edges that start there -> (V, 3) zeros of the SDF on these edges.
+def _vertices(lattice: SdfLattice, blocks: SurfaceBlocks, lower: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """Zero crossings (V, 3) of the SDF on lattice edges, given each edge's lower point (V,) and axis (V,).
 
-    Linear interpolation and one step of regula falsi, which cannot leave the edge. On a smooth surface the step changes
-    little; on a plate as thin as a cell, where the SDF turns inside the edge, it mends a quarter of the volume.
+    Linear interpolation, then one step of regula falsi, which cannot leave the edge. On smooth surfaces the step
+    changes little; on a plate one cell thick, where the SDF has its minimum inside the edge, it restores a quarter of
+    the volume.
     """
     start = blocks.keys[lower]
     upper = np.searchsorted(blocks.keys, start + lattice.strides[axis])
@@ -53,14 +59,14 @@ def _vertices(lattice: Lattice, blocks: SurfaceBlocks, lower: np.ndarray, axis: 
     at = np.tile([0.0, 1.0], (len(f), 1))
     t = _zero(at, f)
     value = lattice.values(start, t, axis)
-    end = ((value < 0) != (f[:, 0] < 0)).astype(np.intp)  # the end on the same side of the surface moves up
+    end = ((value < 0) != (f[:, 0] < 0)).astype(np.intp)  # the end with the same sign is replaced
     rows = np.arange(len(f))
     at[rows, end], f[rows, end] = t, value
     return lattice.positions(start, _zero(at, f), axis)
 
 
 def _zero(at: np.ndarray, f: np.ndarray) -> np.ndarray:
-    """Zero of the line through two points of each row of (V, 2) places and values of opposite sign."""
+    """Zeros (V,) of the lines through two points each: positions (V, 2), values (V, 2) of opposite sign."""
     t = (at[:, 0] * f[:, 1] - at[:, 1] * f[:, 0]) / (f[:, 1] - f[:, 0])
     return t.clip(_CLEARANCE, 1 - _CLEARANCE)
 
@@ -76,23 +82,24 @@ def extract_mesh(
     bound: float = 1.0,
     progress: bool = True,
 ) -> trimesh.Trimesh:
-    """Marching cubes of an SDF over the cube [-bound, bound]^3, at a cost that grows with the surface, not the volume.
+    """Extract the zero level set of an SDF in the ball of radius `bound`, at a cost proportional to its area.
 
     Args:
         sdf: (P, 3) float32 on `device` -> (P,) signed distance, negative inside.
-        resolution: cells along the cube's edge.
-        device: where the points are made for the SDF.
-        chunk: points in one call of the SDF; fewer where a GPU's memory runs out.
-        max_memory: bytes that one call may take, beside what is loaded; None: no bound.
-        keep_components: pieces with less than this share of the largest one's area are dropped; 0 keeps all.
-        bound: half the cube's edge, in units of the SDF's world.
+        resolution: cells along an edge of the cube [-bound, bound]^3.
+        device: device of the points that `sdf` is called with.
+        chunk: points per call of `sdf`; reduced where a GPU's memory runs out.
+        max_memory: bytes that one call may take, beyond what is already allocated; None for no limit.
+        keep_components: connected components with less than this share of the largest component's area are removed;
+            0 keeps all.
+        bound: half the cube's edge, in world units of the SDF.
         progress: show a progress bar.
 
     Returns:
-        A closed two-manifold in the SDF's world, triangles counter-clockwise seen from outside, vertices shared.
+        Closed two-manifold in the SDF's world, triangles counter-clockwise seen from outside, vertices shared.
 
     Raises:
-        PmniError: there is no surface, the SDF is not finite, or the memory doesn't suffice for any call.
+        PmniError: the SDF has no surface or is not finite, or memory does not suffice for the smallest chunk.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -101,7 +108,7 @@ def extract_mesh(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("Searching the surface", total=None, points=0)
+        task = bar.add_task("Searching for the surface", total=None, points=0)
         seen = 0
 
         def on_points(count: int) -> None:
@@ -109,8 +116,8 @@ def extract_mesh(
             seen += count
             bar.update(task, points=seen)
 
-        lattice = Lattice(sdf, resolution, torch.device(device), Chunks(chunk, "points"), bound, on_points)
-        # The cube's diagonal: of all points the SDF is asked the same.
+        lattice = SdfLattice(sdf, resolution, torch.device(device), Chunks(chunk, "points"), bound, on_points)
+        # Memory is measured at points on the cube's diagonal; any points take the same.
         lattice.chunks = chunks_within(
             max_memory,
             chunk,
@@ -119,7 +126,7 @@ def extract_mesh(
             _HOST_BYTES,
         )
         blocks = sample_surface(lattice)
-        bar.update(task, description="Drawing triangles")
+        bar.update(task, description="Extracting triangles")
         corners = _triangles(blocks)
         used = np.zeros(3 * len(blocks.keys), dtype=bool)
         used[corners] = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normal maps: angles between normals, and normals as colours."""
+"""Normal maps: angles between normals, and normals as colors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def angular_error_deg(normals: np.ndarray, true_normals: np.ndarray) -> np.ndarr
 
 
 def normals_to_rgb(normals: Array, mask: Array) -> Array:
-    """Colour-code normals the way the field shows them: x right, y up, z towards the viewer, mapped to [0, 1].
+    """Color-code normals the way the field shows them: x right, y up, z towards the viewer, mapped to [0, 1].
 
     Args:
         normals: (..., 3) in OpenCV camera axes; NumPy array or tensor.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noise on camera poses, for experiments: what a user's rough poses are like."""
+"""Random perturbation of camera poses, for experiments with the rough poses that users have."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from scipy.spatial.transform import Rotation
 def perturb_poses(
     c2w: Float[np.ndarray, "n 4 4"], rotation_deg: float, translation: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "n 4 4"]:
-    """Rough poses out of good ones: turned about the object, shifted, and aimed at it again.
+    """Rotate cameras about the object, shift them, and aim each at the object again.
 
-    A shift alone would push the object out of the frame, which no rough pose of a masked object does: each camera
-    then turns about its own centre, by the least angle, until it sees the world's origin at the pixel of before.
+    A shift alone would move the object out of the image, which the mask of a real capture rules out. After the shift
+    each camera therefore rotates about its own center, by the smallest angle, until the world's origin projects to the
+    same pixel as before the shift.
 
     Args:
         c2w: camera-to-world, OpenCV axes, the object at the origin.
-        rotation_deg: root mean square of the angle about the origin.
-        translation: standard deviation of the shift along each axis, in the world's units.
-        rng: source of the noise, drawn for all views at once.
+        rotation_deg: root mean square of the rotation angle about the origin, in degrees.
+        translation: standard deviation of the shift along each axis, in world units.
+        rng: random generator; the noise of all views is drawn at once.
     """
     noise = rng.standard_normal((2, len(c2w), 3))
-    turn = Rotation.from_rotvec(np.deg2rad(rotation_deg) * noise[0] / np.sqrt(3)).as_matrix()
-    rough = c2w.copy()
-    rough[:, :3] = turn @ c2w[:, :3]
-    before = -rough[:, :3, 3]
-    rough[:, :3, 3] += translation * noise[1]
-    rough[:, :3, :3] = _least_turns(before, -rough[:, :3, 3]) @ rough[:, :3, :3]
-    return rough
+    rotation = Rotation.from_rotvec(np.deg2rad(rotation_deg) * noise[0] / np.sqrt(3)).as_matrix()
+    perturbed = c2w.copy()
+    perturbed[:, :3] = rotation @ c2w[:, :3]
+    to_origin = -perturbed[:, :3, 3]
+    perturbed[:, :3, 3] += translation * noise[1]
+    perturbed[:, :3, :3] = _rotations_between(to_origin, -perturbed[:, :3, 3]) @ perturbed[:, :3, :3]
+    return perturbed
 
 
-def _least_turns(source: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3 3"]:
-    """Rotations by the least angle that take each source's direction to its target's."""
+def _rotations_between(source: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]) -> np.ndarray:
+    """Smallest rotations (n, 3, 3) that take each source direction to its target direction."""
     axis = np.cross(source, target)
     sine = np.linalg.norm(axis, axis=-1, keepdims=True)
     angle = np.arctan2(sine, (source * target).sum(-1, keepdims=True))
-    # Parallel directions leave no axis, and need none.
+    # Parallel directions define no axis and need no rotation.
     return Rotation.from_rotvec(axis * np.divide(angle, sine, out=np.zeros_like(sine), where=sine > 0)).as_matrix()

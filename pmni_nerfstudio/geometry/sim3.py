@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Similarities of views, one each: from the object's frame as a view believes it to the world."""
+"""Batches of similarities, Sim(3), with inverse, composition, retraction and adjoint; rotation grids and angles."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from pmni_nerfstudio.geometry.transforms import nearest_rotation
+
 
 @dataclass(frozen=True, eq=False)
 class Similarities:
-    """x_world = s R x + t for each of n views (or candidates); float64."""
+    """Similarities x -> s R x + t, one for each of n views (or candidates), in double precision."""
 
     R: Float[np.ndarray, "n 3 3"]
     t: Float[np.ndarray, "n 3"]
@@ -22,35 +24,39 @@ class Similarities:
         return len(self.s)
 
     def __getitem__(self, index) -> Similarities:
-        """Some of them, by anything that indexes an axis of an array and keeps it."""
+        """A subset, selected by an index array, boolean mask or slice."""
         return Similarities(self.R[index], self.t[index], self.s[index])
 
     def inverse(self) -> Similarities:
-        """From the world back."""
+        """Inverse similarities."""
         R = np.swapaxes(self.R, 1, 2)
         s = 1 / self.s
         return Similarities(R, -s[:, None] * np.einsum("nij,nj->ni", R, self.t), s)
 
     def compose(self, first: Similarities) -> Similarities:
-        """These after the others, one by one."""
+        """Compositions self * first, element by element: `first` is applied first."""
         moved = self.s[:, None] * np.einsum("nij,nj->ni", self.R, first.t) + self.t
         return Similarities(self.R @ first.R, moved, self.s * first.s)
 
     def retract(self, delta: Float[np.ndarray, "n 7"]) -> Similarities:
-        """Moved by twists (omega, nu, sigma) in the views' own frames: x + omega x x + nu + sigma x, to first order."""
-        R = self.R @ Rotation.from_rotvec(delta[:, :3]).as_matrix()
-        u, _, vt = np.linalg.svd(R)  # products drift off the rotations, a little each
+        """Right-multiply by twists (omega, nu, sigma): to first order x -> x + omega x x + nu + sigma x before self.
+
+        Args:
+            delta: rotation vector in radians, translation, and logarithm of the scale.
+        """
+        # Rounding errors of repeated products would accumulate.
+        R = nearest_rotation(self.R @ Rotation.from_rotvec(delta[:, :3]).as_matrix())
         t = self.t + self.s[:, None] * np.einsum("nij,nj->ni", self.R, delta[:, 3:6])
-        return Similarities(u @ vt, t, self.s * np.exp(delta[:, 6]))
+        return Similarities(R, t, self.s * np.exp(delta[:, 6]))
 
     def replaced(self, index: int, other: Similarities) -> Similarities:
-        """The same, but for one of them, which is the only one of the other."""
+        """A copy in which the similarity at `index` is replaced by the single one of `other`."""
         R, t, s = self.R.copy(), self.t.copy(), self.s.copy()
         R[index], t[index], s[index] = other.R[0], other.t[0], other.s[0]
         return Similarities(R, t, s)
 
     def adjoint(self) -> Float[np.ndarray, "n 7 7"]:
-        """Matrices that take twists of the domain to twists of the range: T exp(a) = exp(Ad a) T."""
+        """Adjoint matrices Ad, which move a twist from the right of T to its left: T exp(a) = exp(Ad a) T."""
         out = np.zeros((len(self), 7, 7))
         out[:, :3, :3] = self.R
         out[:, 3:6, :3] = cross_matrix(self.t) @ self.R
@@ -61,14 +67,14 @@ class Similarities:
 
 
 def cross_matrix(v: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3 3"]:
-    """Matrices [v] with [v] x = v x x."""
+    """Cross-product matrices [v], with [v] x = v x x."""
     x, y, z = v.T
     zero = np.zeros_like(x)
     return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
 
 
 def rotation_grid(count: int) -> Float[np.ndarray, "n 3 3"]:
-    """Rotations spread evenly over all of them: super-Fibonacci spirals (Alexa, CVPR 2022)."""
+    """Rotations spread evenly over SO(3), by super-Fibonacci spirals (Alexa, CVPR 2022)."""
     i = np.arange(count) + 0.5
     small, large = np.sqrt(i / count), np.sqrt(1 - i / count)
     alpha, beta = 2 * np.pi * i / np.sqrt(2), 2 * np.pi * i / 1.533751168755204288118041
@@ -79,7 +85,7 @@ def rotation_grid(count: int) -> Float[np.ndarray, "n 3 3"]:
 
 
 def angles_deg(a: Float[np.ndarray, "n 3 3"], b: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, " n"]:
-    """Angles between rotations, one by one, in degrees."""
-    # By the chord, not the trace's arc cosine, which knows nothing below a hundredth of a degree.
+    """Angles in degrees between pairs of rotations."""
+    # The arc cosine of the trace has no accuracy below 0.01 degrees; the chord length has.
     chord = np.linalg.norm(a - b, axis=(-2, -1)) / np.sqrt(8)
     return np.degrees(2 * np.arcsin(np.clip(chord, 0, 1)))

@@ -99,7 +99,7 @@ def transform_points(similarity: Float[np.ndarray, "4 4"], points: Float[np.ndar
 def transform_poses(similarity: Float[np.ndarray, "4 4"], c2w: Float[np.ndarray, "n 4 4"]) -> np.ndarray:
     """Camera-to-world poses in the target world of a similarity.
 
-    Camera centres move with the similarity; camera axes only rotate, because a camera has no size. Axes keep their
+    Camera centers move with the similarity; camera axes only rotate, because a camera has no size. Axes keep their
     convention.
     """
     poses = similarity @ c2w

@@ -7,7 +7,8 @@ import numpy as np
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
-from pmni_nerfstudio.geometry.hull import grid_points, hull_at, mask_distances
+from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
+from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.registration.framing import centroid_rays
 from pmni_nerfstudio.registration.views import Views
@@ -54,13 +55,13 @@ def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
     radius = max(_width(views, view, depth[view]) for view in range(len(views)))
     similarity = _similarity(centre, radius)
     distances = mask_distances(views.masks)
-    grid = grid_points(_RESOLUTION).numpy()
+    grid = grid_points(_RESOLUTION).reshape(-1, 3).numpy()
     votes = 2 if len(views) >= _MANY else 1
     for _ in range(3):
         unit = transform_poses(np.linalg.inv(similarity), c2w)
         # A grid point may be next to the hull and no point inside.
         slack = np.sqrt(3) / (_RESOLUTION - 1)
-        inside = grid[(hull_at(grid, distances, views.K, unit, votes) < slack) & ((grid**2).sum(axis=1) <= 1)]
+        inside = grid[(hull_distance(grid, distances, views.K, unit, votes) < slack) & ((grid**2).sum(axis=1) <= 1)]
         if not len(inside):
             raise PmniError(
                 "the masks miss each other: no point of the world is on the object in all of them: check that cameras "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.hull import hull_at, mask_distances, visual_hull
+from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances, visual_hull
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours, graze
@@ -127,5 +127,5 @@ def surface_step(
     near = 0.9 * schedule.band_voxels * surface.voxel
     zeros = np.concatenate([g.points[np.abs(g.sdf) < near] for g in grazing])
     votes = 1 if len(views) < 8 else 2
-    floor = hull_at(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
+    floor = hull_distance(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
     return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson))

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
-from pmni_nerfstudio.geometry.hull import grid_points, hull_at, mask_distances
+from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
+from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 
@@ -45,10 +46,10 @@ def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
     rows, right = across @ poses.R, np.einsum("nij,nj->ni", across, -poses.t)
     centre = np.linalg.lstsq(rows.reshape(-1, 3), right.ravel(), rcond=None)[0]
     poses = poses.transformed(1.0, np.eye(3), -centre)
-    grid = grid_points(_RESOLUTION).numpy()
+    grid = grid_points(_RESOLUTION).reshape(-1, 3).numpy()
     distances = mask_distances(views.masks)
     for _ in range(3):
-        hull = hull_at(1.3 * grid, distances, views.K, poses.c2w(), votes)
+        hull = hull_distance(1.3 * grid, distances, views.K, poses.c2w(), votes)
         inside = 1.3 * grid[hull < 0]
         if not len(inside):
             return poses

@@ -199,7 +199,7 @@ def test_1024_has_no_seams():
 
 @pytest.mark.parametrize("sdf", [lambda x: torch.ones(len(x)), sphere(0.5, (2.0, 0.0, 0.0))], ids=["flat", "outside"])
 def test_no_surface_is_the_users_error(sdf):
-    with pytest.raises(PmniError, match="no mesh to export"):
+    with pytest.raises(PmniError, match="no mesh can be extracted"):
         extract(sdf, 64)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import SPHERE_CENTRE, SPHERE_RADIUS
 
-from pmni_nerfstudio.geometry.hull import grid_points, mask_distance_px, visual_hull
+from pmni_nerfstudio.geometry.hull import mask_distance_px, visual_hull
+from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.training.initialization import start_from_hull
 
 
@@ -20,7 +21,7 @@ def test_mask_distance_of_a_half_plane():
 def test_hull_of_a_sphere(sphere_scene):
     scene = sphere_scene
     sdf = visual_hull(scene.masks, scene.K, scene.c2w, 41)
-    points = grid_points(41)
+    points = grid_points(41).reshape(-1, 3)
     truth = (points - torch.tensor(SPHERE_CENTRE).float()).norm(dim=-1) - SPHERE_RADIUS
     got = sdf.view(-1)
     pixel = 15.0 / scene.K[0, 0, 0]

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.hull import grid_points, hull_at, mask_distances, visual_hull
+from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances, visual_hull
+from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.stereo.depth_fusion import (
     IntegrationOptions,
@@ -124,8 +125,8 @@ class _Maps:
         along_x, along_y = (torch.stack(s) for s in zip(*slopes))
         extent, size = max(1.0, options.planes.reach), 65
         votes = 1 if len(views) < 8 else 2
-        points = grid_points(size).numpy() * extent
-        hull = torch.from_numpy(hull_at(points, mask_distances(small.masks), small.K, poses.c2w(), votes))
+        points = grid_points(size).reshape(-1, 3).numpy() * extent
+        hull = torch.from_numpy(hull_distance(points, mask_distances(small.masks), small.K, poses.c2w(), votes))
         return _Maps(
             small, world_normal_channels(small, poses), along_x, along_y, hull.view(1, size, size, size), extent
         )
@@ -237,9 +238,9 @@ def _enlarged(
 def fused_surface(depths: Depths, views: Views, poses: Poses, resolution: int, options: SweepOptions) -> Surface:
     """One surface of the views' depths, within the hull of their full masks."""
     voxel = 2.0 / (resolution - 1)
-    points = grid_points(resolution).numpy().astype(np.float64)
+    points = grid_points(resolution).reshape(-1, 3).numpy().astype(np.float64)
     votes = 1 if len(views) < 8 else 2
-    hull = hull_at(points, mask_distances(views.masks), views.K, poses.c2w(), votes)
+    hull = hull_distance(points, mask_distances(views.masks), views.K, poses.c2w(), votes)
     outside = np.maximum(hull - 0.5 * voxel, np.linalg.norm(points, axis=1) - 1.0)
     sdf = np.maximum(outside, -options.truncation_voxels * voxel).astype(np.float32)
     near = np.flatnonzero(outside < options.truncation_voxels * voxel)
