@@ -19,6 +19,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
+from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import transform_poses
@@ -54,12 +55,18 @@ class PmniPipeline(VanillaPipeline):
         """Who watches what training starts from."""
         return self.live if self.live.attached else None
 
+    @property
+    def _scene(self) -> Scene:
+        dataset = self.datamanager.train_dataset
+        assert isinstance(dataset, PmniDataset)
+        return dataset.scene
+
     @cached_property
     def truth(self) -> Optional[Truth]:
         """The scene's, read when it is first asked for. What is wrong with it is said, and ends no training."""
         from pmni_nerfstudio.evaluation.ground_truth import find_truth
 
-        scene: Scene = self.model.kwargs["metadata"]["scene"]
+        scene = self._scene
         try:
             truth = find_truth(scene)
         except PmniError as error:
@@ -125,7 +132,7 @@ class PmniPipeline(VanillaPipeline):
 
         model = cast("PmniModel", self.model)
         poses = model.camera_optimizer
-        world_from_unit = model.kwargs["metadata"]["scene"].world_from_unit
+        world_from_unit = self._scene.world_from_unit
         try:
             mesh = extract_mesh(model.field.sdf, resolution, device=model.device, progress=False)
         except PmniError as error:
@@ -136,7 +143,7 @@ class PmniPipeline(VanillaPipeline):
             transform_poses(world_from_unit, poses.c2w_opencv_double()),
             truth,
             align=poses.learns,
-            views=np.array(model.views),
+            views=np.array(model.views.indices),
             fit_points=fit_points,
         )
         if found is None or found.poses is None:

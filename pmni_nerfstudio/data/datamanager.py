@@ -14,10 +14,11 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
 from torch import Tensor
 
-from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
+from pmni_nerfstudio.data.dataparser import PmniDataParser, PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, build_pools
 from pmni_nerfstudio.data.ray_generator import PatchRayGenerator
+from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
@@ -87,13 +88,18 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         with exit_on_error():
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
 
+    @property
+    def _scene(self) -> Scene:
+        assert isinstance(self.dataparser, PmniDataParser)
+        return self.dataparser.scene
+
     def create_train_dataset(self) -> PmniDataset:
         """The training views."""
-        return PmniDataset(self.train_dataparser_outputs)
+        return PmniDataset(self.train_dataparser_outputs, self._scene)
 
     def create_eval_dataset(self) -> PmniDataset:
         """The held-out views, or the training views where none are held out."""
-        return PmniDataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        return PmniDataset(self.dataparser.get_dataparser_outputs(split=self.test_split), self._scene)
 
     def setup_train(self) -> None:
         """Builds the sampler's pools and the rays' matrices."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Optional, Sequence, Tuple, Type
+from typing import Literal, Optional, Tuple, Type
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from pmni_nerfstudio.data.scene import Scene, read_scene
-from pmni_nerfstudio.errors import PmniError, SceneError, exit_on_error
+from pmni_nerfstudio.data.split_views import METADATA_KEY, select_views, split_indices
+from pmni_nerfstudio.errors import SceneError, exit_on_error
 from pmni_nerfstudio.geometry.camera_rings import object_distance, ring_c2w
 from pmni_nerfstudio.geometry.pose_noise import perturb_poses
 from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv, scale_of
@@ -80,7 +81,7 @@ class PmniDataParser(DataParser):
         with exit_on_error():
             return self.outputs(split)
 
-    def outputs(self, split: str) -> DataparserOutputs:
+    def outputs(self, split_name: str) -> DataparserOutputs:
         """What nerfstudio trains ("train") or evaluates ("val", "test") on.
 
         Cameras are in the unit-sphere world. Those of training views say which they are: `metadata["cam_idx"]` (n, 1),
@@ -91,14 +92,13 @@ class PmniDataParser(DataParser):
             PmniError: views excluded that are not there, or all of them.
         """
         scene = self.scene
-        train, held_out = split_views(scene, self.config.exclude_views)
+        train, held_out = split_indices(scene, self.config.exclude_views)
         ring = self.config.initial_poses == "ring"
         if (scene.c2w is None or ring) and held_out:
             raise SceneError(
                 f"{scene.root}: no camera poses are known, so that no views can be held out: drop exclude-views"
             )
-        is_train = split == "train" or not held_out
-        views = train if is_train else held_out
+        is_train = split_name == "train" or not held_out
         # Without poses, cameras stand where they might: the model registers the views before it trains.
         c2w = self._ring() if scene.c2w is None or ring else scene.c2w
         if is_train:
@@ -108,15 +108,15 @@ class PmniDataParser(DataParser):
                 self.config.pose_noise_translation,
                 np.random.default_rng(self.config.pose_noise_seed),
             )
-        c2w = c2w[list(views)]
+        split = select_views(scene, train if is_train else held_out, c2w, has_poses=ring or scene.c2w is not None)
         transform, scale = unit_from_world(scene.world_from_unit)
         images = scene.normal_files if scene.image_files is None else scene.image_files
         return DataparserOutputs(
-            image_filenames=[images[view] for view in views],
-            mask_filenames=[scene.mask_files[view] for view in views],
-            cameras=nerfstudio_cameras(scene.K[list(views)], c2w, scene.width, scene.height, cam_idx=is_train),
+            image_filenames=[images[view] for view in split.indices],
+            mask_filenames=[scene.mask_files[view] for view in split.indices],
+            cameras=nerfstudio_cameras(split.K, split.c2w, scene.width, scene.height, cam_idx=is_train),
             scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
-            metadata={"scene": scene, "views": views, "c2w": c2w, "posed": ring or scene.c2w is not None},
+            metadata={METADATA_KEY: split},
             dataparser_transform=torch.from_numpy(transform).float(),
             dataparser_scale=scale,
         )
@@ -125,25 +125,6 @@ class PmniDataParser(DataParser):
         scene, config = self.scene, self.config
         distance = object_distance(scene.K, scene.masks)
         return ring_c2w(scene.num_views, distance, config.ring_elevation_deg, config.ring_clockwise)
-
-
-def split_views(scene: Scene, exclude: Sequence[int]) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
-    """Training and held-out views, each in the scene's order.
-
-    Raises:
-        PmniError: an index is out of range, or nothing is left to train on.
-    """
-    wrong = sorted(view for view in set(exclude) if not 0 <= view < scene.num_views)
-    if wrong:
-        raise PmniError(
-            f"exclude-views: {scene.root} has no view {wrong[0]}; its views are numbered 0 to {scene.num_views - 1}"
-        )
-    train = tuple(view for view in range(scene.num_views) if view not in exclude)
-    if not train:
-        raise PmniError(
-            f"exclude-views: all {scene.num_views} views of {scene.root} are excluded; leave some to train on"
-        )
-    return train, tuple(sorted(set(exclude)))
 
 
 def nerfstudio_cameras(

@@ -14,6 +14,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import split_views_of
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 
@@ -25,17 +26,18 @@ class PmniDataset(InputDataset):
 
     Args:
         dataparser_outputs: of PmniDataParser.
+        scene: that they are of.
         scale_factor: must be 1; the data parser has a factor that takes the masks and cameras along.
     """
 
     exclude_batch_keys_from_device = ["image"]
 
-    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+    def __init__(self, dataparser_outputs: DataparserOutputs, scene: Scene, scale_factor: float = 1.0) -> None:
         if scale_factor != 1.0:
             raise ValueError(f"scale_factor: {scale_factor} is not 1; set PmniDataParserConfig.scale_factor instead")
         super().__init__(dataparser_outputs)
-        self.scene: Scene = dataparser_outputs.metadata["scene"]
-        self.views: tuple[int, ...] = dataparser_outputs.metadata["views"]
+        self.scene = scene
+        self.views = split_views_of(dataparser_outputs.metadata).indices
 
     @property
     def maps(self) -> Dict[str, Tensor]:

@@ -9,10 +9,11 @@ from jaxtyping import Float
 
 from pmni_nerfstudio.data.images import read_depth
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import SceneError
 
 
-def read_depths(scene: Scene) -> Float[np.ndarray, "N H W"]:
+def read_depths(scene: Scene | SplitViews) -> Float[np.ndarray, "N H W"]:
     """Depth maps of all views at the scene's resolution: z depth, one unknown scale a view.
 
     Kept in single precision: half has a thousandth of the distance, which at 15 radii is far coarser than the surface.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -17,7 +16,7 @@ from nerfstudio.models.base_model import Model
 from torch import Tensor, nn
 
 from pmni_nerfstudio.chunks import Chunks
-from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import split_views_of
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
@@ -53,22 +52,21 @@ class PmniModel(Model):
         super().populate_modules()
         if not torch.cuda.is_available():
             settle_threads()
-        metadata: Dict[str, Any] = self.kwargs["metadata"]
-        scene: Scene = metadata["scene"]
-        self.views: Tuple[int, ...] = metadata["views"]
-        c2w = np.asarray(metadata["c2w"])
+        self.views = split_views_of(self.kwargs["metadata"])
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
-            num_cameras=self.num_train_data, device="cpu", base_c2w=nerfstudio_from_opencv(c2w)
+            num_cameras=self.num_train_data, device="cpu", base_c2w=nerfstudio_from_opencv(self.views.c2w)
         )
         self.registers = self.config.registration and self.camera_optimizer.learns
         detailed = self.registers or self.start_wanted in ("auto", "surface")
-        self.field = cast(PmniField, with_fitting_levels(self.config.sdf_field, scene.K, c2w, detailed).setup())
+        self.field = cast(
+            PmniField, with_fitting_levels(self.config.sdf_field, self.views.K, self.views.c2w, detailed).setup()
+        )
         if self.registers and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
         self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
         self.ray_chunks = Chunks(self.config.eval_num_rays_per_chunk, "rays")
-        self.supervision = Supervision(scene, self.views, self.config.normal_loss)
+        self.supervision = Supervision(self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
         self.start_kind: StartKind = "hull"
@@ -83,14 +81,15 @@ class PmniModel(Model):
 
     def _check_config(self) -> None:
         depths = self.supervision.has_depths
-        scene: Scene = self.kwargs["metadata"]["scene"]
-        if not self.kwargs["metadata"]["posed"] and not self.registers:
-            raise PmniError(f"{scene.root}: has no camera poses: train it with pmni and its registration")
+        if not self.views.has_poses and not self.registers:
+            raise PmniError(f"{self.views.root}: has no camera poses: train it with pmni and its registration")
         needy = [
             n for n in ("sdf_on_points", "point_consistency", "depth") if any(getattr(self.config.loss_weights, n))
         ]
         if needy and not depths:
-            raise PmniError(f"loss-weights.{needy[0]}: needs depth maps, which `pmni integrate {scene.root}` makes")
+            raise PmniError(
+                f"loss-weights.{needy[0]}: needs depth maps, which `pmni integrate {self.views.root}` makes"
+            )
 
     # ---- start, schedule ----
 

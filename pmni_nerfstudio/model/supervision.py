@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Dict, Literal, Tuple
+from typing import Dict, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni_nerfstudio.data.depths import read_depths
-from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.geometry.interpolation import sample_maps
 from pmni_nerfstudio.geometry.projection import project_world, unproject
@@ -30,22 +30,17 @@ class Supervision:
     """The training views' maps, and the losses on them.
 
     Args:
-        scene: all views' maps; read in place.
-        views: the training views.
+        views: the training views; their maps are read in place.
         normal_kind: how normals are compared.
     """
 
-    def __init__(self, scene: Scene, views: Tuple[int, ...], normal_kind: Literal["l1", "l2", "angular"]) -> None:
-        self.root = scene.root
-        self.has_depths = scene.depth_files is not None
+    def __init__(self, views: SplitViews, normal_kind: Literal["l1", "l2", "angular"]) -> None:
+        self.has_depths = views.depth_files is not None
         self.normal_kind: Literal["l1", "l2", "angular"] = normal_kind
-        self.pixels = scene.normals.shape[1] * scene.normals.shape[2]
-        self._scene = scene
-        self._views = torch.tensor(views)
-        self._K = torch.from_numpy(scene.K[list(views)]).float()
-        # The same memory as the scene's where no view is held out.
-        maps = scene.normals if len(views) == scene.num_views else scene.normals[list(views)]
-        self._normals = torch.from_numpy(maps)
+        self.pixels = views.height * views.width
+        self._views = views
+        self._K = torch.from_numpy(views.K).float()
+        self._normals = torch.from_numpy(views.normals)
         self._depths: Tensor | None = None
 
     def depths(self, device: torch.device) -> Float[Tensor, "n h w"]:
@@ -55,7 +50,7 @@ class Supervision:
             SceneError: there are none.
         """
         if self._depths is None:
-            self._depths = torch.from_numpy(read_depths(self._scene))[self._views].to(device)
+            self._depths = torch.from_numpy(read_depths(self._views)).to(device)
         return self._depths
 
     def _depth_at(self, indices: Int[Tensor, "r 3"], device: torch.device) -> Float[Tensor, "r"]:
@@ -122,7 +117,7 @@ class Supervision:
             z = outputs["depth"][:, 0] / outputs["directions_norm"][:, 0]
             integrated = self._depth_at(batch["indices"], mask.device)
             known = (opaque > 0) & (integrated > 0)
-            result["depth"] = losses.depth_loss(z, integrated, view, known, len(self._views))
+            result["depth"] = losses.depth_loss(z, integrated, view, known, self._views.num_views)
         if weights["sdf_on_points"] or weights["point_consistency"]:
             result |= self._point_losses(batch, weights, field, poses)
         if weights["cross_view_normal"]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import SplitViews
 
 MOST_PIXELS = 320_000
 """Of a view (612x512 and a little): the finest voxels of registration are a pixel of such maps, and 72 views of
@@ -82,7 +83,7 @@ class Views:
         )
 
 
-def views_of_scene(scene: Scene, indices: Sequence[int] | None = None, most_pixels: int = MOST_PIXELS) -> Views:
+def views_of_scene(scene: Scene | SplitViews, indices: Sequence[int] | None = None, most_pixels: int = MOST_PIXELS) -> Views:
     """Views of a scene, all of them or those of the given indices; made smaller where they have more pixels."""
     index = list(range(scene.num_views) if indices is None else indices)
     step = max(1, round(float(np.sqrt(scene.height * scene.width / most_pixels))))

@@ -11,7 +11,6 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from pmni_nerfstudio.data.datamanager import PmniDataManager
-from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
 from pmni_nerfstudio.model.grid_levels import fitting_steps
@@ -47,10 +46,9 @@ class Course:
 
     def __init__(self, model: PmniModel, trainer: Trainer, resumed: Optional[Dict[str, Any]]) -> None:
         self.model, self.config, self.trainer = model, model.config, trainer
-        scene: Scene = model.kwargs["metadata"]["scene"]
         moves = model.registers and self.config.registered_poses == "gauss-newton"
         first = trainer._start_step == 0
-        views = views_of_scene(scene, model.views) if first or moves else None
+        views = views_of_scene(model.views) if first or moves else None
         if first:
             assert views is not None
             with exit_on_error():
@@ -59,7 +57,7 @@ class Course:
             if start.kind != "hull":
                 scale_rate(trainer.optimizers.schedulers["sdf"], self.config.detailed_lr_factor)
         self.trusted = np.flatnonzero(model.trusted.cpu().numpy())
-        if len(self.trusted) < len(model.views):
+        if len(self.trusted) < model.views.num_views:
             datamanager = trainer.pipeline.datamanager
             assert isinstance(datamanager, PmniDataManager)
             datamanager.draw_from(self.trusted.tolist())
@@ -72,8 +70,7 @@ class Course:
             self.pose_steps = PoseSteps(views.subset(self.trusted.tolist()), seed=self.config.registration_seed)
         self.convergence = None
         if self.config.converged_normals_deg > 0:
-            index = list(model.views)
-            self.convergence = Convergence(scene.masks[index], scene.K[index])
+            self.convergence = Convergence(model.views.masks, model.views.K)
         self.done = trainer._start_step
         """Steps made since the run's first."""
         self._random: Optional[Dict[str, Any]] = None
@@ -135,14 +132,14 @@ class Course:
 
     def _start(self, views: Views) -> Start:
         model, config = self.model, self.config
-        metadata = model.kwargs["metadata"]
+        given = model.views
         if model.registers:
-            rough = metadata["c2w"] if metadata["posed"] else None
+            rough = given.c2w if given.has_poses else None
             settings, cache = RegistrationSettings(config.registration_seed), self.trainer.base_dir / "registration"
             watcher = getattr(self.trainer.pipeline, "watcher", None)
             return start_from_registration(views, rough, settings, cache, CONSOLE, watcher)
         n, votes = config.hull_resolution, config.hull_votes
-        return start_from_masks(metadata["scene"].root, views, metadata["c2w"], n, votes, model.start_wanted, CONSOLE)
+        return start_from_masks(given.root, views, given.c2w, n, votes, model.start_wanted, CONSOLE)
 
     def _schedule_steps(self) -> int:
         if self.model.start_kind != "surface":

@@ -24,6 +24,7 @@ from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.patch_sampler import PatchSamplerConfig
 from pmni_nerfstudio.data.ray_generator import PatchRayGenerator
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import split_views_of
 from pmni_nerfstudio.errors import SceneError
 
 
@@ -71,7 +72,7 @@ def test_rays_hit_the_sphere_where_the_batch_says(sphere_scene, manager_of, sett
     manager = manager_of(sphere_scene, train_num_rays_per_batch=4000, eval_num_rays_per_batch=4000, **settings)
     for next_batch, dataset in ((manager.next_train, manager.train_dataset), (manager.next_eval, manager.eval_dataset)):
         bundle, batch = next_batch(0)
-        check_against_sphere(bundle, batch, dataset.metadata["c2w"])
+        check_against_sphere(bundle, batch, split_views_of(dataset.metadata).c2w)
         assert set(batch["indices"][:, 0].tolist()) == set(range(len(dataset)))
 
 
@@ -79,7 +80,7 @@ def test_views_that_are_left_out_are_not_drawn_and_the_others_keep_their_places(
     manager = manager_of(sphere_scene, train_num_rays_per_batch=4000, exclude_views=(1,))
     manager.draw_from([0, 2, 3, 5])
     bundle, batch = manager.next_train(0)
-    check_against_sphere(bundle, batch, manager.train_dataset.metadata["c2w"])
+    check_against_sphere(bundle, batch, split_views_of(manager.train_dataset.metadata).c2w)
     assert set(batch["indices"][:, 0].tolist()) == {0, 2, 3, 5}
     assert len(bundle) == manager.get_train_rays_per_batch()
 
@@ -88,7 +89,7 @@ def test_rays_hit_the_sphere_from_files_and_depths_lie_on_it(sphere_folder):
     config = configured(data=sphere_folder, train_num_rays_per_batch=4000, patch_size=5)
     manager = config.setup(device="cpu", test_mode="val")
     bundle, batch = manager.next_train(0)
-    check_against_sphere(bundle, batch, manager.train_dataset.metadata["c2w"])
+    check_against_sphere(bundle, batch, split_views_of(manager.train_dataset.metadata).c2w)
     depths = read_depths(manager.train_dataset.scene)
     depth = torch.from_numpy(depths)[tuple(batch["indices"].unbind(-1))]
     known = depth > 0
@@ -107,7 +108,7 @@ def test_halved_maps_still_agree_with_their_rays(sphere_folder):
     bundle, batch = manager.next_train(0)
     distance, normal = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
     view = batch["indices"][:, 0].numpy()
-    camera_normal = np.einsum("rji,rj->ri", manager.train_dataset.metadata["c2w"][view][:, :3, :3], normal)
+    camera_normal = np.einsum("rji,rj->ri", split_views_of(manager.train_dataset.metadata).c2w[view][:, :3, :3], normal)
     # Away from the rim, where a pixel's mean normal is not that of its centre.
     inner = (batch["mask"][:, 0].numpy() > 0) & (-(normal * bundle.directions.numpy()).sum(-1) > 0.6)
     assert inner.sum() > 100
@@ -230,7 +231,8 @@ def test_dataset_pictures_show_normals_as_the_field_does(sphere_scene, manager_o
 def test_maps_are_the_scenes_own_memory(sphere_scene, manager_of):
     manager = manager_of(sphere_scene)
     for dataset in (manager.train_dataset, manager.eval_dataset):
-        assert dataset.scene is sphere_scene is dataset.metadata["scene"]
+        assert dataset.scene is sphere_scene
+        assert split_views_of(dataset.metadata).normals is sphere_scene.normals
         assert dataset.maps["normal"].data_ptr() == sphere_scene.normals.ctypes.data
         assert dataset.maps["mask"].data_ptr() == sphere_scene.masks.ctypes.data
     assert manager.eval_pixel_sampler.pools is manager.train_pixel_sampler.pools
@@ -248,7 +250,7 @@ def test_nothing_of_the_data_goes_into_checkpoints(sphere_scene, manager_of):
 def test_another_scale_than_the_parsers_is_refused(sphere_scene, manager_of):
     outputs = manager_of(sphere_scene).train_dataparser_outputs
     with pytest.raises(ValueError, match="scale_factor"):
-        PmniDataset(outputs, scale_factor=0.5)
+        PmniDataset(outputs, sphere_scene, scale_factor=0.5)
 
 
 @pytest.mark.parametrize(

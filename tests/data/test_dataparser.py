@@ -16,6 +16,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from pmni_nerfstudio.data import dataparser
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig, pmni_data, unit_from_world
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import split_views_of
 from pmni_nerfstudio.geometry.pose_noise import perturb_poses
 
 
@@ -58,9 +59,9 @@ def test_outputs_name_the_files_and_hold_the_scene(sphere_scene, outputs_of):
     outputs = outputs_of(sphere_scene)
     assert outputs.image_filenames == list(sphere_scene.normal_files)
     assert outputs.mask_filenames == list(sphere_scene.mask_files)
-    assert outputs.metadata["scene"] is sphere_scene
-    assert outputs.metadata["views"] == tuple(range(7))
-    np.testing.assert_array_equal(outputs.metadata["c2w"], sphere_scene.c2w)
+    assert split_views_of(outputs.metadata).normals is sphere_scene.normals
+    assert split_views_of(outputs.metadata).indices == tuple(range(7))
+    np.testing.assert_array_equal(split_views_of(outputs.metadata).c2w, sphere_scene.c2w)
     assert outputs.scene_box.aabb.tolist() == [[-1, -1, -1], [1, 1, 1]]
     pictures = tuple(sphere_scene.root / "image" / f"{name}.png" for name in sphere_scene.names)
     with_pictures = dataclasses.replace(sphere_scene, image_files=pictures)
@@ -83,12 +84,12 @@ def test_original_space_is_the_datas_world(sphere_scene, outputs_of):
 
 def test_held_out_views_are_the_eval_split(sphere_scene, outputs_of):
     train = outputs_of(sphere_scene, "train", exclude_views=(5, 2))
-    assert train.metadata["views"] == (0, 1, 3, 4, 6)
-    np.testing.assert_array_equal(train.metadata["c2w"], sphere_scene.c2w[[0, 1, 3, 4, 6]])
+    assert split_views_of(train.metadata).indices == (0, 1, 3, 4, 6)
+    np.testing.assert_array_equal(split_views_of(train.metadata).c2w, sphere_scene.c2w[[0, 1, 3, 4, 6]])
     assert train.cameras.metadata["cam_idx"].tolist() == [[0], [1], [2], [3], [4]]
     for split in ("val", "test"):
         held_out = outputs_of(sphere_scene, split, exclude_views=(5, 2))
-        assert held_out.metadata["views"] == (2, 5)
+        assert split_views_of(held_out.metadata).indices == (2, 5)
         assert held_out.cameras.metadata == {}
         np.testing.assert_allclose(held_out.cameras.fx[:, 0], sphere_scene.K[[2, 5], 0, 0], rtol=1e-6)
 
@@ -96,9 +97,10 @@ def test_held_out_views_are_the_eval_split(sphere_scene, outputs_of):
 def test_without_held_out_views_evaluation_uses_the_training_views(sphere_scene, outputs_of):
     for split in ("val", "test"):
         outputs = outputs_of(sphere_scene, split, pose_noise_rotation_deg=3)
-        assert outputs.metadata["views"] == tuple(range(7))
+        assert split_views_of(outputs.metadata).indices == tuple(range(7))
         np.testing.assert_array_equal(
-            outputs.metadata["c2w"], outputs_of(sphere_scene, pose_noise_rotation_deg=3).metadata["c2w"]
+            split_views_of(outputs.metadata).c2w,
+            split_views_of(outputs_of(sphere_scene, pose_noise_rotation_deg=3).metadata).c2w,
         )
         # Slices and rays of a camera still know which training view they are.
         camera = outputs.cameras[3:4]
@@ -182,15 +184,15 @@ def test_no_noise_leaves_the_poses_exactly(sphere_scene):
 
 def test_pose_noise_follows_its_seed_and_spares_held_out_views(sphere_scene, outputs_of):
     noise = {"pose_noise_rotation_deg": 5.0, "pose_noise_translation": 0.1}
-    first = outputs_of(sphere_scene, **noise).metadata["c2w"]
-    np.testing.assert_array_equal(first, outputs_of(sphere_scene, **noise).metadata["c2w"])
-    assert not np.allclose(first, outputs_of(sphere_scene, **noise, pose_noise_seed=1).metadata["c2w"])
+    first = split_views_of(outputs_of(sphere_scene, **noise).metadata).c2w
+    np.testing.assert_array_equal(first, split_views_of(outputs_of(sphere_scene, **noise).metadata).c2w)
+    assert not np.allclose(first, split_views_of(outputs_of(sphere_scene, **noise, pose_noise_seed=1).metadata).c2w)
     # A view's noise does not depend on which others are held out.
     np.testing.assert_array_equal(
-        outputs_of(sphere_scene, **noise, exclude_views=(1,)).metadata["c2w"], first[[0, 2, 3, 4, 5, 6]]
+        split_views_of(outputs_of(sphere_scene, **noise, exclude_views=(1,)).metadata).c2w, first[[0, 2, 3, 4, 5, 6]]
     )
     held_out = outputs_of(sphere_scene, "val", **noise, exclude_views=(1,))
-    np.testing.assert_array_equal(held_out.metadata["c2w"], sphere_scene.c2w[[1]])
+    np.testing.assert_array_equal(split_views_of(held_out.metadata).c2w, sphere_scene.c2w[[1]])
 
 
 def test_flags_of_the_command_line():
@@ -214,19 +216,19 @@ def test_a_ring_can_be_asked_for_in_the_place_of_the_files_poses(sphere_scene, o
     found = {}
     for clockwise in (False, True):
         how = {"initial_poses": "ring", "ring_elevation_deg": 35.0, "ring_clockwise": clockwise}
-        metadata = outputs_of(sphere_scene, **how).metadata
-        assert metadata["posed"]
-        centres = metadata["c2w"][:, :3, 3]
+        views = split_views_of(outputs_of(sphere_scene, **how).metadata)
+        assert views.has_poses
+        centres = views.c2w[:, :3, 3]
         height = centres[:, 1] / np.linalg.norm(centres, axis=1)
         np.testing.assert_allclose(np.rad2deg(np.arcsin(height)), 35.0)
         found[clockwise] = np.unwrap(np.arctan2(centres[:, 0], centres[:, 2]))
     np.testing.assert_allclose(np.diff(found[False]), 2 * np.pi / 7)
     np.testing.assert_allclose(np.diff(found[True]), -2 * np.pi / 7)
-    assert not outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata["posed"]
+    assert not split_views_of(outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata).has_poses
 
 
 def test_without_poses_cameras_stand_in_a_ring_that_holds_the_object(sphere_scene, outputs_of):
-    c2w = outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata["c2w"]
+    c2w = split_views_of(outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata).c2w
     rotations, centres = c2w[:, :3, :3], c2w[:, :3, 3]
     np.testing.assert_allclose(rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (7, 1, 1)), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0)

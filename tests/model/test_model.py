@@ -62,7 +62,7 @@ def test_calibrated_training_recovers_the_sphere(
     for name in ("rgb", "normals"):
         assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
     # Calibrated: poses are those of the data.
-    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+    scene = trainer.pipeline.datamanager.train_dataset.scene
     np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), scene.c2w, atol=2e-5)
 
 
@@ -158,7 +158,7 @@ def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Pat
     model = trainer.pipeline.model
     axis = torch.linspace(-1, 1, 97)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    scene = trainer.pipeline.datamanager.train_dataset.metadata["scene"]
+    scene = trainer.pipeline.datamanager.train_dataset.scene
     turned = scene.c2w.copy()
     turned[:, :3, :] = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]]) @ turned[:, :3, :]
     model.warm_start(Start(c2w=turned, sdf=true_sdf(grid)))
@@ -252,7 +252,7 @@ def test_the_original_recipe_runs_through_its_stages(sphere_folder: Path, tmp_pa
     config.pipeline.datamanager.train_num_rays_per_batch = 450
     trainer = set_up(config)
     model = trainer.pipeline.model
-    ring = trainer.pipeline.datamanager.train_dataset.metadata["c2w"]
+    ring = model.views.c2w
     assert rotation_error_deg(ring, trainer.pipeline.datamanager.train_dataset.scene.c2w) > 1
     np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), ring, atol=1e-5)
     names = []
