@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, make_sphere
 from helpers.training import set_up
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.neus_facto import NeuSFactoModel
@@ -21,9 +21,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from torch import Tensor
 
 from pmni_nerfstudio.baselines.neus_facto import TorchSDFFieldConfig, neus_facto_small
-from pmni_nerfstudio.baselines.surface import stock_mesh, stock_scene
+from pmni_nerfstudio.baselines.surface import baseline_mesh, baseline_scene
 from pmni_nerfstudio.commands.convert import ConvertCommand
-from pmni_nerfstudio.data.scene import write_scene
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.training.trained_run import load_run
 
@@ -34,7 +33,7 @@ STEPS = 40
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sphere in sdfstudio's format."""
     folder = tmp_path_factory.mktemp("converted")
-    write_scene(folder / "scene", **make_sphere_arrays())
+    make_sphere().write(folder / "scene")
     ConvertCommand(data=folder / "scene", output_dir=folder / "sdf").main()
     return folder / "sdf"
 
@@ -74,7 +73,7 @@ def distances(mesh: trimesh.Trimesh, centre: np.ndarray) -> np.ndarray:
 
 
 def in_data_world(point: np.ndarray) -> np.ndarray:
-    world_from_unit = make_sphere_arrays()["world_from_unit"]
+    world_from_unit = make_sphere().world_from_unit
     return world_from_unit[:3, :3] @ point + world_from_unit[:3, 3]
 
 
@@ -90,11 +89,11 @@ def test_the_trained_surface_is_nearer_the_sphere_than_the_start(
     trained: tuple[Trainer, list[dict[str, float]]], converted: Path, tmp_path: Path
 ):
     def error(pipeline: Pipeline) -> float:
-        mesh = stock_mesh(pipeline, 64, progress=False)
-        return float(np.abs(distances(mesh, SPHERE_CENTRE) - 55 * SPHERE_RADIUS).mean())
+        mesh = baseline_mesh(pipeline, 64, progress=False)
+        return float(np.abs(distances(mesh, SPHERE_CENTER) - 55 * SPHERE_RADIUS).mean())
 
     start = set_up(make_config(converted, tmp_path)).pipeline.eval()
-    mesh = stock_mesh(start, 64, progress=False)
+    mesh = baseline_mesh(start, 64, progress=False)
     assert mesh.is_watertight and mesh.volume > 0
     # what it starts from: a rough ball about the unit sphere's centre, of the radius `bias`
     radii = distances(mesh, np.zeros(3))
@@ -131,7 +130,7 @@ def test_a_known_surface_comes_out_in_the_data_s_world(converted: Path, tmp_path
     pipeline = set_up(make_config(converted, tmp_path, auto_orient=auto_orient)).pipeline.eval()
     turned = pipeline.datamanager.train_dataset.metadata["transform"]
     assert (turned is not None) == auto_orient
-    centre = torch.from_numpy(SPHERE_CENTRE).float()
+    centre = torch.from_numpy(SPHERE_CENTER).float()
     if turned is not None:
         centre = turned[:, :3] @ centre + turned[:, 3]
 
@@ -139,11 +138,11 @@ def test_a_known_surface_comes_out_in_the_data_s_world(converted: Path, tmp_path
         return torch.stack([(points - centre).norm(dim=-1) - SPHERE_RADIUS, points[:, 0]], dim=-1)
 
     pipeline.model.field.forward_geonetwork = sphere
-    mesh = stock_mesh(pipeline, 64, progress=False)
-    np.testing.assert_allclose(distances(mesh, SPHERE_CENTRE), 55 * SPHERE_RADIUS, rtol=2e-3)
+    mesh = baseline_mesh(pipeline, 64, progress=False)
+    np.testing.assert_allclose(distances(mesh, SPHERE_CENTER), 55 * SPHERE_RADIUS, rtol=2e-3)
     assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * (55 * SPHERE_RADIUS) ** 3, rel=0.01)
-    scene, c2w = stock_scene(pipeline)
-    arrays = make_sphere_arrays()
+    scene, c2w = baseline_scene(pipeline)
+    arrays = make_sphere().arguments()
     assert scene.root == (converted.parent / "scene").resolve()
     np.testing.assert_allclose(c2w, transform_poses(arrays["world_from_unit"], arrays["c2w"]), atol=1e-4)
 
@@ -210,7 +209,7 @@ def test_the_field_has_gradients_that_can_be_learnt_through():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda text: None, "meta_data.json: does not exist: write it with `pmni convert"),
+        (lambda text: None, "meta_data.json: does not exist; write it with `pmni convert"),
         (lambda text: text.replace("foreground_mask", "other"), "frames without foreground_mask"),
     ],
 )

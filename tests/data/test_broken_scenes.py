@@ -158,7 +158,7 @@ def test_places_that_cannot_be_written_to(
     out = {"a file": tmp_path / "file", "below a file": tmp_path / "file/out"}.get(place, Path("/proc/pmni"))
     given = [str(root)] if command == "register" else ["--mesh", str(root / "mesh_Gt.ply"), "--data", str(root)]
     line = said([command, *given, "--output-dir", str(out)], capfd)
-    assert re.match(f"{out}: can't be made .*give another --output-dir", line)
+    assert re.match(f"{out}: can't be created .*give another --output-dir", line)
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -182,7 +182,7 @@ def test_a_read_only_folder_for_results(root: Path, tmp_path: Path, capfd: pytes
 
 def test_a_refused_write_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("kept")
-    with pytest.raises(PmniError, match=r"file.txt: can't be written \(Read-only file system\): .*space"):
+    with pytest.raises(PmniError, match=r"file.txt: can't be written \(Read-only file system\); .*space"):
         with atomic_path(tmp_path / "file.txt") as temporary:
             temporary.write_text("half")
             raise OSError(30, os.strerror(30))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from conftest import hit_sphere, make_sphere_arrays
+from helpers.scenes import hit_sphere, make_sphere
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
@@ -266,7 +266,7 @@ def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, manager_of, caps
 
 
 def test_depths_of_another_shape_are_told(sphere_scene, tmp_path):
-    depths = make_sphere_arrays()["depths"]
+    depths = make_sphere().depths
     files = tuple(tmp_path / f"{name}.npy" for name in sphere_scene.names)
     for file, depth in zip(files, depths, strict=True):
         np.save(file, depth)

@@ -15,7 +15,7 @@ import pytest
 import trimesh
 import yaml
 from helpers.fuzz import damage, finding, good_files, run
-from helpers.prepare_fuzz import WHOLE
+from helpers.importer_fuzz import WHOLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

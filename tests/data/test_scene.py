@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import pytest
 from helpers.scene_files import (
-    FILE_FROM_OPENCV,
     HEIGHT,
     NAMES,
     NORMALS,
@@ -27,14 +26,14 @@ from helpers.scene_files import (
     change_normals,
     change_pose,
     ellipsoid,
-    look_at_origin,
     quantise,
 )
+from helpers.scenes import FILE_FROM_OPENCV, look_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.axes_check import Mend, judge_axes, mends, weigh_axes
+from pmni_nerfstudio.data.axes_check import AxisCorrection, axis_corrections, check_axes, measure_axes
 from pmni_nerfstudio.data.camera_files import decompose_projection, read_cameras, write_cameras
 from pmni_nerfstudio.data.images import read_exr, write_exr, write_png
 from pmni_nerfstudio.data.scene import read_scene, write_scene
@@ -241,7 +240,7 @@ def random_camera(rng: np.random.Generator, skew: float = 0.0) -> tuple[np.ndarr
     K = np.array(
         [[f, skew * f, WIDTH * rng.uniform(0.2, 0.8)], [0, f * rng.uniform(0.9, 1.1), HEIGHT * 0.4], [0, 0, 1]]
     )
-    c2w = look_at_origin(rng.uniform(1.5, 20) * Rotation.random(rng=rng).as_matrix()[0])
+    c2w = look_at(rng.uniform(1.5, 20) * Rotation.random(rng=rng).as_matrix()[0])
     c2w[:3, :3] = c2w[:3, :3] @ Rotation.from_rotvec(rng.uniform(-0.3, 0.3, 3)).as_matrix()
     return K, c2w
 
@@ -372,32 +371,39 @@ def test_some_normals_facing_away_make_a_warning(root: Path) -> None:
 
 
 def test_mends_are_all_orthogonal_axes() -> None:
-    assert len({mend.axes.tobytes() for mend in mends()}) == 48
-    np.testing.assert_array_equal(mends()[0].axes, np.eye(3))
-    assert [mend.advice for mend in mends()[:4]] == ["", *(f"flip {axis}" for axis in ("z", "y", "x"))]
+    assert len({correction.axes.tobytes() for correction in axis_corrections()}) == 48
+    np.testing.assert_array_equal(axis_corrections()[0].axes, np.eye(3))
+    assert [correction.advice for correction in axis_corrections()[:4]] == [
+        "",
+        *(f"flip {axis}" for axis in ("z", "y", "x")),
+    ]
 
 
-@pytest.mark.parametrize("mend", mends()[1:], ids=lambda mend: mend.advice)
-def test_all_wrong_axes_are_told_apart(truth: dict, mend: Mend) -> None:
+@pytest.mark.parametrize("correction", axis_corrections()[1:], ids=lambda correction: correction.advice)
+def test_all_48_axis_conventions_are_distinguished(truth: dict, correction: AxisCorrection) -> None:
     opencv = np.diag(FILE_FROM_OPENCV)
-    change = opencv @ mend.axes.T @ opencv
+    change = opencv @ correction.axes.T @ opencv
     evidence = [
-        weigh_axes(normals @ change.T, mask, K, opencv)
+        measure_axes(normals @ change.T, mask, K, opencv)
         for normals, mask, K in zip(truth["normals"], truth["masks"], truth["K"])
     ]
-    with pytest.raises(SceneError, match=f": {mend.advice} in all files"):
-        judge_axes(Path("normals"), [Path(name) for name in NAMES], evidence)
+    with pytest.raises(SceneError, match=f": {correction.advice} in all files"):
+        check_axes(Path("normals"), [Path(name) for name in NAMES], evidence)
 
 
-@pytest.mark.parametrize("mend", [*mends()[1:9], mends()[-1]], ids=lambda mend: mend.advice)
-def test_wrong_axes_are_found_and_mended(root: Path, truth: dict, mend: Mend) -> None:
-    wrong = mend.axes.T
+@pytest.mark.parametrize(
+    "correction", [*axis_corrections()[1:9], axis_corrections()[-1]], ids=lambda correction: correction.advice
+)
+def test_wrong_axes_are_detected_and_the_advice_corrects_them(
+    root: Path, truth: dict, correction: AxisCorrection
+) -> None:
+    wrong = correction.axes.T
     change_normals(root, lambda n: n @ wrong.T)
     with pytest.raises(SceneError) as caught:
         read_scene(root)
     message = str(caught.value)
     assert "\n" not in message
-    assert f": {mend.advice} in all files" in message
+    assert f": {correction.advice} in all files" in message
     assert message.startswith(str(root / NORMALS))
     # The advice, followed with the bare words: channels first, then signs.
     order = re.search(r"in the order (\w), (\w), (\w)", message)
@@ -410,9 +416,9 @@ def test_wrong_axes_are_found_and_mended(root: Path, truth: dict, mend: Mend) ->
 
 @pytest.mark.parametrize("index", [1, 9, 20, 47])
 def test_wrong_world_axes_are_found(root: Path, truth: dict, index: int) -> None:
-    mend = mends()[index]
-    add_world_normals(root, truth, mend.axes.T)
-    with pytest.raises(SceneError, match=f"not plain world axes .*: {mend.advice} in all files"):
+    correction = axis_corrections()[index]
+    add_world_normals(root, truth, correction.axes.T)
+    with pytest.raises(SceneError, match=f"not plain world axes .*: {correction.advice} in all files"):
         read_scene(root, "normal_world_space_GT")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPHERE_CENTRE, SPHERE_RADIUS, hit_sphere, make_sphere_arrays
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, hit_sphere, make_sphere
 from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudioDataParserConfig
 from nerfstudio.data.datasets.sdf_dataset import SDFDataset
 from PIL import Image
@@ -21,7 +21,7 @@ from pmni_nerfstudio.commands.convert import ConvertCommand
 from pmni_nerfstudio.data.images import read_mask, write_exr, write_png
 from pmni_nerfstudio.data.scene import read_scene, write_scene
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import write_refined_cameras
+from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
@@ -58,14 +58,14 @@ def test_rays_meet_the_sphere_where_depth_normals_and_mask_say(sphere_folder: Pa
         distance, normals = hit_sphere(origins, directions)
         mask = read_mask(tmp_path / "out" / frames[view]["foreground_mask"])
         # single precision can't tell rays that graze the outline, by a five-hundredth of a pixel
-        grazing = np.abs(np.linalg.norm(np.cross(SPHERE_CENTRE - origins, directions), axis=-1) - SPHERE_RADIUS) < 1e-4
+        grazing = np.abs(np.linalg.norm(np.cross(SPHERE_CENTER - origins, directions), axis=-1) - SPHERE_RADIUS) < 1e-4
         assert grazing.sum() < 4
         np.testing.assert_array_equal(mask[~grazing], np.isfinite(distance)[~grazing])
         hit = mask & ~grazing
         along = (data["depth"].numpy() * rays.metadata["directions_norm"][..., 0].numpy())[hit]
         points = origins[hit] + directions[hit] * along[:, None]
         # single precision, 15 radii away
-        np.testing.assert_allclose(np.linalg.norm(points - SPHERE_CENTRE, axis=-1), SPHERE_RADIUS, atol=5e-5)
+        np.testing.assert_allclose(np.linalg.norm(points - SPHERE_CENTER, axis=-1), SPHERE_RADIUS, atol=5e-5)
         assert (data["depth"].numpy()[~mask] == 0).all()
         known = data["normal"].numpy() @ back[:3, :3].T
         np.testing.assert_allclose(known[hit], normals[hit], atol=2e-3)
@@ -91,7 +91,7 @@ def test_pictures_show_one_lamp_that_stands_in_the_world(sphere_folder: Path, tm
 
 
 def test_the_world_and_the_scene_are_named(sphere_folder: Path, tmp_path: Path):
-    meta, arrays = meta_of(convert(sphere_folder, tmp_path / "out")), make_sphere_arrays()
+    meta, arrays = meta_of(convert(sphere_folder, tmp_path / "out")), make_sphere().arguments()
     np.testing.assert_allclose(meta["worldtogt"], arrays["world_from_unit"], atol=1e-6)
     assert Path(meta["pmni_scene"]) == sphere_folder.resolve() and meta["pairs"] is None
     assert (meta["width"], meta["height"]) == (48, 40) and meta["has_mono_prior"] and meta["has_foreground_mask"]
@@ -105,14 +105,14 @@ def test_other_poses_take_the_place_of_the_scene_s(sphere_folder: Path, tmp_path
     c2w = scene.c2w.copy()
     c2w[:, :3, :3] = c2w[:, :3, :3] @ Rotation.from_rotvec([0.02, -0.03, 0.01]).as_matrix()
     c2w[:, :3, 3] += [0.1, -0.2, 0.05]
-    write_refined_cameras(tmp_path, scene, c2w)
+    write_result_cameras(tmp_path, scene, transform_poses(scene.world_from_unit, c2w))
     for file in ("poses.npy", "cameras_refined.npz"):
         meta = meta_of(convert(sphere_folder, tmp_path / "out", poses=tmp_path / file))
         np.testing.assert_allclose([frame["camtoworld"] for frame in meta["frames"]], c2w, atol=1e-7)
 
 
 def test_a_scene_without_poses_needs_some(tmp_path: Path):
-    arrays = make_sphere_arrays()
+    arrays = make_sphere().arguments()
     K = np.broadcast_to(arrays["K"][0], arrays["K"].shape)
     write_scene(tmp_path / "scene", **{**arrays, "c2w": None, "K": K})
     with pytest.raises(PmniError, match="pmni register.*ns-train pmni.*--poses") as error:

@@ -4,11 +4,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SPHERE_CENTRE, SPHERE_RADIUS
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS
 
 from pmni_nerfstudio.geometry.hull import mask_distance_px, visual_hull
 from pmni_nerfstudio.geometry.interpolation import grid_points
-from pmni_nerfstudio.training.initialization import start_from_hull
+from pmni_nerfstudio.training.initialization import initialize_from_hull
 
 
 def test_mask_distance_of_a_half_plane():
@@ -22,13 +22,13 @@ def test_hull_of_a_sphere(sphere_scene):
     scene = sphere_scene
     sdf = visual_hull(scene.masks, scene.K, scene.c2w, 41)
     points = grid_points(41).reshape(-1, 3)
-    truth = (points - torch.tensor(SPHERE_CENTRE).float()).norm(dim=-1) - SPHERE_RADIUS
+    truth = (points - torch.tensor(SPHERE_CENTER).float()).norm(dim=-1) - SPHERE_RADIUS
     got = sdf.view(-1)
     pixel = 15.0 / scene.K[0, 0, 0]
     # Nothing of the object is carved, up to a pixel's rounding.
     assert got[truth < -pixel].max() < 0
     # In the ring's plane silhouettes from all round make the hull tight.
-    in_plane = ((points[:, 2] - SPHERE_CENTRE[2]).abs() < 0.03) & (truth.abs() < 0.2)
+    in_plane = ((points[:, 2] - SPHERE_CENTER[2]).abs() < 0.03) & (truth.abs() < 0.2)
     assert (got[in_plane] - truth[in_plane]).abs().median() < pixel
 
 
@@ -61,6 +61,6 @@ def test_start_asks_for_votes_until_a_hull_is_left(sphere_scene):
     masks = np.zeros_like(scene.masks)
     masks[:, 0, 0] = True  # views that agree on nothing
     masks[1:] = scene.masks[1:]
-    start = start_from_hull(masks, scene.K, scene.c2w, resolution=33, votes=1)
+    start = initialize_from_hull(masks, scene.K, scene.c2w, resolution=33, votes=1)
     assert bool((start.sdf < -0.3).any())
     assert start.sdf.shape == (33, 33, 33) and torch.isfinite(start.sdf).all()

@@ -31,13 +31,13 @@ from helpers.scene_files import (
     change_normals,
     change_pose,
     ellipsoid,
-    look_at_origin,
     quantise,
     set_entry,
     use_intrinsics,
     with_nan,
     without_left_part,
 )
+from helpers.scenes import look_at
 from pmni_nerfstudio.data.camera_files import write_cameras
 from pmni_nerfstudio.data.images import read_exr, read_mask, write_png
 
@@ -157,15 +157,15 @@ ROWS: list[tuple[str, Break, str, str]] = [
     ("zero", lambda r: change_cameras(r, world_mat_1=np.zeros_like), "cameras_sphere.npz", "world_mat_1 is not invertible"),
     ("mirrored", lambda r: change_cameras(r, world_mat_1=mirrored), "cameras_sphere.npz", "world_mat_1 is a mirrored camera"),
     ("other scale_mat", lambda r: change_cameras(r, scale_mat_1=set_entry((0, 3), 6.0)), "cameras_sphere.npz", "scale_mat_1 differs"),
-    ("stretched", lambda r: change_cameras(r, **{f"scale_mat_{i}": lambda m: m @ np.diag([1, 1, 1.1, 1]) for i in range(VIEWS)}), "cameras_sphere.npz", "no uniform scale"),
+    ("stretched", lambda r: change_cameras(r, **{f"scale_mat_{i}": lambda m: m @ np.diag([1, 1, 1.1, 1]) for i in range(VIEWS)}), "cameras_sphere.npz", "not a uniform scale"),
     ("mirrored scale_mat", lambda r: change_cameras(r, **{f"scale_mat_{i}": lambda m: m @ np.diag([1, 1, -1, 1]) for i in range(VIEWS)}), "cameras_sphere.npz", "scale_mat_0 is mirrored"),
     ("OpenGL axes", lambda r: change_pose(r, ellipsoid(), 1, ellipsoid()["c2w"][1] @ np.diag([1, -1, -1, 1])), "cameras_sphere.npz", "world_mat_1 looks away"),
-    ("inside the sphere", lambda r: change_pose(r, ellipsoid(), 1, look_at_origin(np.array([0.5, 0, 0.3]))), "cameras_sphere.npz", "world_mat_1 .*inside the unit sphere"),
+    ("inside the sphere", lambda r: change_pose(r, ellipsoid(), 1, look_at(np.array([0.5, 0, 0.3]))), "cameras_sphere.npz", "world_mat_1 .*inside the unit sphere"),
     ("of a large image", lambda r: change_all_cameras(r, np.diag([4.0, 4, 1, 1])), "cameras_sphere.npz", "world_mat_0.*principal point.*scale K"),
     ("K left out", lambda r: change_all_cameras(r, np.diag([1 / 180, 1 / 180, 1, 1])), "cameras_sphere.npz", "focal lengths of 1 and"),
     ("skew", lambda r: change_all_cameras(r, np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])), "cameras_sphere.npz", "skew"),
     ("text for intrinsics", lambda r: use_intrinsics(r, text="{"), "intrinsics.json", "as JSON"),
-    ("list of intrinsics", lambda r: use_intrinsics(r, text="[1]"), "intrinsics.json", "no JSON object"),
+    ("list of intrinsics", lambda r: use_intrinsics(r, text="[1]"), "intrinsics.json", "not a JSON object"),
     ("no fl_y", lambda r: use_intrinsics(r, fl_y=None), "intrinsics.json", "has no fl_y"),
     ("words", lambda r: use_intrinsics(r, cx="36"), "intrinsics.json", "no finite number for cx"),
     ("NaN in JSON", lambda r: use_intrinsics(r, cx=float("nan")), "intrinsics.json", "no finite number for cx"),
@@ -480,14 +480,14 @@ def normals_with_y_down_and_z_forward(root: Path) -> None:
     change_normals(root, lambda n: n * np.array([1, -1, -1], np.float32))
 
 
-@error(NORMALS, "normals in world space, it seems: .*rename the folder to normal_world_space_NAME")
+@error(NORMALS, "normals in world space: .*rename the folder to normal_world_space_NAME")
 def world_normals_called_camera_normals(root: Path) -> None:
     add_world_normals(root, ellipsoid())
     shutil.rmtree(root / NORMALS)
     (root / "normal_world_space_GT").rename(root / NORMALS)
 
 
-@error("normal_world_space_GT", "normals in camera space, it seems: .*rename the folder to normal_camera_space_NAME")
+@error("normal_world_space_GT", "normals in camera space: .*rename the folder to normal_camera_space_NAME")
 def camera_normals_called_world_normals(root: Path) -> None:
     (root / NORMALS).rename(root / "normal_world_space_GT")
 
@@ -548,7 +548,7 @@ def cameras_too_large_to_multiply(root: Path) -> None:
     change_cameras(root, world_mat_1=lambda m: m / np.abs(m).max() * 1e300)
 
 
-@error(CAMERAS, "scale_mat_0 is no uniform scale")
+@error(CAMERAS, "scale_mat_0 is not a uniform scale")
 def scale_mat_of_zeros(root: Path) -> None:
     change_cameras(root, **{f"scale_mat_{i}": np.zeros_like for i in range(VIEWS)})
 
@@ -560,7 +560,7 @@ def one_focal_length_negative(root: Path) -> None:
     change_all_cameras(root, K @ np.diag([-1, 1, 1, 1]) @ np.linalg.inv(K))
 
 
-@warning(CAMERAS, "all cameras stand within .* of one place.*wrong way round")
+@warning(CAMERAS, "all cameras are within .* of one place.*not camera to world")
 def cameras_that_are_inverted_poses(root: Path) -> None:
     """Camera to world in the place of world to camera."""
     truth = ellipsoid()
@@ -572,7 +572,7 @@ def scale_units(root: Path, factor: float) -> None:
     change_cameras(root, **{f"scale_mat_{i}": lambda m: m @ scaled for i in range(VIEWS)})
 
 
-@error(CAMERAS, "inside the unit sphere.*let scale_mat fit the object")
+@error(CAMERAS, "inside the unit sphere.*fit scale_mat to the object")
 def scale_mat_a_thousand_times_too_large(root: Path) -> None:
     scale_units(root, 1000)
 

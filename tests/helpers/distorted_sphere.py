@@ -7,9 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from conftest import hit_sphere, ring_c2w
 
-from helpers.prepare_truth import as_colours
+from helpers.importer_files import as_colors
+from helpers.scenes import hit_sphere, irregular_ring
 from pmni_nerfstudio.data.images import write_png
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -33,7 +33,7 @@ NAMES = [f"{view:02d}" for view in range(6)]
 
 
 def poses() -> np.ndarray:
-    return ring_c2w(6, 3.0, np.random.default_rng(2))
+    return irregular_ring(6, 3.0, np.random.default_rng(2))
 
 
 def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
@@ -53,7 +53,7 @@ def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
         distance, normals = hit_sphere(np.broadcast_to(pose[:3, 3], rays.shape), rays @ pose[:3, :3].T)
         mask = np.isfinite(distance).reshape(SIZE[::-1])
         stored = (normals @ pose[:3, :3] @ OPENGL[:3, :3]).reshape(*SIZE[::-1], 3)
-        write_png(folder / "normal" / f"{name}.png", as_colours(np.nan_to_num(stored), mask))
+        write_png(folder / "normal" / f"{name}.png", as_colors(np.nan_to_num(stored), mask))
         write_png(folder / "mask" / f"{name}.png", mask)
 
 

@@ -33,7 +33,7 @@ import trimesh
 import yaml
 from PIL import Image
 
-from helpers.prepare_fuzz import PARSERS, prepare_files
+from helpers.importer_fuzz import PARSERS, prepare_files
 from pmni_nerfstudio.data.camera_files import read_cameras, read_intrinsics, write_cameras, write_intrinsics
 from pmni_nerfstudio.data.images import read_depth, read_mask, read_normals, write_exr, write_png
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses

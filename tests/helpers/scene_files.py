@@ -9,68 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from scipy.spatial.transform import Rotation
 
+from helpers.scenes import Ellipsoid, analytic_scene, look_at, similarity
 from pmni_nerfstudio.data.camera_files import write_cameras
 from pmni_nerfstudio.data.images import read_exr, read_mask, write_exr, write_png
 
 WIDTH, HEIGHT, VIEWS = 72, 60, 4
-
-
 NAMES = ("1", "2", "9", "10")
+ELLIPSOID = Ellipsoid((0, 0, 0), (0.8, 0.55, 0.4))
 
 
-AXES_OF_ELLIPSOID = np.array([0.8, 0.55, 0.4])
-
-
-FILE_FROM_OPENCV = np.array([1, -1, -1], np.float32)
-
-
-def look_at_origin(eye: np.ndarray) -> np.ndarray:
-    """c2w (4, 4), OpenCV axes, world z up."""
-    forward = -eye / np.linalg.norm(eye)
-    right = np.cross(forward, [0, 0, 1])
-    right /= np.linalg.norm(right)
-    c2w = np.eye(4)
-    c2w[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    c2w[:3, 3] = eye
-    return c2w
-
-
-def ellipsoid(distance: float = 6.0, focal: float = 180.0, views: int = VIEWS, size=(WIDTH, HEIGHT)) -> dict:
-    """Arguments of write_scene for exact maps of an ellipsoid about the origin."""
+def ellipsoid(focal: float = 180.0, views: int = VIEWS, size: tuple[int, int] = (WIDTH, HEIGHT)) -> dict:
+    """Arguments of `write_scene` for exact maps of an ellipsoid about the origin."""
     K = np.array([[focal, 0, size[0] / 2 - 0.8], [0, focal * 1.02, size[1] / 2 - 0.2], [0, 0, 1]])
     azimuths = np.linspace(0, 2 * np.pi, views, endpoint=False) + 0.3
-    c2w = np.stack([look_at_origin(distance * np.array([np.cos(a) * 0.9, np.sin(a) * 0.9, 0.44])) for a in azimuths])
-    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(K).T
-    masks, normals, depths = [], [], []
-    for pose in c2w:
-        # In coordinates in which the ellipsoid is the unit sphere.
-        d = rays @ pose[:3, :3].T / AXES_OF_ELLIPSOID
-        o = pose[:3, 3] / AXES_OF_ELLIPSOID
-        a, b, c = (d * d).sum(-1), (d * o).sum(-1), o @ o - 1
-        mask = b * b > a * c
-        t = (-b - np.sqrt(np.maximum(b * b - a * c, 0))) / a
-        n = (o + t[..., None] * d) / AXES_OF_ELLIPSOID
-        n = n / np.linalg.norm(n, axis=-1, keepdims=True) @ pose[:3, :3]
-        masks.append(mask)
-        normals.append(np.where(mask[..., None], n, 0).astype(np.float32))
-        depths.append(np.where(mask, t, np.nan))
-    turn = Rotation.from_euler("xyz", [20, -30, 50], degrees=True).as_matrix()
-    world_from_unit = np.eye(4)
-    world_from_unit[:3, :3] = 55 * turn
-    world_from_unit[:3, 3] = [5, -3, 11]
-    return {
-        "names": NAMES if views == VIEWS else tuple(f"{i:02d}" for i in range(views)),
-        "K": np.stack([K] * views),
-        "c2w": c2w,
-        "world_from_unit": world_from_unit,
-        "masks": np.stack(masks),
-        "normals": np.stack(normals),
-        "mesh": trimesh.creation.icosphere(subdivisions=1),
-        "depths": np.stack(depths),
-    }
+    c2w = np.stack([look_at(6.0 * np.array([np.cos(a) * 0.9, np.sin(a) * 0.9, 0.44])) for a in azimuths])
+    world = similarity(55, (20, -30, 50), (5, -3, 11))
+    names = NAMES if views == VIEWS else None
+    scene = analytic_scene(ELLIPSOID.intersect, K, c2w, size, world, names)
+    return {**scene.arguments(), "mesh": trimesh.creation.icosphere(subdivisions=1)}
 
 
 NORMALS = "normal_camera_space_GT"

@@ -10,19 +10,9 @@ import numpy as np
 import pytest
 import scipy.io
 import trimesh
-from helpers.importer_files import NAMES, world_mats, write_diligent, write_transforms
-from helpers.prepare_truth import (
-    TruthOf,
-    angle_deg,
-    as_colours,
-    assert_is,
-    assert_maps,
-    data_rays,
-    make_truth,
-    prepare,
-    shift_px,
-    write_maps,
-)
+from helpers.importer_checks import angle_deg, assert_is, assert_maps, data_rays, prepare, shift_px
+from helpers.importer_files import NAMES, as_colors, world_mats, write_diligent, write_maps, write_transforms
+from helpers.scenes import AnalyticScene, make_tilted_ellipsoid
 from PIL import ExifTags, Image
 
 from pmni_nerfstudio.cli import main
@@ -36,14 +26,14 @@ SHARED = Path(__file__).parents[3] / "shared" / "real"
 
 
 @pytest.fixture(scope="module")
-def truth() -> TruthOf:
-    return make_truth()
+def truth() -> AnalyticScene:
+    return make_tilted_ellipsoid()
 
 
 # ---- plain folders --------------------------------------------------------------------------------------------------
 
 
-def test_plain_folder_with_a_focal_length(truth: TruthOf, tmp_path: Path, capsys):
+def test_plain_folder_with_a_focal_length(truth: AnalyticScene, tmp_path: Path, capsys):
     write_maps(tmp_path / "src", truth, NAMES)
     scene = prepare(tmp_path / "src", tmp_path / "out", focal=float(truth.K[0, 0, 0]))
     assert scene.c2w is None and scene.names == tuple(NAMES)
@@ -54,14 +44,14 @@ def test_plain_folder_with_a_focal_length(truth: TruthOf, tmp_path: Path, capsys
     assert said[1].startswith(f"{tmp_path / 'out'}: 8 views of 72x60, normals' axes: camera, without poses")
 
 
-def test_plain_folder_with_a_field_of_view(truth: TruthOf, tmp_path: Path):
+def test_plain_folder_with_a_field_of_view(truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     fov = 2 * np.rad2deg(np.arctan(truth.size[0] / 2 / truth.K[0, 0, 0]))
     np.testing.assert_allclose(prepare(tmp_path / "src", tmp_path / "out", fov=fov).K, truth.K, atol=1e-9)
 
 
 @pytest.mark.parametrize("way", ["film", "sensor"])
-def test_plain_folder_with_exif(truth: TruthOf, tmp_path: Path, way: str):
+def test_plain_folder_with_exif(truth: AnalyticScene, tmp_path: Path, way: str):
     write_maps(tmp_path / "src", truth, NAMES)
     (tmp_path / "src" / "images").mkdir()
     focal, width = truth.K[0, 0, 0], 144  # the photographs are twice as large as the maps
@@ -83,13 +73,13 @@ def test_plain_folder_with_exif(truth: TruthOf, tmp_path: Path, way: str):
 
 
 @pytest.mark.parametrize("way", ["words", "folders", "words_before"])
-def test_plain_files_named_by_words_and_without_masks(truth: TruthOf, tmp_path: Path, way: str):
+def test_plain_files_named_by_words_and_without_masks(truth: AnalyticScene, tmp_path: Path, way: str):
     (tmp_path / "src").mkdir()
     for view, name in enumerate(NAMES):
         place = {"words": f"{name}_normal", "words_before": f"normal_{name}", "folders": f"{name}/normal_map"}[way]
         file = tmp_path / "src" / f"{place}.png"
         file.parent.mkdir(exist_ok=True)
-        write_png(file, as_colours(truth.stored(view, "camera"), truth.masks[view]))
+        write_png(file, as_colors(truth.stored_normals(view, "camera"), truth.masks[view]))
     np.savetxt(tmp_path / "src" / "K.txt", truth.K[0])
     scene = prepare(tmp_path / "src", tmp_path / "out")
     assert scene.names == tuple(NAMES)
@@ -98,18 +88,18 @@ def test_plain_files_named_by_words_and_without_masks(truth: TruthOf, tmp_path: 
 
 
 @pytest.mark.parametrize("axes", ["camera", "opencv", "directx"])
-def test_axes_are_told_from_the_maps(truth: TruthOf, tmp_path: Path, axes: str, capsys):
+def test_axes_are_told_from_the_maps(truth: AnalyticScene, tmp_path: Path, axes: str, capsys):
     write_maps(tmp_path / "src", truth, NAMES, axes)
     assert_maps(prepare(tmp_path / "src", tmp_path / "out", focal=500.0), truth)
     assert f"axes: {axes}," in capsys.readouterr().out
 
 
-def test_views_of_different_sizes_come_out_as_one_camera(truth: TruthOf, tmp_path: Path):
+def test_views_of_different_sizes_come_out_as_one_camera(truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     large = (108, 90)
     for name, view in ((NAMES[2], 2), (NAMES[5], 5)):
         for kind, pixels in (
-            ("normal", as_colours(truth.stored(view, "camera"), truth.masks[view])),
+            ("normal", as_colors(truth.stored_normals(view, "camera"), truth.masks[view])),
             ("mask", truth.masks[view].astype(np.uint8) * 255),
         ):
             grown = np.kron(pixels, np.ones((3, 3, *[1] * (pixels.ndim - 2)), pixels.dtype))[1::2, 1::2]
@@ -126,7 +116,7 @@ def test_views_of_different_sizes_come_out_as_one_camera(truth: TruthOf, tmp_pat
     assert np.median(angle_deg(scene.normals.astype(float), truth.normals)[both]) < 0.5
 
 
-def test_a_resampled_scene_keeps_its_rays(truth: TruthOf, tmp_path: Path):
+def test_a_resampled_scene_keeps_its_rays(truth: AnalyticScene, tmp_path: Path):
     """There and back: half the size and again the whole; the rays are the same, and the maps lie where they lay."""
     source = write_transforms(tmp_path / "src", truth)
     half = prepare(source, tmp_path / "half", size="36x30")
@@ -134,7 +124,7 @@ def test_a_resampled_scene_keeps_its_rays(truth: TruthOf, tmp_path: Path):
     assert half.c2w is not None
     poses = transform_poses(half.world_from_unit, half.c2w)
     rays = data_rays(half.K, poses, (36, 30))[1]
-    blocks = data_rays(truth.K, truth.poses, truth.size)[1].reshape(8, 30, 2, 36, 2, 3).mean(axis=(2, 4))
+    blocks = data_rays(truth.K, truth.data_c2w, truth.size)[1].reshape(8, 30, 2, 36, 2, 3).mean(axis=(2, 4))
     assert angle_deg(rays, blocks / np.linalg.norm(blocks, axis=-1, keepdims=True)).max() < 1e-3
     for view in range(8):
         np.testing.assert_array_equal(half.masks[view], resample_mask(truth.masks[view], (36, 30)))
@@ -162,14 +152,14 @@ def test_real_single_view_maps_are_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("axes", ["camera", "opencv", "world"])
-def test_transforms(truth: TruthOf, tmp_path: Path, axes: str, capsys):
+def test_transforms(truth: AnalyticScene, tmp_path: Path, axes: str, capsys):
     scene = prepare(write_transforms(tmp_path / "src", truth, axes), tmp_path / "out")
     assert_is(scene, truth, has_sphere=False)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("src: nerfstudio's transforms.json") and f"axes: {axes}," in said[1]
 
 
-def test_transforms_with_named_maps_and_cameras_of_their_own(truth: TruthOf, tmp_path: Path):
+def test_transforms_with_named_maps_and_cameras_of_their_own(truth: AnalyticScene, tmp_path: Path):
     folder = write_transforms(tmp_path / "src", truth)
     meta = json.loads((folder / "transforms.json").read_text())
     (folder / "normals").rename(folder / "estimated")
@@ -183,7 +173,7 @@ def test_transforms_with_named_maps_and_cameras_of_their_own(truth: TruthOf, tmp
     assert_is(prepare(folder, tmp_path / "out"), truth, has_sphere=False)
 
 
-def test_blender_s_transforms_and_masks_by_alpha(truth: TruthOf, tmp_path: Path):
+def test_blender_s_transforms_and_masks_by_alpha(truth: AnalyticScene, tmp_path: Path):
     folder = write_transforms(tmp_path / "src", truth, "camera")
     meta = json.loads((folder / "transforms.json").read_text())
     for file in (folder / "masks").iterdir():
@@ -195,7 +185,7 @@ def test_blender_s_transforms_and_masks_by_alpha(truth: TruthOf, tmp_path: Path)
         pixels = np.full((*truth.masks[0].shape, 4), 200, np.uint8)
         pixels[..., 3] = 255 * truth.masks[view]
         write_png(folder / frame["file_path"], pixels)
-        filled = as_colours(truth.stored(view, "camera"), np.ones_like(truth.masks[view]))
+        filled = as_colors(truth.stored_normals(view, "camera"), np.ones_like(truth.masks[view]))
         write_png(folder / "normals" / Path(frame["file_path"]).name, filled)
         frame["file_path"] = "./" + frame["file_path"].removesuffix(".png")
     angle = 2 * np.arctan(truth.size[0] / 2 / truth.K[0, 0, 0])
@@ -207,7 +197,7 @@ def test_blender_s_transforms_and_masks_by_alpha(truth: TruthOf, tmp_path: Path)
     assert scene.image_files is not None
 
 
-def test_our_own_export_s_transforms(truth: TruthOf, tmp_path: Path):
+def test_our_own_export_s_transforms(truth: AnalyticScene, tmp_path: Path):
     scene = prepare(write_transforms(tmp_path / "src", truth), tmp_path / "scene")
     assert scene.c2w is not None
     write_result_cameras(tmp_path / "scene", scene, transform_poses(scene.world_from_unit, scene.c2w))
@@ -218,7 +208,7 @@ def test_our_own_export_s_transforms(truth: TruthOf, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["cameras_sphere.npz", "cameras.npz"])
-def test_neus(truth: TruthOf, tmp_path: Path, name: str, capsys):
+def test_neus(truth: AnalyticScene, tmp_path: Path, name: str, capsys):
     write_maps(tmp_path / "src", truth, NAMES, "opencv", "normals")
     (tmp_path / "src" / "image").mkdir()
     for i in NAMES:
@@ -228,13 +218,13 @@ def test_neus(truth: TruthOf, tmp_path: Path, name: str, capsys):
     assert scene.c2w is not None
     poses = transform_poses(scene.world_from_unit, scene.c2w)
     # single precision in the file
-    np.testing.assert_allclose(poses, truth.poses, atol=0.02)
+    np.testing.assert_allclose(poses, truth.data_c2w, atol=0.02)
     np.testing.assert_allclose(scene.world_from_unit, truth.world_from_unit, rtol=1e-5)
     assert_maps(scene, truth)
     assert scene.image_files is not None and f"NeuS/IDR cameras, {name}" in capsys.readouterr().out
 
 
-def test_neus_without_masks_scale_or_some_views(truth: TruthOf, tmp_path: Path):
+def test_neus_without_masks_scale_or_some_views(truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES, "world", "normal_world", None)
     for name in ("000", "005"):
         (tmp_path / "src" / "normal_world" / f"{name}.png").unlink()
@@ -244,24 +234,24 @@ def test_neus_without_masks_scale_or_some_views(truth: TruthOf, tmp_path: Path):
     )
     scene = prepare(tmp_path / "src", tmp_path / "out")
     kept = [1, 2, 3, 4, 6, 7]
-    part = TruthOf(truth.K[kept], truth.poses[kept], truth.world_from_unit, truth.masks[kept], truth.normals[kept])
+    part = truth.subset(kept)
     assert scene.c2w is not None
     poses = transform_poses(scene.world_from_unit, scene.c2w)
-    np.testing.assert_allclose(poses, part.poses, atol=0.02)
+    np.testing.assert_allclose(poses, part.data_c2w, atol=0.02)
     assert_maps(scene, part)
     radius = np.cbrt(np.linalg.det(scene.world_from_unit[:3, :3]))
     assert 0.75 * 55 < radius < 1.25 * 55
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_rnb_neus(truth: TruthOf, tmp_path: Path, bits: int, capsys):
+def test_rnb_neus(truth: AnalyticScene, tmp_path: Path, bits: int, capsys):
     write_maps(tmp_path / "src", truth, NAMES)
     (tmp_path / "src" / "albedo").mkdir()
     for view, name in enumerate(NAMES):
         # read there as value * 2 - 1 with y and z flipped to OpenCV's
         write_png(
             tmp_path / "src" / "normal" / f"{name}.png",
-            as_colours(truth.stored(view, "camera"), truth.masks[view], bits),
+            as_colors(truth.stored_normals(view, "camera"), truth.masks[view], bits),
         )
         write_png(tmp_path / "src" / "albedo" / f"{name}.png", np.full((60, 72, 3), 40000, np.uint16))
     np.savez(tmp_path / "src" / "cameras.npz", **{k: v.astype(np.float64) for k, v in world_mats(truth).items()})
@@ -269,7 +259,7 @@ def test_rnb_neus(truth: TruthOf, tmp_path: Path, bits: int, capsys):
     assert "RNb-NeuS, cameras.npz" in capsys.readouterr().out
 
 
-def test_monosdf(truth: TruthOf, tmp_path: Path, capsys):
+def test_monosdf(truth: AnalyticScene, tmp_path: Path, capsys):
     (tmp_path / "src" / "mask").mkdir(parents=True)
     for view, name in enumerate(NAMES):
         stored = np.moveaxis(truth.normals[view] / 2 + 0.5, -1, 0).astype(np.float32)
@@ -278,14 +268,14 @@ def test_monosdf(truth: TruthOf, tmp_path: Path, capsys):
         write_png(tmp_path / "src" / "mask" / f"{name}.png", truth.masks[view])
     np.savez(tmp_path / "src" / "cameras.npz", **{k: v.astype(np.float64) for k, v in world_mats(truth).items()})
     assert_is(prepare(tmp_path / "src", tmp_path / "out"), truth)
-    assert "MonoSDF (its depths are left" in capsys.readouterr().out
+    assert "MonoSDF without its depth maps" in capsys.readouterr().out
 
 
 # ---- DiLiGenT-MV ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("has_mat", [True, False])
-def test_diligent_mv_one_object(truth: TruthOf, tmp_path: Path, has_mat: bool, capsys):
+def test_diligent_mv_one_object(truth: AnalyticScene, tmp_path: Path, has_mat: bool, capsys):
     write_diligent(tmp_path / "bearPNG", truth, has_mat)
     scene = prepare(tmp_path / "bearPNG", tmp_path / "out")
     assert_is(scene, truth, has_sphere=False)
@@ -300,13 +290,13 @@ def test_diligent_mv_one_object(truth: TruthOf, tmp_path: Path, has_mat: bool, c
     assert "DiLiGenT-MV, bear" in capsys.readouterr().out
 
 
-def test_diligent_mv_all_objects_and_estimated_normals(truth: TruthOf, tmp_path: Path):
+def test_diligent_mv_all_objects_and_estimated_normals(truth: AnalyticScene, tmp_path: Path):
     for name in ("bear", "cow"):
         write_diligent(tmp_path / "DiLiGenT-MV" / "mvpmsData" / f"{name}PNG", truth)
         for i in range(8):
             file = f"{name}PNG_Normal_TIP19Li_view{i + 1}.mat"
             (tmp_path / "DiLiGenT-MV" / "estNormal").mkdir(exist_ok=True)
-            stored = truth.stored(i, "camera") * np.where(truth.masks[i], 1, 0)[..., None]
+            stored = truth.stored_normals(i, "camera") * np.where(truth.masks[i], 1, 0)[..., None]
             scipy.io.savemat(tmp_path / "DiLiGenT-MV" / "estNormal" / file, {"Normal_est": stored})
     main(["prepare", str(tmp_path / "DiLiGenT-MV"), str(tmp_path / "out")])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bear", "cow"]
@@ -321,7 +311,7 @@ def test_diligent_mv_all_objects_and_estimated_normals(truth: TruthOf, tmp_path:
 # ---- the scene layout itself ----------------------------------------------------------------------------------------
 
 
-def test_our_own_layout_is_left_as_it_is(truth: TruthOf, tmp_path: Path, capsys):
+def test_our_own_layout_is_left_as_it_is(truth: AnalyticScene, tmp_path: Path, capsys):
     prepare(write_transforms(tmp_path / "src", truth), tmp_path / "scene")
     capsys.readouterr()
     main(["prepare", str(tmp_path / "scene"), str(tmp_path / "out")])
@@ -342,12 +332,12 @@ def test_real_dtu_cameras_are_read(tmp_path: Path):
         np.testing.assert_allclose(seen[:2] / seen[2], (true[:2] / true[2] + 0.5) / 6 - 0.5, atol=1e-3)
 
 
-def test_exr_and_npy_maps(truth: TruthOf, tmp_path: Path):
+def test_exr_and_npy_maps(truth: AnalyticScene, tmp_path: Path):
     folder = tmp_path / "src"
     (folder / "normal").mkdir(parents=True)
     (folder / "mask").mkdir()
     for view, name in enumerate(NAMES):
-        stored = truth.stored(view, "camera").astype(np.float32)
+        stored = truth.stored_normals(view, "camera").astype(np.float32)
         if view % 2:
             np.save(folder / "normal" / f"{name}.npy", stored)
         else:

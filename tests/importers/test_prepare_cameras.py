@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import sphere_maps
 from helpers.distorted_sphere import LENSES, NAMES, OPENGL, SIZE, WORLD, K, poses, write_distorted, write_metashape
-from helpers.importer_files import write_model
-from helpers.prepare_truth import assert_is, data_rays, make_truth, prepare, shift_px, write_maps
+from helpers.importer_checks import assert_is, data_rays, prepare, shift_px
+from helpers.importer_files import write_maps, write_model
+from helpers.scenes import hit_sphere, make_tilted_ellipsoid, render_maps
 
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
@@ -21,7 +21,7 @@ from pmni_nerfstudio.importers import view_maps as maps
 
 
 def assert_is_the_straight_sphere(scene: Scene, worst_deg: float = 0.2) -> None:
-    masks, normals, _ = sphere_maps(np.repeat(K[None], 6, axis=0), poses(), *SIZE)
+    masks, normals, _ = render_maps(hit_sphere, np.repeat(K[None], 6, axis=0), poses(), *SIZE)
     # of an outline of 190 pixels, each within .5 of its place; as a whole they neither grow nor shrink
     np.testing.assert_allclose(scene.masks.sum(axis=(1, 2)), masks.sum(axis=(1, 2)), rtol=0.01)
     assert (scene.masks ^ masks).sum(axis=(1, 2)).max() < 100
@@ -69,7 +69,7 @@ def write_straight(folder: Path) -> None:
 
 def shift_of(scene: Scene) -> float:
     """In pixels, the larger of x and y, of the sphere's normals beside those that the scene's own cameras would see."""
-    masks, normals, _ = sphere_maps(scene.K, poses(), scene.width, scene.height)
+    masks, normals, _ = render_maps(hit_sphere, scene.K, poses(), scene.width, scene.height)
     return float(np.abs(shift_px(scene.normals, normals, scene.masks & masks & (normals[..., 2] < -0.5))).max())
 
 
@@ -90,8 +90,8 @@ def test_at_another_size_normals_lie_where_the_cameras_see_them(size: str, tmp_p
 
 def test_half_a_pixel_of_undistortion_would_be_seen(tmp_path: Path, monkeypatch):
     write_straight(tmp_path / "src")
-    places = maps._places
-    monkeypatch.setattr(maps, "_places", lambda *given: tuple(place + np.float32(0.5) for place in places(*given)))
+    places = maps._undistortion_map
+    monkeypatch.setattr(maps, "_undistortion_map", lambda *given: tuple(place + np.float32(0.5) for place in places(*given)))
     meta = json.loads((tmp_path / "src" / "transforms.json").read_text()) | {"k1": 1e-9}
     (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
     assert shift_of(prepare(tmp_path / "src", tmp_path / "out")) == pytest.approx(0.5, rel=0.05)
@@ -99,7 +99,7 @@ def test_half_a_pixel_of_undistortion_would_be_seen(tmp_path: Path, monkeypatch)
 
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])
 def test_colmap(suffix: str, tmp_path: Path, capsys):
-    truth = make_truth()
+    truth = make_tilted_ellipsoid()
     names = [f"view{i}" for i in range(8)]
     write_maps(tmp_path / "src", truth, names)
     write_model(tmp_path / "src" / "sparse" / "0", truth, suffix, [f"{name}.jpg" for name in names])
@@ -110,7 +110,7 @@ def test_colmap(suffix: str, tmp_path: Path, capsys):
 
 
 def test_images_without_a_normal_map_are_left_out_and_said(tmp_path: Path, capsys):
-    truth = make_truth()
+    truth = make_tilted_ellipsoid()
     names = [f"a/view{i}.jpg" for i in range(8)]
     write_maps(tmp_path / "src", truth, [f"view{i}" for i in range(8)])
     write_model(tmp_path / "src", truth, ".bin", names)
@@ -126,15 +126,15 @@ def test_images_without_a_normal_map_are_left_out_and_said(tmp_path: Path, capsy
 
 @pytest.mark.parametrize("name", ["9" * 5000, "a\x07b"], ids=["too long", "not printable"])
 def test_a_name_that_no_file_has_is_a_view_without_maps(name: str, tmp_path: Path, capsys):
-    write_maps(tmp_path / "src", make_truth(), [f"v{i}" for i in range(8)])
-    write_model(tmp_path / "src", make_truth(), ".bin", [name, *(f"v{i}.jpg" for i in range(1, 8))])
+    write_maps(tmp_path / "src", make_tilted_ellipsoid(), [f"v{i}" for i in range(8)])
+    write_model(tmp_path / "src", make_tilted_ellipsoid(), ".bin", [name, *(f"v{i}.jpg" for i in range(1, 8))])
     assert prepare(tmp_path / "src", tmp_path / "out").num_views == 7
     assert "1 images (first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["cut", "junk", "model"])
 def test_a_broken_model_is_named(damage: str, tmp_path: Path):
-    truth = make_truth()
+    truth = make_tilted_ellipsoid()
     write_maps(tmp_path / "src", truth, [f"v{i}" for i in range(8)])
     write_model(tmp_path / "src", truth, ".bin", [f"v{i}.jpg" for i in range(8)])
     file = tmp_path / "src" / "cameras.bin"
@@ -159,9 +159,9 @@ def test_metashape_in_the_world_of_its_scale_bars(tmp_path: Path, element: str, 
         np.testing.assert_allclose(found[:, :3, 3], 0.25 * poses()[:, :3, 3] @ turned.T + kept, atol=1e-5)
         np.testing.assert_allclose(found[:, :3, :3], turned @ poses()[:, :3, :3], atol=1e-6)
         said = capsys.readouterr()
-        assert ("4000000.000, 300.000, 0.500 was taken off" in said.out + said.err) == (kept[0] == 0)
+        assert ("(4000000.000, 300.000, 0.500) was subtracted" in said.out + said.err) == (kept[0] == 0)
     write_metashape(cameras, lens, element.format(WORLD.format("0 0 0").replace("0.25", "-1")))
-    with pytest.raises(PmniError, match="no rotation, shift and scale"):
+    with pytest.raises(PmniError, match="not a rotation, translation and scale"):
         prepare(tmp_path / "src", tmp_path / "none")
 
 

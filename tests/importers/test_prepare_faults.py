@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
-from helpers.importer_files import NAMES, world_mats, write_diligent, write_transforms
-from helpers.prepare_truth import TruthOf, make_truth, prepare, write_maps
+from helpers.importer_checks import prepare
+from helpers.importer_files import NAMES, world_mats, write_diligent, write_maps, write_transforms
+from helpers.scenes import AnalyticScene, make_tilted_ellipsoid
 
 from pmni_nerfstudio.data.images import read_mask, write_png
 from pmni_nerfstudio.data.scene import read_scene
@@ -24,8 +26,8 @@ Damage = Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
-def truth() -> TruthOf:
-    return make_truth()
+def truth() -> AnalyticScene:
+    return make_tilted_ellipsoid()
 
 
 def edit(file: Path, change: Callable[[dict], object]) -> None:
@@ -52,27 +54,27 @@ TRANSFORMS: dict[str, tuple[Damage, str]] = {
     "no object": (lambda f: (f / "transforms.json").write_text("[]"), "no JSON object"),
     "deep": (lambda f: (f / "transforms.json").write_text("[" * 100_000), "can't be read as JSON"),
     "no frames": (in_transforms(lambda m: m.pop("frames")), "no list of frames"),
-    "no path": (frame("file_path", None), "frame 2 has no file_path"),
+    "no path": (frame("file_path", None), "frame 2 has no valid file_path"),
     "no matrix": (frame("transform_matrix", "x"), "no 4x4 transform_matrix"),
-    "mirrored": (frame("transform_matrix", MIRRORED), "no rotation and shift"),
-    "NaN": (frame("transform_matrix", [[float("nan")] * 4] * 4), "no rotation and shift"),
-    "model": (frame("camera_model", "EQUIRECTANGULAR"), "EQUIRECTANGULAR .* isn't read"),
+    "mirrored": (frame("transform_matrix", MIRRORED), "not a rotation and translation"),
+    "NaN": (frame("transform_matrix", [[float("nan")] * 4] * 4), "not a rotation and translation"),
+    "model": (frame("camera_model", "EQUIRECTANGULAR"), "EQUIRECTANGULAR .* is not supported"),
     "focal": (in_transforms(lambda m: m.update(fl_x=-3.0)), "focal lengths"),
     "no focal": (in_transforms(lambda m: m.pop("fl_x")), "neither fl_x nor camera_angle_x"),
-    "text": (in_transforms(lambda m: m.update(cx="left")), "cx of .* is no finite number"),
-    "shape": (in_transforms(lambda m: m.update(w=100, h=100)), "not the shape of its camera's image"),
+    "text": (in_transforms(lambda m: m.update(cx="left")), "cx of .* is not a finite number"),
+    "shape": (in_transforms(lambda m: m.update(w=100, h=100)), "not the aspect ratio of the camera's image"),
     "no maps": (lambda f: shutil.rmtree(f / "normals"), "has no normal maps"),
     "a mask missing": (lambda f: (f / "masks" / "frame_00003.png").unlink(), "no mask of the view frame_00003"),
     "map cut short": (
         lambda f: (f / "normals" / "frame_00004.png").write_bytes(
             (f / "normals" / "frame_00004.png").read_bytes()[:99]
         ),
-        "frame_00004.png: is no image",
+        "frame_00004.png: is not a valid image",
     ),
     "mask inverted": (lambda f: invert(f / "masks" / "frame_00002.png"), "frame_00002.png.*mask is inverted"),
     "mask of another size": (
         lambda f: write_png(f / "masks" / "frame_00002.png", np.eye(40, dtype=bool)),
-        "frame_00002.png: is 40x40 pixels",
+        "frame_00002.png: has 40x40 pixels",
     ),
     "poses the other way round": (
         in_transforms(
@@ -81,10 +83,10 @@ TRANSFORMS: dict[str, tuple[Damage, str]] = {
                 for fr in m["frames"]
             ]
         ),
-        "other way round|belong together|looks away",
+        "invert all poses|belong together|faces away",
     ),
-    "a name that breaks the line": (frame("file_path", "a\nb"), "frame 2 has no file_path"),
-    "a name without end": (frame("file_path", "9" * 5000), "frame 2 has no file_path"),
+    "a name that breaks the line": (frame("file_path", "a\nb"), "frame 2 has no valid file_path"),
+    "a name without end": (frame("file_path", "9" * 5000), "frame 2 has no valid file_path"),
     "a model that breaks the line": (frame("camera_model", "A\nB"), r"model A\?B of"),
     "absurd focal": (in_transforms(lambda m: m.update(fl_x=1e-300, fl_y=1e-300)), "no camera has a focal length of"),
     "one view": (in_transforms(lambda m: m.update(frames=m["frames"][:1])), "only view"),
@@ -92,7 +94,7 @@ TRANSFORMS: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
-def test_a_broken_transforms_is_named(kind: str, truth: TruthOf, tmp_path: Path):
+def test_a_broken_transforms_is_named(kind: str, truth: AnalyticScene, tmp_path: Path):
     damage, match = TRANSFORMS[kind]
     damage(write_transforms(tmp_path / "src", truth))
     refused(tmp_path, match)
@@ -102,31 +104,31 @@ def refused(tmp_path: Path, match: str, **options) -> None:
     with pytest.raises(PmniError, match=match) as error:
         prepare(tmp_path / "src", tmp_path / "out", **options)
     line = str(error.value)
-    assert line.isprintable() and ".prepare." not in line
+    assert line.isprintable() and ".new." not in line
     assert str(tmp_path) in line or line.startswith("--")  # a file, or an option
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 CAMERAS: dict[str, tuple[Callable[[dict], object], str]] = {
     "missing": (lambda a: a.pop("world_mat_3"), "7 cameras .* for 8 normal maps"),
-    "NaN": (lambda a: a.update(world_mat_3=np.full((4, 4), np.nan)), "world_mat_3 is no 4x4 array of finite"),
-    "shape": (lambda a: a.update(world_mat_3=np.eye(3)), "world_mat_3 is no 4x4"),
+    "NaN": (lambda a: a.update(world_mat_3=np.full((4, 4), np.nan)), "world_mat_3 is not a 4x4 array of finite"),
+    "shape": (lambda a: a.update(world_mat_3=np.eye(3)), "world_mat_3 is not a 4x4"),
     "singular": (lambda a: a.update(world_mat_3=np.zeros((4, 4))), "world_mat_3 is not invertible"),
     "scales": (lambda a: a.update(scale_mat_3=np.eye(4)), "scale_mat_3 differs"),
     "mirrored": (
         lambda a: a.update({f"scale_mat_{i}": np.diag([-1.0, 1, 1, 1]) for i in range(8)}),
-        "scale_mat_0 is no",
+        "scale_mat_0 is not",
     ),
     "camera in the sphere": (
         lambda a: a.update({f"scale_mat_{i}": np.diag([1e5, 1e5, 1e5, 1]) for i in range(8)}),
-        r"out/cameras_sphere.npz: .*inside the unit sphere.*as made from",
+        r"out/cameras_sphere.npz: .*inside the unit sphere.*converted from",
     ),
     "pickle": (lambda a: a.update(world_mat_3=np.array([{}], dtype=object)), "can't be read"),
 }
 
 
 @pytest.mark.parametrize("kind", CAMERAS)
-def test_broken_cameras_are_named(kind: str, truth: TruthOf, tmp_path: Path):
+def test_broken_cameras_are_named(kind: str, truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     arrays = {name: array.astype(np.float64) for name, array in world_mats(truth).items()}
     CAMERAS[kind][0](arrays)
@@ -134,7 +136,7 @@ def test_broken_cameras_are_named(kind: str, truth: TruthOf, tmp_path: Path):
     refused(tmp_path, CAMERAS[kind][1])
 
 
-def test_a_bad_sphere_can_be_fitted_anew(truth: TruthOf, tmp_path: Path):
+def test_a_bad_sphere_can_be_fitted_anew(truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     arrays = {name: array.astype(np.float64) for name, array in world_mats(truth).items()}
     CAMERAS["camera in the sphere"][0](arrays)
@@ -144,7 +146,7 @@ def test_a_bad_sphere_can_be_fitted_anew(truth: TruthOf, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["cut", "no KK", "no Tc", "not a rotation", "no views"])
-def test_a_broken_calibration_is_named(kind: str, truth: TruthOf, tmp_path: Path):
+def test_a_broken_calibration_is_named(kind: str, truth: AnalyticScene, tmp_path: Path):
     write_diligent(tmp_path / "src", truth)
     file = tmp_path / "src" / "Calib_Results.mat"
     arrays = {name: array for name, array in scipy.io.loadmat(file).items() if not name.startswith("_")}
@@ -161,7 +163,7 @@ def test_a_broken_calibration_is_named(kind: str, truth: TruthOf, tmp_path: Path
         for view in (tmp_path / "src").glob("view_*"):
             shutil.rmtree(view)
     match = {"cut": "can't be read as a MATLAB file", "no KK": "no 3x3 matrix KK", "no Tc": "no Rc_4 .* Tc_4"}
-    refused(tmp_path, match.get(kind, "no rotation and shift|no folder view_01"))
+    refused(tmp_path, match.get(kind, "not a rotation and translation|no folders view_01"))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -193,10 +195,10 @@ def test_matlab_files_are_read_as_scipy_writes_them(compressed: bool, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "says nothing of the camera: give --focal"),
+        ({}, "has no camera intrinsics; give --focal"),
         ({"focal": 300.0, "fov": 20.0}, "give one of them"),
-        ({"focal": -1.0}, "no focal length"),
-        ({"fov": 180.0}, "no field of view"),
+        ({"focal": -1.0}, "not a focal length"),
+        ({"fov": 180.0}, "not a field of view"),
         ({"focal": 300.0, "size": "big"}, "--size: big"),
         ({"focal": 300.0, "size": "9x9000000"}, "--size"),
         ({"focal": 300.0, "normals": "none"}, "no such folder of normal maps"),
@@ -208,20 +210,20 @@ def test_matlab_files_are_read_as_scipy_writes_them(compressed: bool, tmp_path: 
         ({"format": "diligent-mv"}, "no scene of the format diligent-mv"),
     ],
 )
-def test_wrong_options_are_named(options: dict, match: str, truth: TruthOf, tmp_path: Path):
+def test_wrong_options_are_named(options: dict, match: str, truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     refused(tmp_path, match, **options)
 
 
 def test_what_is_nothing_is_said_to_be(tmp_path: Path):
     (tmp_path / "src").mkdir()
-    refused(tmp_path, "is nothing that is known")
+    refused(tmp_path, "has no known format")
     with pytest.raises(PmniError, match="does not exist"):
         prepare(tmp_path / "other", tmp_path / "out")
 
 
-def test_maps_without_masks_and_background_ask_for_masks(truth: TruthOf, tmp_path: Path):
-    filled = TruthOf(truth.K, truth.poses, truth.world_from_unit, np.ones_like(truth.masks), truth.normals.copy())
+def test_maps_without_masks_and_background_ask_for_masks(truth: AnalyticScene, tmp_path: Path):
+    filled = replace(truth, masks=np.ones_like(truth.masks), normals=truth.normals.copy())
     filled.normals[~truth.masks] = [0, 0, -1]
     write_maps(tmp_path / "src", filled, NAMES, masks=None)
     refused(tmp_path, "has no mask, and normals in every pixel", focal=300.0)
@@ -230,12 +232,12 @@ def test_maps_without_masks_and_background_ask_for_masks(truth: TruthOf, tmp_pat
 # ---- what is there --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_stays_unless_it_is_a_scene_and_shall_go(truth: TruthOf, tmp_path: Path):
+def test_what_is_there_stays_unless_it_is_a_scene_and_shall_go(truth: AnalyticScene, tmp_path: Path):
     source = write_transforms(tmp_path / "src", truth)
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years")
-    for overwrite, match in ((False, "is there already: add --overwrite"), (True, "is no scene")):
+    for overwrite, match in ((False, "exists already; add --overwrite"), (True, "is not a scene")):
         with pytest.raises(PmniError, match=match):
             prepare(source, out, overwrite=overwrite)
     assert (out / "thesis.tex").read_text() == "years"
@@ -250,15 +252,15 @@ def test_what_is_there_stays_unless_it_is_a_scene_and_shall_go(truth: TruthOf, t
     assert read_scene(out).width == 36 and sorted(path.name for path in tmp_path.iterdir()) == ["out", "src"]
 
 
-def test_the_source_is_never_replaced(truth: TruthOf, tmp_path: Path):
+def test_the_source_is_never_replaced(truth: AnalyticScene, tmp_path: Path):
     source = write_transforms(tmp_path / "src", truth)
     for out in (source, tmp_path):
-        with pytest.raises(PmniError, match="is or holds the source"):
+        with pytest.raises(PmniError, match="is or contains the source"):
             prepare(source, out, overwrite=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_a_read_only_place_is_named(truth: TruthOf, tmp_path: Path):
+def test_a_read_only_place_is_named(truth: AnalyticScene, tmp_path: Path):
     source = write_transforms(tmp_path / "src", truth)
     (tmp_path / "place").mkdir(mode=0o500)
     with pytest.raises(PmniError, match="can't be written"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration whole: the command, its files, its doubts, and training that starts from it."""
+"""The registration pipeline: command, files, warnings, cache, and training that starts from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from helpers.registration_scenes import capture, rotation_errors_deg, turned
+from helpers.registration import rotation_errors_deg, turned
+from helpers.scenes import capture
+from scipy.spatial import cKDTree
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.camera_files import read_cameras
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.pipeline import RegistrationSettings, register
-from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.views import views_of_scene
 from pmni_nerfstudio.training import initialization as start_module
 
@@ -34,7 +36,7 @@ def truth_of(folder: Path) -> Poses:
 
 
 def unit_poses(folder: Path, poses_file: Path) -> Poses:
-    """Exported poses, back in the unit-sphere world."""
+    """Exported poses in the unit-sphere world."""
     world_from_unit = read_scene(folder).world_from_unit
     c2w = np.load(poses_file)
     c2w[:, :3, 3] = (c2w[:, :3, 3] - world_from_unit[:3, 3]) / world_from_unit[0, 0]
@@ -42,17 +44,13 @@ def unit_poses(folder: Path, poses_file: Path) -> Poses:
 
 
 def surface_error(folder: Path, mesh_file: Path, poses: Poses) -> float:
-    """Mean distance of the surface's vertices to the true one after aligning the poses, in radii of the unit sphere."""
-    from pmni_nerfstudio.registration.poses import align
-
+    """Mean distance of the vertices to the ground-truth surface after aligning the poses, in radii of the unit sphere."""
     world_from_unit = read_scene(folder).world_from_unit
     truth = np.load(f"{folder}_truth/truth.npz")
     mesh, true_mesh = trimesh.load(mesh_file), trimesh.load(f"{folder}_truth/mesh_Gt.ply")
     unit = (mesh.vertices - world_from_unit[:3, 3]) / world_from_unit[0, 0]
     true_unit = (true_mesh.vertices - truth["scale_mat"][:3, 3]) / truth["scale_mat"][0, 0]
     scale, rotation, shift = align(poses, truth_of(folder))
-    from scipy.spatial import cKDTree
-
     return float(cKDTree(true_unit).query(scale * unit @ rotation.T + shift)[0].mean())
 
 
@@ -78,7 +76,7 @@ def test_register_brings_rough_poses_back(rough_scene, registered):
     errors = rotation_errors_deg(poses, truth_of(rough_scene))
     assert errors.mean() < 0.3
     assert errors.max() < 1.0
-    # In the data's own world: about where the rough poses put it.
+    # In the data world, about where the rough poses put it.
     mesh = trimesh.load(registered / "surface.ply")
     scene = read_scene(rough_scene)
     middle = mesh.bounds.mean(axis=0)
@@ -92,7 +90,7 @@ def test_files_of_register(rough_scene, registered):
     K, c2w, world_from_unit = read_cameras(registered / "cameras_refined.npz", scene.num_views)
     np.testing.assert_allclose(K, scene.K, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(world_from_unit, scene.world_from_unit)
-    np.testing.assert_allclose(c2w[:, :3, 3], unit_poses(rough_scene, registered / "poses.npy").centres(), atol=1e-6)
+    np.testing.assert_allclose(c2w[:, :3, 3], unit_poses(rough_scene, registered / "poses.npy").centers(), atol=1e-6)
     figures = json.loads((registered / "registration.json").read_text())
     assert [view["name"] for view in figures["views"]] == list(scene.names)
     assert all(0.5 < view["confidence"] <= 1 and view["trusted"] for view in figures["views"])
@@ -104,19 +102,19 @@ def test_files_of_register(rough_scene, registered):
 
 
 @pytest.mark.slow
-def test_normals_that_agree_on_no_surface_are_doubted(rough_scene):
-    """Turned about each view's axis by its own angle, they still face the camera, and belong to no common shape."""
+def test_contradictory_normals_are_reported(rough_scene):
+    """Rotated about each view's optical axis, the normals still face the camera but belong to no common shape."""
     views = views_of_scene(read_scene(rough_scene))
     normals = views.normals.copy()
     normals[::2, ..., :2] *= -1
     normals[1::2, ..., :2] = normals[1::2, ..., [1, 0]] * [1, -1]
     result = register(replace(views, normals=normals), read_scene(rough_scene).c2w)
     assert any("no surface was found that the views agree on" in line for line in result.warnings)
-    assert result.judgement.confidence.max() < 0.7
+    assert result.agreement.confidence.max() < 0.7
 
 
 def test_register_is_the_same_for_a_seed(rough_scene, registered):
-    """But for the last digits of single precision, which memory's alignment changes and the rounds multiply."""
+    """The last digits of single precision depend on memory alignment, and the rounds amplify them."""
     scene = read_scene(rough_scene)
     again = Poses.from_c2w(register(views_of_scene(scene), scene.c2w, RegistrationSettings(seed=0)).c2w)
     before = unit_poses(rough_scene, registered / "poses.npy")
@@ -138,17 +136,15 @@ def test_register_without_poses(tmp_path):
     # Unit sphere, y up.
     mesh = trimesh.load(tmp_path / "out" / "surface.ply")
     assert 0.7 < np.linalg.norm(mesh.vertices, axis=1).max() <= 1.0
-    assert poses.centres()[:, 1].min() > 0
+    assert poses.centers()[:, 1].min() > 0
 
 
-def test_doubt_is_reported():
-    """One view's maps are another object's: it is named, and left out; the rest comes back."""
+def test_outlier_views_are_reported():
+    """One view shows another object: it is named and left out, and the other poses are recovered."""
     scene, views, truth = capture(shape="figure")
-    stranger = capture(shape="knot")[1]
+    other = capture(shape="knot")[1]
     normals, masks = views.normals.copy(), views.masks.copy()
-    normals[5], masks[5] = stranger.normals[5], stranger.masks[5]
-    from dataclasses import replace
-
+    normals[5], masks[5] = other.normals[5], other.masks[5]
     mixed = replace(views, normals=normals, masks=masks)
     registration = register(mixed, turned(truth, 4.0).c2w())
     assert np.flatnonzero(~registration.trusted).tolist() == [5]
@@ -156,17 +152,17 @@ def test_doubt_is_reported():
     others = [i for i in range(len(views)) if i != 5]
     errors = rotation_errors_deg(Poses.from_c2w(registration.c2w).subset(others), truth.subset(others))
     assert errors.mean() < 0.4
-    assert registration.judgement.confidence[5] < 0.6 * registration.judgement.confidence[others].min()
+    assert registration.agreement.confidence[5] < 0.6 * registration.agreement.confidence[others].min()
 
 
-def test_a_sphere_is_registered_with_a_warning(sphere_scene):
+def test_ambiguous_poses_of_a_sphere_are_reported(sphere_scene):
     views = views_of_scene(sphere_scene)
     registration = register(views, sphere_scene.c2w)
-    assert any("leaves the poses open" in warning for warning in registration.warnings)
+    assert any("the poses are ambiguous" in warning for warning in registration.warnings)
     assert registration.surface.exists
 
 
-def test_cache_is_keyed_by_content_and_gives_back_what_was_kept(sphere_scene, tmp_path, monkeypatch):
+def test_cache_is_keyed_by_content_and_restores_the_registration(sphere_scene, tmp_path):
     views, settings = views_of_scene(sphere_scene), RegistrationSettings()
     key = registration_key(views, sphere_scene.c2w, settings)
     assert key == registration_key(views_of_scene(sphere_scene), sphere_scene.c2w.copy(), RegistrationSettings())
@@ -182,20 +178,20 @@ def test_cache_is_keyed_by_content_and_gives_back_what_was_kept(sphere_scene, tm
     again = load_registration(tmp_path / "r.npz")
     np.testing.assert_array_equal(again.c2w, registration.c2w)
     np.testing.assert_array_equal(again.surface.sdf, registration.surface.sdf)
-    np.testing.assert_array_equal(again.judgement.confidence, registration.judgement.confidence)
+    np.testing.assert_array_equal(again.agreement.confidence, registration.agreement.confidence)
     assert again.warnings == registration.warnings and again.seconds == registration.seconds
 
 
 @pytest.mark.slow
 def test_training_starts_from_the_registration_and_never_repeats_it(tmp_path, monkeypatch):
-    """Without any poses at all: ns-train, resume, export."""
+    """ns-train, resume and export of a scene without poses."""
     from helpers.training import make_config
     from nerfstudio.scripts.train import _set_random_seed
 
     folder = synth(tmp_path / "scene", "--shape", "figure", "--no-poses", "--elevation", "20")
     calls = []
-    shown = start_module.register_shown
-    monkeypatch.setattr(start_module, "register_shown", lambda *a: calls.append(1) or shown(*a))
+    shown = start_module.register_with_progress
+    monkeypatch.setattr(start_module, "register_with_progress", lambda *a: calls.append(1) or shown(*a))
 
     def train(steps: int, **changes) -> Path:
         config = make_config("pmni", folder, tmp_path / "runs", steps, pipeline__model__registration=True, **changes)
@@ -211,7 +207,7 @@ def test_training_starts_from_the_registration_and_never_repeats_it(tmp_path, mo
     cached = list((base / "registration").glob("*.npz"))
     assert len(cached) == 1
     train(60)
-    assert len(calls) == 1  # the same scene and settings: from the folder
+    assert len(calls) == 1  # the same scene and settings: from the cache
     train(80, load_dir=base / "nerfstudio_models")
     assert len(calls) == 1
 
@@ -227,7 +223,7 @@ def test_training_starts_from_the_registration_and_never_repeats_it(tmp_path, mo
         ]
     )
     poses = unit_poses(folder, tmp_path / "out" / "poses.npy")
-    # Training moves the poses by Gauss-Newton steps, and not away from the truth.
+    # Training moves the poses by Gauss-Newton steps, but not away from the ground truth.
     registered = Poses.from_c2w(load_registration(cached[0]).c2w)
     assert not np.allclose(poses.c2w(), registered.c2w(), atol=1e-5)
     before, after = (rotation_errors_deg(p, truth_of(folder)).mean() for p in (registered, poses))
@@ -235,7 +231,7 @@ def test_training_starts_from_the_registration_and_never_repeats_it(tmp_path, mo
     assert surface_error(folder, tmp_path / "out" / "mesh.ply", poses) < 0.02
 
 
-def test_mistakes_end_in_one_line(tmp_path, capsys):
+def test_errors_are_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["register", str(tmp_path / "no"), "--output-dir", str(tmp_path / "out")])
     assert caught.value.code == 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.registration_scenes import capture, lattice, rotation_errors_deg, true_surface, turned
+from helpers.registration import lattice, rotation_errors_deg, true_surface, turned
+from helpers.scenes import capture
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.cameras import project
 from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume
-from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contour, graze, silhouette_jacobian
+from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contour, rim_points, silhouette_jacobian
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface, extend
@@ -97,12 +98,12 @@ def test_rays_of_the_contour_graze_the_surface_and_their_derivative_is_right():
     surface = sphere(97)
     _, views, poses = capture()
     pixels = np.array([[20.0, 30.0], [55.0, 16.0], [41.0, 58.0], [64.0, 40.0]])
-    grazing = graze(surface, pixels, views.K[0], poses, 0)
+    grazing = rim_points(surface, pixels, views.K[0], poses, 0)
 
     def distances(moved: Poses) -> np.ndarray:
         rays = np.column_stack([pixels, np.ones(4)]) @ np.linalg.inv(views.K[0]).T @ moved.R[0]
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        return np.linalg.norm(np.cross(CENTRE - moved.centres()[0], rays), axis=1) - RADIUS
+        return np.linalg.norm(np.cross(CENTRE - moved.centers()[0], rays), axis=1) - RADIUS
 
     np.testing.assert_allclose(grazing.sdf, distances(poses), atol=2e-3)
     jacobian = silhouette_jacobian(grazing, poses, 0)

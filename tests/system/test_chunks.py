@@ -79,7 +79,7 @@ def test_memory_is_read(said: str | None, size: int | None):
 
 @pytest.mark.parametrize("said", ["", "0", "0G", "-1G", "much", "1e9", "2T", "9" * 400 + "G"])
 def test_what_is_no_memory_is_said(said: str):
-    with pytest.raises(PmniError, match="max-memory: .*is no amount"):
+    with pytest.raises(PmniError, match="max-memory: .*is not a memory size"):
         parse_memory(said)
 
 
@@ -171,7 +171,7 @@ def test_too_little_is_one_line(command: str, trained: Trainer, tmp_path: Path, 
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return [line for line in capsys.readouterr().err.splitlines() if "memory ran out" in line]
+    return [line for line in capsys.readouterr().err.splitlines() if "Out of GPU memory" in line]
 
 
 def test_a_mesh_is_the_same_with_less(capsys: pytest.CaptureFixture[str]):
@@ -273,7 +273,7 @@ def test_training_ends_in_a_line_that_says_what_to_lower(
     with pytest.raises(SystemExit) as stop:
         trainer.train()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert stop.value.code == 1 and "step 4 ended training" in line
+    assert stop.value.code == 1 and "training stopped at step 4" in line
     assert "--pipeline.datamanager.train-num-rays-per-batch (2048 now)" in line
     state = torch.load(trainer.checkpoint_dir / "step-000000003.ckpt", weights_only=True)
     assert str(trainer.checkpoint_dir) in line and state["step"] == 3

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from conftest import hit_sphere, sphere_maps
 from helpers.fake_run import fake_config
+from helpers.scenes import hit_sphere, render_maps
 
 from pmni_nerfstudio import cli
 from pmni_nerfstudio.chunks import Chunks
@@ -139,7 +139,7 @@ def test_a_checkpoint_that_is_of_no_use_is_the_users_error(state, said, tmp_path
 
 def test_output_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(PmniError, match="can't be made"):
+    with pytest.raises(PmniError, match="can't be created"):
         make_output_folder(tmp_path / "file" / "out")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(PmniError, match="can't be written to"):
@@ -168,7 +168,7 @@ class SphereModel:
     def render_camera(self, camera):
         i = int(camera.metadata["cam_idx"])
         c2w = self.camera_optimizer.c2w_opencv_double()[i]
-        mask, normals, z = (m[0] for m in sphere_maps(self.K[i : i + 1], c2w[None], *self.size))
+        mask, normals, z = (m[0] for m in render_maps(hit_sphere, self.K[i : i + 1], c2w[None], *self.size))
         x, y = np.meshgrid(np.arange(self.size[0]), np.arange(self.size[1]))
         length = np.linalg.norm(np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(self.K[i]).T, axis=-1)
         outputs = {

@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.prepare_truth import make_truth, write_maps
+from helpers.importer_files import write_maps
+from helpers.scenes import make_tilted_ellipsoid
 from rich.console import Console
 
 from pmni_nerfstudio.commands.synth import SynthCommand
-from pmni_nerfstudio.data.folder_lock import alone_in
+from pmni_nerfstudio.data.folder_lock import lock_folder
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.registration.cache import load_registration
 from pmni_nerfstudio.studies.job import Job
-from pmni_nerfstudio.studies.running import do_jobs
+from pmni_nerfstudio.studies.running import run_jobs
 
 BIN = Path(sys.executable).parent
 
@@ -99,7 +100,7 @@ def test_two_registrations_into_one_folder(scene: Path, tmp_path: Path):
 def test_two_that_make_the_same_folder(name: str, scene: Path, tmp_path: Path):
     """One of them may find that the other was faster, and says so."""
     if name == "prepare":
-        write_maps(tmp_path / "src", make_truth(), [f"{view:03d}" for view in range(8)])
+        write_maps(tmp_path / "src", make_tilted_ellipsoid(), [f"{view:03d}" for view in range(8)])
         command = ["pmni", "prepare", str(tmp_path / "src"), str(tmp_path / "out"), "--focal", "300"]
     else:
         SynthCommand(out=tmp_path / "out", views=6, width=48, height=40, mesh_resolution=32).main()
@@ -121,7 +122,7 @@ import subprocess, sys
 from pathlib import Path
 from rich.console import Console
 from pmni_nerfstudio.studies.job import Job
-from pmni_nerfstudio.studies.running import do_jobs
+from pmni_nerfstudio.studies.running import run_jobs
 
 def run(jobs):
     child = subprocess.Popen(["sleep", "600"])
@@ -129,19 +130,21 @@ def run(jobs):
     child.wait()
     yield
 
-do_jobs([Job("m", Path(sys.argv[1]))], Path(sys.argv[1]), run, Console(quiet=True), lambda method: None)
+run_jobs([Job("m", Path(sys.argv[1]))], Path(sys.argv[1]), run, Console(quiet=True), lambda method: None)
 """
 
 
 def test_a_second_suite_in_a_folder_stops_and_a_killed_one_leaves_it_free(tmp_path: Path):
     def do() -> list:
-        return do_jobs([Job("m", tmp_path)], tmp_path, lambda jobs: (_ for _ in ()), Console(), lambda method: "no GPU")
+        return run_jobs(
+            [Job("m", tmp_path)], tmp_path, lambda jobs: (_ for _ in ()), Console(), lambda method: "no GPU"
+        )
 
     first = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     child = int(first.stdout.readline())  # of the one that works, and at work when that is killed
     try:
-        with pytest.raises(PmniError, match=rf"^{tmp_path}: process {first.pid} on .* is at work there: wait until"):
+        with pytest.raises(PmniError, match=rf"^{tmp_path}: is in use by process {first.pid} on .*; wait until"):
             do()
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -155,5 +158,5 @@ def test_a_second_suite_in_a_folder_stops_and_a_killed_one_leaves_it_free(tmp_pa
 
 def test_a_folder_that_can_not_be_locked_is_said(tmp_path: Path):
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(PmniError, match=r"\.lock: can't be written .*give another --output-dir"), alone_in(tmp_path):
+    with pytest.raises(PmniError, match=r"\.lock: can't be written .*give another --output-dir"), lock_folder(tmp_path):
         pass

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.importer_files import write_transforms
-from helpers.prepare_truth import make_truth
+from helpers.scenes import make_tilted_ellipsoid
 
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_exr
@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (folder / "suite.yml").write_text(
         "scenes: [scene]\nmethods: [{name: pmni-calibrated, flags: [--max-num-iterations, 15]}]\nseeds: [1]\n"
     )
-    source = write_transforms(folder / "source", make_truth())
+    source = write_transforms(folder / "source", make_tilted_ellipsoid())
     found = Place(folder / "scene", folder / "run" / "e" / "pmni" / "t" / "config.yml", source)
     assert run(found.command("train", folder / "run")) == 0
     return found

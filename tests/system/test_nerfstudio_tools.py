@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from conftest import SPHERE_CENTRE, SPHERE_RADIUS, make_sphere_arrays, write_scene
 from helpers.browser import Opened, lit
 from helpers.browser import live as browser_page  # noqa: F401
 from helpers.readme import readme_command, words_of
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, make_sphere
 from helpers.serving import served
 from helpers.training import make_config, set_up
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """config.yml of a short run on the sphere."""
     folder = tmp_path_factory.mktemp("run")
-    write_scene(folder / "sphere", **make_sphere_arrays())
+    make_sphere().write(folder / "sphere")
     trainer = set_up(make_config("pmni-calibrated", folder / "sphere", folder, 200))
     trainer.train()
     return trainer.base_dir / "config.yml"
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def radii(vertices: np.ndarray) -> np.ndarray:
     """Distances from the sphere's centre, in units of its radius: nerfstudio exports into the unit-sphere world."""
-    return np.linalg.norm(vertices - SPHERE_CENTRE, axis=1) / SPHERE_RADIUS
+    return np.linalg.norm(vertices - SPHERE_CENTER, axis=1) / SPHERE_RADIUS
 
 
 def exported_mesh(path: Path) -> trimesh.Trimesh:
@@ -58,7 +58,7 @@ def check_mesh(out: Path, name: str, slack: float) -> None:
     mesh = exported_mesh(out / name)
     assert np.abs(radii(mesh.vertices) - 1).mean() < slack / 2
     assert np.quantile(np.abs(radii(mesh.vertices) - 1), 0.99) < slack
-    outward = ((mesh.triangles_center - SPHERE_CENTRE) * mesh.face_normals).sum(axis=1) > 0
+    outward = ((mesh.triangles_center - SPHERE_CENTER) * mesh.face_normals).sum(axis=1) > 0
     assert outward.mean() > 0.97
     assert mesh.area > 0.6 * 4 * np.pi * SPHERE_RADIUS**2
     assert (out / "mesh.obj").is_file() and (out / "material_0.png").is_file()
@@ -67,7 +67,7 @@ def check_mesh(out: Path, name: str, slack: float) -> None:
 def check_cameras(out: Path) -> None:
     frames = json.loads((out / "transforms_train.json").read_text())
     c2w = np.array([frame["transform"] for frame in frames]) * [1, -1, -1, 1]
-    np.testing.assert_allclose(c2w, make_sphere_arrays()["c2w"][:, :3], atol=1e-4)
+    np.testing.assert_allclose(c2w, make_sphere().c2w[:, :3], atol=1e-4)
 
 
 def check_evaluation(out: Path) -> None:

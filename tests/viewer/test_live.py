@@ -14,15 +14,15 @@ import pytest
 import torch
 import trimesh
 import viser
-from conftest import SPHERE_CENTRE, SPHERE_RADIUS
 from helpers.browser import Opened, lit
 from helpers.browser import live as browser_page  # noqa: F401
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS
 from helpers.serving import free_port
 from helpers.training import make_config, set_up
 from nerfstudio.cameras.cameras import Cameras
 
 from pmni_nerfstudio.cli import main as pmni
-from pmni_nerfstudio.training.lock import MOST_CREDIT, SHARE, TrainingLock
+from pmni_nerfstudio.training.lock import MAX_CREDIT_SECONDS, VIEWER_SHARE, TrainingLock
 from pmni_nerfstudio.training.trainer import PmniTrainer
 from pmni_nerfstudio.viewer.live import SCALE, Live
 from pmni_nerfstudio.viewer.residuals import ViewResiduals
@@ -61,14 +61,14 @@ def test_pages_have_their_share_of_the_time_and_no_more():
     lock.open()
     held = frames = 0
     while clock.now < 1000:
-        if lock.affordable():
+        if lock.has_credit():
             held_for(lock, clock, 0.25)
             held, frames = held + 0.25, frames + 1
         else:
             with lock:  # a training step
                 clock.now += 0.05
     assert frames > 100
-    assert held == pytest.approx(SHARE * clock.now, rel=0.02, abs=MOST_CREDIT)
+    assert held == pytest.approx(VIEWER_SHARE * clock.now, rel=0.02, abs=MAX_CREDIT_SECONDS)
 
 
 def test_what_rests_is_not_counted():
@@ -76,9 +76,9 @@ def test_what_rests_is_not_counted():
     lock = TrainingLock(lambda: training[0], clock)
     lock.open()
     held_for(lock, clock, 10.0)
-    assert not lock.affordable()
+    assert not lock.has_credit()
     training[0] = False
-    assert lock.affordable()
+    assert lock.has_credit()
 
 
 def test_pages_wait_until_training_begins():
@@ -135,7 +135,7 @@ def trainer(sphere_folder: Path, tmp_path: Path) -> PmniTrainer:
     assert isinstance(found, PmniTrainer)
     axis = torch.linspace(-1, 1, 129)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    found.pipeline.model.grid.seed((points - torch.tensor(SPHERE_CENTRE)).norm(dim=-1).float() - SPHERE_RADIUS)
+    found.pipeline.model.grid.seed((points - torch.tensor(SPHERE_CENTER)).norm(dim=-1).float() - SPHERE_RADIUS)
     return found
 
 
@@ -178,8 +178,8 @@ def test_angular_error_against_the_nearest_view(turn_deg: float, trainer: PmniTr
 
     def errors(directions: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
         eye = 2.0 * towards  # between the object and view 1
-        return model.supervision.nearest_view_error(
-            torch.tensor(SPHERE_CENTRE).float() + SPHERE_RADIUS * directions,
+        return model.supervision.nearest_view_error_deg(
+            torch.tensor(SPHERE_CENTER).float() + SPHERE_RADIUS * directions,
             normals,
             eye,
             model.camera_optimizer,
@@ -357,15 +357,15 @@ def test_a_run_is_watched_from_registration_on(
     # Pause holds training; everything else goes on.
     page.page.get_by_text("Pause Training").click()
     waits(lambda: trainer.training_state == "paused")
-    course = trainer.pipeline.model.course
+    controller = trainer.controller
 
     def settled() -> bool:  # the step that was under way has ended, and none has followed
-        before = course.done
+        before = controller.steps_done
         page.page.wait_for_timeout(3000)
-        return course.done == before
+        return controller.steps_done == before
 
     waits(settled)
-    paused_at = course.done
+    paused_at = controller.steps_done
     page.page.get_by_text("Save checkpoint now").click()
     folder = trainer.config.get_checkpoint_dir()
     waits(lambda: bool(list(folder.glob("*.ckpt"))))

@@ -15,15 +15,23 @@ import scipy.io
 from PIL import ExifTags, Image
 
 from helpers.distorted_sphere import LENSES, WORLD, write_distorted, write_metashape
-from helpers.importer_files import NAMES, world_mats, write_diligent, write_model, write_transforms
-from helpers.prepare_truth import TruthOf, as_colours, make_truth, write_maps
+from helpers.importer_files import (
+    NAMES,
+    as_colors,
+    world_mats,
+    write_diligent,
+    write_maps,
+    write_model,
+    write_transforms,
+)
+from helpers.scenes import AnalyticScene, make_tilted_ellipsoid
 from pmni_nerfstudio.commands.prepare import PrepareCommand
 from pmni_nerfstudio.data.camera_files import write_intrinsics
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.importers.matlab import read_mat
 from pmni_nerfstudio.importers.registry import FORMATS
-from pmni_nerfstudio.importers.source import Frame, Lens, Options
+from pmni_nerfstudio.importers.source import Frame, ImportOptions, Lens
 from pmni_nerfstudio.importers.view_maps import has_cutout, photograph, read_stored_normals, size_of
 
 Reader = Callable[[Path], object]
@@ -55,7 +63,7 @@ WHOLE = tuple(f"whole_{kind}" for kind in LAYOUTS)
 
 def prepare_files(folder: Path) -> dict[str, tuple[Path, Reader]]:
     """A good file of each kind, and what reads it."""
-    truth = make_truth()
+    truth = make_tilted_ellipsoid()
     found: dict[str, tuple[Path, Reader]] = {}
     for kind, (name, file) in LAYOUTS.items():
         for prefix, read in (("", partial(_read, name)), ("whole_", partial(_convert, name))):
@@ -67,7 +75,7 @@ def prepare_files(folder: Path) -> dict[str, tuple[Path, Reader]]:
 
 
 def _read(name: str, root: Path, _: Path) -> object:
-    return FORMATS[name].read(root, Options())
+    return FORMATS[name].read(root, ImportOptions())
 
 
 def _convert(name: str, root: Path, _: Path) -> None:
@@ -83,7 +91,7 @@ def _convert(name: str, root: Path, _: Path) -> None:
     assert (out / "mask").is_dir()
 
 
-def _write(root: Path, kind: str, truth: TruthOf) -> None:
+def _write(root: Path, kind: str, truth: AnalyticScene) -> None:
     if kind.startswith("diligent"):
         write_diligent(root, truth, has_mat="normals" in kind)
     elif kind == "transforms":
@@ -103,7 +111,7 @@ def _write(root: Path, kind: str, truth: TruthOf) -> None:
         _write_cameras(root, kind, truth)
 
 
-def _write_cameras(root: Path, kind: str, truth: TruthOf) -> None:
+def _write_cameras(root: Path, kind: str, truth: AnalyticScene) -> None:
     """Beside maps in normal/ and mask/."""
     if kind in ("neus", "rnb"):
         np.savez(root / LAYOUTS[kind][1], **world_mats(truth))
@@ -118,7 +126,7 @@ def _write_cameras(root: Path, kind: str, truth: TruthOf) -> None:
     if kind == "plain_cutout":
         for view, name in enumerate(NAMES):
             alpha = (truth.masks[view] * 255).astype(np.uint8)[..., None]
-            colours = as_colours(truth.stored(view, "camera"), truth.masks[view], 8)
+            colours = as_colors(truth.stored_normals(view, "camera"), truth.masks[view], 8)
             write_png(root / "normal" / f"{name}.png", np.concatenate([colours, alpha], axis=-1))
 
 
@@ -134,7 +142,7 @@ def _write_photographs(root: Path) -> None:
         Image.new("RGB", (144, 120), (90, 80, 70)).save(root / "images" / f"{name}.jpg", exif=exif)
 
 
-def _single_files(folder: Path, truth: TruthOf) -> dict[str, tuple[Path, Reader]]:
+def _single_files(folder: Path, truth: AnalyticScene) -> dict[str, tuple[Path, Reader]]:
     for name in FILES:
         (folder / name).mkdir()
     maps = {"Normal_gt": truth.normals[0]}
@@ -143,7 +151,7 @@ def _single_files(folder: Path, truth: TruthOf) -> dict[str, tuple[Path, Reader]
     scipy.io.savemat(folder / "mat_packed" / "a.mat", {**others, **maps}, do_compression=True)
     scipy.io.savemat(folder / "mat_normals" / "a.mat", maps)
     np.save(folder / "npy_first" / "a.npy", np.moveaxis(truth.normals[0] / 2 + 0.5, -1, 0).astype(np.float32))
-    pixels = np.dstack([as_colours(truth.normals[0], truth.masks[0], 8), truth.masks[0].astype(np.uint8) * 255])
+    pixels = np.dstack([as_colors(truth.normals[0], truth.masks[0], 8), truth.masks[0].astype(np.uint8) * 255])
     for name in ("png_size", "png_cutout"):
         write_png(folder / name / "a.png", pixels)
     Image.fromarray(pixels[..., :3]).save(folder / "jpeg_photo" / "a.jpg")

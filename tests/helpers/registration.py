@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small captures and surfaces whose truth is known, for the tests of registration."""
+"""Surfaces and pose errors for the tests of registration."""
 
 from __future__ import annotations
 
@@ -11,18 +11,7 @@ import torch
 from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
-from pmni_nerfstudio.registration.views import Views
-from pmni_nerfstudio.synth import SynthConfig, SynthScene, make_scene
 from pmni_nerfstudio.synth.shapes import SHAPES
-
-
-@lru_cache
-def capture(**changes) -> tuple[SynthScene, Views, Poses]:
-    """A capture of twelve small views, its views and its true poses."""
-    options = {"shape": "blob", "views": 12, "width": 80, "height": 68, "jitter": 1, "seed": 3} | changes
-    scene = make_scene(SynthConfig(**options))
-    views = Views(scene.names, scene.normals, scene.masks, np.tile(scene.K, (len(scene.c2w), 1, 1)))
-    return scene, views, Poses.from_c2w(scene.c2w)
 
 
 @lru_cache
