@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method end to end on a sphere of known radius, and every option of its training step."""
+"""Training end to end on a sphere of known radius, with every option of the training step."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from conftest import SPHERE_CENTRE, SPHERE_RADIUS, hit_sphere
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, hit_sphere
 from helpers.training import make_config, set_up
 
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
+from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated, pmni_original
 from pmni_nerfstudio.registration.views import Views
-from pmni_nerfstudio.training import course
-from pmni_nerfstudio.training.initialization import Start
+from pmni_nerfstudio.training import initialization
 
 
 def true_sdf(points: torch.Tensor) -> torch.Tensor:
-    return (points - torch.tensor(SPHERE_CENTRE).to(points)).norm(dim=-1) - SPHERE_RADIUS
+    return (points - torch.tensor(SPHERE_CENTER).to(points)).norm(dim=-1) - SPHERE_RADIUS
 
 
 def rotation_error_deg(c2w: np.ndarray, truth: np.ndarray) -> float:
-    """Mean angle between orientations after the best common rotation."""
+    """Mean angle between orientations after the best common rotation, in degrees."""
     u, _, vt = np.linalg.svd(np.einsum("nij,nkj->ik", truth[:, :3, :3], c2w[:, :3, :3]))
     common = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
     cosine = (np.einsum("nij,nij->n", common @ c2w[:, :3, :3], truth[:, :3, :3]) - 1) / 2
@@ -40,11 +40,11 @@ def rotation_error_deg(c2w: np.ndarray, truth: np.ndarray) -> float:
 def test_calibrated_training_recovers_the_sphere(
     start: str, mae_deg: float, depth_px: float, sphere_folder: Path, tmp_path: Path
 ):
-    """Maps of 48x40: a hull is a good sphere already, what is integrated from normals has the masks' pixels in it."""
+    """At 48x40 pixels the hull is already a good sphere, and a surface integrated from normals shows the mask pixels."""
     trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 250, pipeline__model__start=start))
     trainer.train()
     model = trainer.pipeline.model.eval()
-    # Points of the surface that the cameras see lie on the sphere: depths are along unit rays, at the true poses.
+    # Rendered surface points lie on the sphere: depths are along unit rays, from the true poses.
     metrics, images = trainer.pipeline.get_eval_image_metrics_and_images(0)
     assert metrics["normal_mae_deg"] < mae_deg and metrics["mask_iou"] > 0.98
     for image in images.values():
@@ -61,13 +61,13 @@ def test_calibrated_training_recovers_the_sphere(
     assert len(errors_px) == 7 and np.mean(errors_px) < depth_px
     for name in ("rgb", "normals"):
         assert outputs[name].shape[-1] == 3 and 0 <= outputs[name].min() and outputs[name].max() <= 1
-    # Calibrated: poses are those of the data.
+    # Calibrated poses do not change.
     scene = trainer.pipeline.datamanager.train_dataset.scene
     np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), scene.c2w, atol=2e-5)
 
 
 @pytest.mark.slow
-def test_rough_poses_get_better(tmp_path: Path):
+def test_rough_poses_improve(tmp_path: Path):
     SynthCommand(out=tmp_path / "scene", shape="figure", views=12, width=96, height=80, rotation_noise_deg=5).main()
     config = make_config("pmni", tmp_path / "scene", tmp_path, 500)
     trainer = set_up(config)
@@ -108,12 +108,12 @@ def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
         losses.append(float(loss_dict["normal_loss"]))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:8])
-    # Little to gain: the sphere's hull, on the coarsest level, is within 4 to 11 degrees already.
+    # There is little to gain: the error of the sphere's hull is 4 to 11 degrees on the coarsest level.
     after, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
     assert after["normal_mae_deg"] < 0.85 * before["normal_mae_deg"]
 
 
-def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, tmp_path: Path):
+def test_every_loss_has_a_weight_and_is_not_computed_without(sphere_folder: Path, tmp_path: Path):
     everything = LossWeights(**{name: (0.1,) for name in LossWeights().weights_at(0)})
     config = make_config("pmni", sphere_folder, tmp_path, 10, pipeline__model__loss_weights=everything)
     trainer = set_up(config)
@@ -122,7 +122,7 @@ def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, 
     losses = model.get_loss_dict(model(bundle), batch)
     assert set(losses) == {f"{name}_loss" for name in everything.weights_at(0)}
     assert all(torch.isfinite(loss) for loss in losses.values())
-    # The hull of a sphere is nearly the sphere: depth maps scaled onto it lie on it.
+    # The hull of a sphere is nearly the sphere, so that depth maps scaled onto it lie on it.
     assert losses["sdf_on_points_loss"] / 0.1 < 0.1
     sum(losses.values()).backward()
     for name, group in model.get_param_groups().items():
@@ -134,8 +134,8 @@ def test_every_loss_has_a_weight_and_costs_nothing_without(sphere_folder: Path, 
 
 
 @pytest.mark.slow
-def test_masks_draw_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: Path):
-    """Rays of the mask that pass the surface at a distance get no gradient from rendering; they must grow it."""
+def test_masks_enlarge_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: Path):
+    """Mask rays that miss the surface get no gradient from rendering, but must attract it."""
     config = make_config(
         "pmni-calibrated",
         sphere_folder,
@@ -152,8 +152,7 @@ def test_masks_draw_a_surface_that_is_too_small(sphere_folder: Path, tmp_path: P
     assert before < 0.6 and after > 0.8
 
 
-def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Path):
-    """The seam of registration: poses and a surface, before the first step."""
+def test_warm_start_takes_over_poses_and_surface(sphere_folder: Path, tmp_path: Path):
     trainer = set_up(make_config("pmni", sphere_folder, tmp_path, 5))
     model = trainer.pipeline.model
     axis = torch.linspace(-1, 1, 97)
@@ -161,26 +160,25 @@ def test_a_start_from_elsewhere_is_taken_over(sphere_folder: Path, tmp_path: Pat
     scene = trainer.pipeline.datamanager.train_dataset.scene
     turned = scene.c2w.copy()
     turned[:, :3, :] = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]]) @ turned[:, :3, :]
-    model.warm_start(Start(c2w=turned, sdf=true_sdf(grid)))
+    model.warm_start(Initialization(c2w=turned, sdf=true_sdf(grid)))
     np.testing.assert_allclose(model.camera_optimizer.c2w_opencv_double(), turned, atol=1e-5)
     model.field.set_progress(1.0)
     points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
     assert (model.field.sdf(points) - true_sdf(points)).abs().mean() < 2e-3
 
 
-def test_views_left_out_by_registration_are_left_out_of_training(sphere_folder: Path, tmp_path: Path, monkeypatch):
-    """Neither drawn nor moved, after a resume too; the others' poses move."""
-    left_out, kept = 3, [0, 1, 2, 4, 5, 6]
+def test_views_rejected_by_registration_are_excluded_from_training(sphere_folder: Path, tmp_path: Path, monkeypatch):
+    """They are neither sampled nor moved, also after a resume; the other poses move."""
+    rejected, kept = 3, [0, 1, 2, 4, 5, 6]
     axis = torch.linspace(-1, 1, 65)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    trusted = np.arange(7) != left_out
 
-    def found(views: Views, c2w: np.ndarray, *_) -> Start:
+    def registered(views: Views, c2w: np.ndarray, *_) -> Initialization:
         moved = c2w.copy()
         moved[:, :3, 3] += 0.02 * np.random.default_rng(0).standard_normal((7, 3))
-        return Start(c2w=moved, sdf=true_sdf(grid), kind="surface", trusted=trusted)
+        return Initialization(moved, true_sdf(grid), kind="surface", inlier_views=np.arange(7) != rejected)
 
-    monkeypatch.setattr(course, "start_from_registration", found)
+    monkeypatch.setattr(initialization, "initialize_by_registration", registered)
     how = {"pipeline__model__registration": True, "pipeline__model__steps_per_pose_step": 5}
     first = set_up(make_config("pmni", sphere_folder, tmp_path, 8, **how))
     before = first.pipeline.model.camera_optimizer.c2w_opencv_double()
@@ -193,7 +191,7 @@ def test_views_left_out_by_registration_are_left_out_of_training(sphere_folder: 
     second.train()
     after = second.pipeline.model.camera_optimizer.c2w_opencv_double()
     assert (np.abs(after - before)[kept].max(axis=(1, 2)) > 1e-3).all()
-    np.testing.assert_allclose(after[left_out], before[left_out], atol=1e-6)
+    np.testing.assert_allclose(after[rejected], before[rejected], atol=1e-6)
 
 
 def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
@@ -207,7 +205,7 @@ def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
         if torch.is_tensor(value):
             torch.testing.assert_close(value, before[name], msg=name)
     second.train()
-    # nerfstudio's loop counts one more before it sees that it has to stop.
+    # nerfstudio's loop counts one more step before it stops.
     assert second.step == 45
     assert second.pipeline.model.fraction == pytest.approx(44 / 45)
 
@@ -215,21 +213,21 @@ def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("converged_deg", "steps", "words"), [(180.0, 60, "Converged after 60"), (1e-9, 80, "Not conv")]
 )
-def test_training_ends_when_nothing_changes_any_more(
+def test_training_stops_once_it_has_converged(
     converged_deg: float, steps: int, words: str, sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    """Two checks after the schedule's end, or the most steps allowed, and the log says which."""
+    """It stops at the second check after the schedule's end, or at the maximum of steps, and the log says which."""
     how = {"pipeline__model__schedule_steps": 40, "pipeline__model__converged_normals_deg": converged_deg}
     trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 80, **how))
     trainer.train()
-    # nerfstudio's loop counts one more before it sees that it has to stop.
+    # nerfstudio's loop counts one more step before it stops.
     assert trainer.step in (steps - 1, steps)
     assert words in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_sweeps_start_is_trained_gently_after_a_resume_too(sphere_folder: Path, tmp_path: Path):
-    """Its sharpness and learning rate are set by the run, not by the config: the checkpoint must bring them back."""
+def test_a_plane_sweep_is_trained_gently_also_after_a_resume(sphere_folder: Path, tmp_path: Path):
+    """Sharpness and learning rate depend on the initialization found, which the checkpoint must preserve."""
     first = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 10, pipeline__model__start="sweep"))
     first.train()
     config = make_config("pmni-calibrated", sphere_folder, tmp_path, 20, pipeline__model__start="sweep")
@@ -247,7 +245,7 @@ def test_a_sweeps_start_is_trained_gently_after_a_resume_too(sphere_folder: Path
 
 
 def test_the_original_recipe_runs_through_its_stages(sphere_folder: Path, tmp_path: Path):
-    """From a ring and a sphere, whatever poses the scene has; each third of the run has its own losses."""
+    """It starts from a ring of cameras and a sphere, ignoring the scene's poses; each third has its own losses."""
     config = make_config("pmni-original", sphere_folder, tmp_path, 30)
     config.pipeline.datamanager.train_num_rays_per_batch = 450
     trainer = set_up(config)
@@ -267,7 +265,9 @@ def test_the_original_recipe_runs_through_its_stages(sphere_folder: Path, tmp_pa
     assert not np.allclose(model.camera_optimizer.c2w_opencv_double(), ring, atol=1e-4)  # Adam moves them
 
 
-def test_no_depth_maps_is_one_line(tmp_path: Path, sphere_folder: Path, capsys: pytest.CaptureFixture):
+def test_missing_depth_maps_are_reported_in_one_line(
+    tmp_path: Path, sphere_folder: Path, capsys: pytest.CaptureFixture
+):
     import shutil
 
     shutil.rmtree(sphere_folder / "integration")
@@ -288,7 +288,7 @@ def test_methods_are_registered():
 
 @pytest.mark.parametrize("method", [pmni, pmni_calibrated, pmni_original])
 def test_every_option_has_a_help_line(method):
-    """Of `ns-train pmni --help`: what stands before an option's default must say something."""
+    """Every option of `ns-train METHOD --help` has a description besides its default."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         parser = tyro.extras.get_parser(type(method.config), default=method.config)
@@ -299,7 +299,7 @@ def test_every_option_has_a_help_line(method):
 
 
 def all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Options of a parser and its subcommands."""
+    """Actions of a parser and its subcommands."""
     found = []
     for action in parser._actions:
         if isinstance(action.choices, dict):
