@@ -57,7 +57,7 @@ def project(points: Array, K: Array) -> Array:
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
     u = (K[..., 0, 0] * x + K[..., 0, 1] * y) / z + K[..., 0, 2]
     v = K[..., 1, 1] * y / z + K[..., 1, 2]
-    if isinstance(u, np.ndarray):
+    if isinstance(points, np.ndarray):
         return cast(Array, np.stack([u, v], axis=-1))
     import torch
 

@@ -13,7 +13,7 @@ from pmni_nerfstudio.geometry.transforms import nearest_rotation
 
 
 @dataclass(frozen=True, eq=False)
-class Similarities:
+class Sim3:
     """Similarities x -> s R x + t, one for each of n views (or candidates), in double precision."""
 
     R: Float[np.ndarray, "n 3 3"]
@@ -23,22 +23,22 @@ class Similarities:
     def __len__(self) -> int:
         return len(self.s)
 
-    def __getitem__(self, index) -> Similarities:
+    def __getitem__(self, index) -> Sim3:
         """A subset, selected by an index array, boolean mask or slice."""
-        return Similarities(self.R[index], self.t[index], self.s[index])
+        return Sim3(self.R[index], self.t[index], self.s[index])
 
-    def inverse(self) -> Similarities:
+    def inverse(self) -> Sim3:
         """Inverse similarities."""
         R = np.swapaxes(self.R, 1, 2)
         s = 1 / self.s
-        return Similarities(R, -s[:, None] * np.einsum("nij,nj->ni", R, self.t), s)
+        return Sim3(R, -s[:, None] * np.einsum("nij,nj->ni", R, self.t), s)
 
-    def compose(self, first: Similarities) -> Similarities:
+    def compose(self, first: Sim3) -> Sim3:
         """Compositions self * first, element by element: `first` is applied first."""
         moved = self.s[:, None] * np.einsum("nij,nj->ni", self.R, first.t) + self.t
-        return Similarities(self.R @ first.R, moved, self.s * first.s)
+        return Sim3(self.R @ first.R, moved, self.s * first.s)
 
-    def retract(self, delta: Float[np.ndarray, "n 7"]) -> Similarities:
+    def retract(self, delta: Float[np.ndarray, "n 7"]) -> Sim3:
         """Right-multiply by twists (omega, nu, sigma): to first order x -> x + omega x x + nu + sigma x before self.
 
         Args:
@@ -47,13 +47,13 @@ class Similarities:
         # Rounding errors of repeated products would accumulate.
         R = nearest_rotation(self.R @ Rotation.from_rotvec(delta[:, :3]).as_matrix())
         t = self.t + self.s[:, None] * np.einsum("nij,nj->ni", self.R, delta[:, 3:6])
-        return Similarities(R, t, self.s * np.exp(delta[:, 6]))
+        return Sim3(R, t, self.s * np.exp(delta[:, 6]))
 
-    def replaced(self, index: int, other: Similarities) -> Similarities:
+    def replaced(self, index: int, other: Sim3) -> Sim3:
         """A copy in which the similarity at `index` is replaced by the single one of `other`."""
         R, t, s = self.R.copy(), self.t.copy(), self.s.copy()
         R[index], t[index], s[index] = other.R[0], other.t[0], other.s[0]
-        return Similarities(R, t, s)
+        return Sim3(R, t, s)
 
     def adjoint(self) -> Float[np.ndarray, "n 7 7"]:
         """Adjoint matrices Ad, which move a twist from the right of T to its left: T exp(a) = exp(Ad a) T."""
