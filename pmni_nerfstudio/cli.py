@@ -1,74 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `pmni` command. A subcommand's module is imported only when it is called, so that `pmni --help` is instant."""
+"""The `pmni` command. A subcommand NAME is the class NameCommand of the module `pmni_nerfstudio.commands.NAME`.
+
+The modules are imported only when their command is called, so that `pmni --help` is instant.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module, metadata
+from typing import Any
 
 from pmni_nerfstudio.errors import exit_on_error
+
+SUBCOMMANDS = {
+    "register": "Recover camera poses and a first surface of a scene, with rough poses or none.",
+    "export": "Write the mesh and the refined cameras of a trained run.",
+    "eval": "Evaluate a trained run, or any mesh and poses.",
+    "report": "Write one HTML page about a result of pmni eval.",
+    "view": "Show a result in the browser: mesh, cameras, errors.",
+    "compare": "Train and evaluate several methods on one scene.",
+    "suite": "Train and evaluate scenes x methods x seeds.",
+    "integrate": "Integrate normal maps to depth maps.",
+    "convert": "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",
+    "prepare": "Make a scene of DiLiGenT-MV, NeuS, nerfstudio, COLMAP and other data, or plain normal maps.",
+    "synth": "Make a synthetic scene with known ground truth.",
+}
+"""Names of the subcommands, and what they do."""
 
 _USAGE_ERROR = 2
 
 
-@dataclass(frozen=True)
-class Subcommand:
-    """Where a subcommand's dataclass is found. It has a field for each option and a method `main`."""
-
-    module: str
-    name: str
-    help: str
-
-
-SUBCOMMANDS = {
-    "register": Subcommand(
-        "pmni_nerfstudio.commands.register",
-        "RegisterCommand",
-        "Recover poses and a first surface from a scene, with rough poses or none.",
-    ),
-    "export": Subcommand(
-        "pmni_nerfstudio.commands.export", "ExportCommand", "Write the mesh and the refined cameras of a trained run."
-    ),
-    "eval": Subcommand("pmni_nerfstudio.commands.eval", "EvalCommand", "Measure a run, or any mesh and poses."),
-    "report": Subcommand(
-        "pmni_nerfstudio.commands.report", "ReportCommand", "Make one page of a folder that pmni eval wrote."
-    ),
-    "view": Subcommand(
-        "pmni_nerfstudio.commands.view", "ViewCommand", "Show a result in the browser: mesh, cameras, errors."
-    ),
-    "compare": Subcommand(
-        "pmni_nerfstudio.commands.compare", "CompareCommand", "Train several methods on one scene, side by side."
-    ),
-    "suite": Subcommand(
-        "pmni_nerfstudio.commands.suite", "SuiteCommand", "Train and measure scenes x methods x seeds."
-    ),
-    "integrate": Subcommand(
-        "pmni_nerfstudio.commands.integrate", "IntegrateCommand", "Integrate normal maps to depth maps."
-    ),
-    "convert": Subcommand(
-        "pmni_nerfstudio.commands.convert",
-        "ConvertCommand",
-        "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",
-    ),
-    "prepare": Subcommand(
-        "pmni_nerfstudio.commands.prepare",
-        "PrepareCommand",
-        "Make a scene of DiLiGenT-MV, NeuS, nerfstudio, COLMAP and other data, or plain normal maps.",
-    ),
-    "synth": Subcommand(
-        "pmni_nerfstudio.commands.synth", "SynthCommand", "Make a synthetic scene whose truth is known."
-    ),
-}
+def command_class(name: str) -> Any:
+    """Import the class of a subcommand: a dataclass with one field per option and a method `main`."""
+    return getattr(import_module(f"pmni_nerfstudio.commands.{name}"), f"{name.title()}Command")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run `pmni ARGS`; by default those of the process.
+    """Run `pmni ARGS`, by default with the arguments of the process.
 
     Raises:
-        SystemExit: with code 1 after a mistake in the data, 2 after one in the command line, 0 after --help.
+        SystemExit: with code 0 after --help, 1 after a PmniError, 2 after a wrong command line.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -80,15 +53,13 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in SUBCOMMANDS:
         print(f"error: pmni has no command {args[0]}: choose one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         raise SystemExit(_USAGE_ERROR)
-    # Of torch about nerfstudio's use of it, at every start: nothing that a user could act on.
+    # PyTorch warns at every start about nerfstudio's use of it, which users cannot change.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\.")
     warnings.filterwarnings("ignore", message="Using a non-tuple sequence", module=r"nerfstudio\.")
-    subcommand = SUBCOMMANDS[args[0]]
     with exit_on_error():
         import tyro
 
-        command = getattr(import_module(subcommand.module), subcommand.name)
-        tyro.cli(command, prog=f"pmni {args[0]}", args=args[1:]).main()
+        tyro.cli(command_class(args[0]), prog=f"pmni {args[0]}", args=args[1:]).main()
 
 
 def _print_help() -> None:
@@ -97,10 +68,10 @@ def _print_help() -> None:
 
     console = Console(highlight=False)
     console.print("[bold]usage:[/bold] pmni COMMAND [OPTIONS]\n")
-    console.print("Surfaces and camera poses from multi-view normal maps. Training is nerfstudio's: ns-train pmni.\n")
+    console.print("Surfaces and camera poses from multi-view normal maps. To train, use nerfstudio: ns-train pmni.\n")
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, subcommand in SUBCOMMANDS.items():
-        table.add_row(f"[bold]{name}[/bold]", subcommand.help)
+    for name, description in SUBCOMMANDS.items():
+        table.add_row(f"[bold]{name}[/bold]", description)
     table.add_row("[bold]--version[/bold]", "Print the version.")
     console.print(table)
-    console.print("\nEach command has its own --help.")
+    console.print("\nRun pmni COMMAND --help for the options of a command.")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands of `pmni`, one a module."""
+"""Subcommands of `pmni`: the module NAME defines the class NameCommand, whose fields are the command's options."""
