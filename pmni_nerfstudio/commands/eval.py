@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni eval`: the field's measures of a trained run, or of any mesh and poses."""
+"""`pmni eval`: metrics of a trained run, or of a mesh and poses."""
 
 from __future__ import annotations
 
@@ -11,127 +11,127 @@ from pmni_nerfstudio.errors import PmniError
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.data.scene import Scene
-    from pmni_nerfstudio.evaluation.result import Result
+    from pmni_nerfstudio.evaluation.evaluate import OnView
+    from pmni_nerfstudio.evaluation.reconstruction import Reconstruction
 
 
 @dataclass(kw_only=True)
 class EvalCommand:
-    """Measure a run, or any mesh and poses: Chamfer and F-score, poses, rendered normals, the mesh itself.
+    """Evaluate a trained run, or a mesh and poses: Chamfer distance, F-score, pose errors, normal errors, mesh statistics.
 
-    Give --load-config CONFIG, or --mesh M (and --poses P) with --data DIR or --truth DIR. The truth is what `pmni synth`
-    left in the scene's folder, or else its mesh_Gt.ply and its given cameras; without any, only normals and mesh are
-    measured.
+    Give --load-config CONFIG, or --mesh MESH (and --poses POSES) with --data DIR or --truth DIR. The ground truth is
+    the folder that `pmni synth` wrote within the scene, or else the scene's mesh_Gt.ply and given cameras. Without
+    ground truth only the normals and the mesh are evaluated.
     """
 
     load_config: Path | None = None
-    """A run's config.yml, as ns-train wrote it."""
+    """config.yml of a run, as written by ns-train."""
     mesh: Path | None = None
-    """A mesh in the world and units of the data (.ply, .obj, .stl, .glb), in the place of a run."""
+    """Mesh (.ply, .obj, .stl or .glb) in the world and units of the data, to evaluate instead of a run."""
     poses: Path | None = None
-    """Camera-to-world poses in the world of the mesh: poses.npy or cameras_refined.npz of `pmni export`."""
+    """Camera-to-world poses in the world of --mesh: poses.npy or cameras_refined.npz of `pmni export`."""
     data: Path | None = None
-    """The scene that the mesh was made from."""
+    """Scene folder from which --mesh was reconstructed."""
     truth: Path | None = None
-    """Truth folder, as `pmni synth` writes it, where it isn't in the scene's."""
+    """Ground-truth folder, as written by `pmni synth`, if it is not part of the scene."""
     output_dir: Path | None = None
-    """Folder for metrics.json, views.csv and rendered maps, of a run also its mesh and cameras."""
+    """Folder for metrics.json, views.csv, rendered maps, mesh and cameras; by default nothing is written."""
     align: bool = True
-    """Take found poses and their surface to the true world by a similarity first. Runs with given poses never are."""
+    """Align estimated poses and their surface to the ground truth by a similarity first. Runs with given poses are never
+    aligned."""
     threshold: float = 0.5
-    """Of the F-score, in the data's units."""
+    """Distance threshold of the F-score, in the data's units."""
     units: str = "mm"
-    """Name of the data's units."""
+    """Name of the data's units, for display."""
     rays: Literal["masked", "all"] = "masked"
-    """Which pixels' rays show what is compared: those of the masks, or all, so that what floats beside counts too."""
+    """Pixels whose rays sample the surfaces: masked for those of the masks, all for all pixels, which penalizes floaters."""
     resolution: int = 512
-    """Cells of marching cubes along the diameter of the scene's sphere, for a run's mesh."""
+    """Marching cubes cells along the diameter of the scene's sphere, for the mesh of a run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto: CUDA if there."""
+    """Compute device; auto uses CUDA if available."""
     max_memory: str | None = None
-    """Most memory that one chunk of points or rays may take beside what is loaded, as 2G, 500M or bytes; none: no bound."""
+    """Maximum memory per chunk of points or rays, in addition to what is loaded, such as 2G, 500M or a number of bytes; by
+    default unlimited."""
 
     def main(self) -> None:
-        """Measure, print, write.
+        """Evaluate, print the metrics and write the files.
 
         Raises:
-            PmniError: a mistake in the options, a file that is missing or broken, or too little memory.
+            PmniError: Options are inconsistent, a file is missing or invalid, or memory is insufficient.
         """
         self._check()
-        # before anything is computed that would have nowhere to go
+        # Fail on an unusable folder before anything is computed.
         if self.output_dir is not None:
             from pmni_nerfstudio.data.files import make_output_folder
 
             make_output_folder(self.output_dir)
-        # open3d and torch take seconds to load, which `--help` need not wait for
+        # open3d and torch take seconds to import, which would slow down `--help`.
         from rich.console import Console
 
         from pmni_nerfstudio.chunks import parse_memory
         from pmni_nerfstudio.data.scene import read_scene
         from pmni_nerfstudio.evaluation.evaluate import evaluate
-        from pmni_nerfstudio.evaluation.ground_truth import find_truth, read_truth
-        from pmni_nerfstudio.evaluation.record import record_of, table_of, write_record
-        from pmni_nerfstudio.evaluation.result import load_result, result_of_files
+        from pmni_nerfstudio.evaluation.ground_truth import find_ground_truth, read_ground_truth
+        from pmni_nerfstudio.evaluation.metrics_file import metrics_record, metrics_table, write_metrics
+        from pmni_nerfstudio.evaluation.reconstruction import reconstruction_from_files, reconstruction_from_run
 
         max_memory = parse_memory(self.max_memory)
-        truth = None if self.truth is None else read_truth(self.truth)
+        truth = None if self.truth is None else read_ground_truth(self.truth)
         if self.load_config is not None:
-            scene, result = load_result(self.load_config, self.resolution, self.device, max_memory)
+            scene, result = reconstruction_from_run(self.load_config, self.resolution, self.device, max_memory)
         else:
             assert self.mesh is not None
             scene = None if self.data is None else read_scene(self.data)
             views = scene.num_views if scene is not None else len(truth.c2w) if truth is not None else 0
-            result = result_of_files(self.mesh, self.poses, scene, views)
+            result = reconstruction_from_files(self.mesh, self.poses, scene, views)
         if truth is None and scene is not None:
-            truth = find_truth(scene)
-        found = evaluate(result, scene, truth, self.align, self.threshold, self.rays, self._map_writer(scene))
-        names = list(scene.names) if scene is not None else [f"{i:02d}" for i in range(len(result.trained))]
-        record = record_of(
-            found,
-            names=names,
+            truth = find_ground_truth(scene)
+        evaluation = evaluate(result, scene, truth, self.align, self.threshold, self.rays, self._map_writer(scene))
+        record = metrics_record(
+            evaluation,
+            names=list(scene.names) if scene is not None else [f"{i:02d}" for i in range(len(result.trained))],
             scene=None if scene is None else scene.root.resolve(),
             config=None if self.load_config is None else self.load_config.resolve(),
             method=result.method,
             units=self.units,
         )
         console = Console()
-        console.print(table_of(record, str(result.source), 1.0 if found.scores is None else found.scores.scale))
+        scale = 1.0 if evaluation.scores is None else evaluation.scores.scale
+        console.print(metrics_table(record, str(result.source), scale))
         if truth is None:
-            console.print("No truth is known here: only normals and mesh were measured.")
+            console.print("No ground truth found: only the normals and the mesh were evaluated.")
         if self.output_dir is not None:
-            files = write_record(self.output_dir, record)
+            files = write_metrics(self.output_dir, record)
             self._write_result(self.output_dir, result, scene)
             for file in files:
                 console.print(f"wrote {file}", highlight=False, soft_wrap=True)
 
     def _check(self) -> None:
         if (self.load_config is None) == (self.mesh is None):
-            raise PmniError("pmni eval: give a run (--load-config CONFIG) or a mesh (--mesh M --data DIR), one of them")
+            raise PmniError("pmni eval: give either a run (--load-config CONFIG) or a mesh (--mesh MESH --data DIR)")
         if self.load_config is not None and (self.data is not None or self.poses is not None):
-            raise PmniError("pmni eval: a run knows its data and poses: drop --data and --poses")
+            raise PmniError("pmni eval: a run has its own data and poses; drop --data and --poses")
         if self.mesh is not None and self.data is None and self.truth is None:
-            raise PmniError(f"{self.mesh}: is to be compared with what? Give --data DIR, or --truth DIR")
+            raise PmniError(f"{self.mesh}: there is nothing to compare this mesh with; give --data DIR or --truth DIR")
         if not self.threshold > 0:
-            raise PmniError(f"threshold: {self.threshold} is no threshold: give a number above 0")
+            raise PmniError(f"threshold: {self.threshold} is not positive; give a number above 0")
         if self.resolution < 8:
-            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh: give 8 or more")
+            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
 
-    def _map_writer(self, scene: Scene | None):
+    def _map_writer(self, scene: Scene | None) -> OnView | None:
         folder = self.output_dir
         if folder is None or scene is None:
             return None
-        from pmni_nerfstudio.export.maps import map_folders, write_view
+        from pmni_nerfstudio.export.maps import make_map_folders, write_maps
 
-        map_folders(folder)
-        return lambda name, view: write_view(folder, name, view)
+        make_map_folders(folder)
+        return lambda name, view: write_maps(folder, name, view)
 
-    def _write_result(self, folder: Path, result: Result, scene: Scene | None) -> None:
+    def _write_result(self, folder: Path, result: Reconstruction, scene: Scene | None) -> None:
         from pmni_nerfstudio.data.result_files import write_mesh
-        from pmni_nerfstudio.export.cameras import write_refined_cameras
-        from pmni_nerfstudio.geometry.transforms import transform_poses
+        from pmni_nerfstudio.evaluation.stored_result import MESH_FILE
+        from pmni_nerfstudio.export.cameras import write_result_cameras
 
-        write_mesh(folder / "mesh.ply", result.mesh)
+        write_mesh(folder / MESH_FILE, result.mesh)
         if result.c2w is not None and scene is not None:
-            import numpy as np
-
-            unit = transform_poses(np.linalg.inv(scene.world_from_unit), result.c2w)
-            write_refined_cameras(folder, scene, unit)
+            write_result_cameras(folder, scene, result.c2w)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni report OUT`: an evaluation as one page."""
+"""`pmni report`: an HTML page of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from pmni_nerfstudio.errors import PmniError
 
 @dataclass(kw_only=True)
 class ReportCommand:
-    """Make report.html of a folder that `pmni eval` wrote: measures, views, mesh, cameras and curves in one file, which
-    opens in a browser without a network."""
+    """Write report.html for a folder of `pmni eval`: metrics, views, mesh, cameras and training curves in one
+    self-contained file that works offline."""
 
     out: tyro.conf.Positional[Path]
-    """The folder: metrics.json, and what lies beside it."""
+    """Folder that `pmni eval` wrote: metrics.json and the files beside it."""
 
     def main(self) -> None:
-        """Read, draw, write, and print where the page is.
+        """Read the evaluation, write the page and print its path.
 
         Raises:
-            PmniError: the folder holds no metrics.json or a broken file, or can't be written to.
+            PmniError: The folder has no metrics.json, contains an invalid file, or is not writable.
         """
-        # plotly, open3d and nerfstudio take seconds to load, which `--help` need not wait for
+        # plotly, open3d and nerfstudio take seconds to import, which would slow down `--help`.
         from rich.console import Console
 
-        from pmni_nerfstudio.report.outcome import read_outcome
+        from pmni_nerfstudio.evaluation.stored_result import read_evaluated_result
         from pmni_nerfstudio.report.page import write_page
-        from pmni_nerfstudio.report.sections import sections_of
+        from pmni_nerfstudio.report.sections import report_sections
 
-        outcome = read_outcome(self.out)
+        result = read_evaluated_result(self.out)
         if not os.access(self.out, os.W_OK | os.X_OK):
-            raise PmniError(f"{self.out}: can't be written to: copy the folder to where it can")
+            raise PmniError(f"{self.out}: is not writable; copy the folder to a writable place")
         path = self.out / "report.html"
-        with Console(stderr=True).status("Drawing the page"):
-            record = outcome.record
-            facts = [("method", record["method"] or "unknown"), ("measured", f"{outcome.measured:%d %B %Y, %H:%M}")]
+        with Console(stderr=True).status("Writing the report"):
+            record = result.record
+            facts = [("method", record["method"] or "unknown")]
+            facts += [("evaluated", f"{result.evaluation_time:%d %B %Y, %H:%M}")]
             facts += [(label, str(record[label])) for label in ("scene", "config") if record[label] is not None]
-            write_page(path, outcome.title, facts, sections_of(outcome))
+            write_page(path, result.title, facts, report_sections(result))
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

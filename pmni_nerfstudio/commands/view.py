@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni view OUT_OR_MESH`: a result in the browser."""
+"""`pmni view`: a result in the browser."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ DEFAULT_PORT = 7007
 
 @dataclass(kw_only=True)
 class ViewCommand:
-    """Show a result in the browser, without a trained model: mesh, cameras, and errors as colours. Ctrl-C ends it."""
+    """Show the mesh and cameras of a result in the browser, colored by their errors. No trained model is needed. Stop with
+    Ctrl-C."""
 
     result: tyro.conf.Positional[Path]
-    """A folder that pmni eval, export or register wrote, or the file of a mesh."""
+    """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
     data: Path | None = None
-    """The scene, for normal maps and given cameras; by default the one that the folder names, if it still is there."""
+    """Scene folder with normal maps and given cameras; by default the one that the result refers to, if it exists."""
     normals_folder: str | None = None
-    """Name of the scene's folder with the normal maps, where it has several."""
+    """Name of the scene's folder with the normal maps, if it has several."""
     poses: Path | None = None
-    """Cameras of the mesh, .npy or .npz; by default those that lie beside it."""
+    """Poses of the mesh (.npy or .npz); by default those beside the mesh."""
     truth: Path | None = None
-    """Folder of the truth; by default what the scene's folder knows of it."""
+    """Ground-truth folder; by default the ground truth within the scene's folder."""
     align: bool = True
-    """Lay the result onto the truth by a similarity before it is measured, unless its cameras are the given ones."""
+    """Align the result to the ground truth by a similarity before measuring errors, unless its poses are the given ones."""
     units: str = "units"
-    """Name of the data's units; what pmni eval wrote has its own."""
+    """Name of the data's units, for display; results of `pmni eval` have their own."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0: for other machines too."""
+    """Address to listen on; 0.0.0.0 also accepts connections from other machines."""
     port: int | None = None
-    """To listen on; by default 7007, or a free one where that is taken."""
+    """Port to listen on; by default 7007, or a free port if that is in use."""
 
     def main(self) -> None:
-        """Read, open the page, and stay.
+        """Read the result and serve the page until interrupted.
 
         Raises:
-            PmniError: a file is missing or broken, or the port is taken.
+            PmniError: A file is missing or invalid, or the port can't be used.
         """
-        # before anything is read that would have nowhere to go
+        # Fail on an unusable port before anything is read.
         port = self._port()
         import viser
 
-        from pmni_nerfstudio.viewer.reading import read_subject
+        from pmni_nerfstudio.viewer.displayed_result import read_displayed_result
         from pmni_nerfstudio.viewer.view import ResultPage
 
-        subject = read_subject(
+        displayed = read_displayed_result(
             self.result,
             data=self.data,
             normals_folder=self.normals_folder,
@@ -63,24 +64,27 @@ class ViewCommand:
         )
         server = viser.ViserServer(host=self.host, port=port, verbose=False)
         try:
-            ResultPage(server, subject)
-            if len(subject.shown.faces) < len(subject.mesh.faces):
-                print(f"The page shows {len(subject.shown.faces):,} of the mesh's {len(subject.mesh.faces):,} faces.")
-            print(f"Viewer: http://localhost:{server.get_port()} (Ctrl-C ends it)", flush=True)
+            ResultPage(server, displayed)
+            shown, faces = displayed.shown_mesh.faces, displayed.mesh.faces
+            if len(shown) < len(faces):
+                print(f"The mesh is simplified from {len(faces):,} to {len(shown):,} faces for display.")
+            print(f"Viewer: http://localhost:{server.get_port()} (stop with Ctrl-C)", flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
             server.stop()
 
     def _port(self) -> int:
         for port in [self.port] if self.port is not None else [DEFAULT_PORT, 0]:
-            with socket.socket() as tried:
-                if os.name == "posix":  # as servers do: connections of one that has just ended don't keep its port
-                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with socket.socket() as probe:
+                if os.name == "posix":  # as servers do: recently closed connections don't block the port
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    tried.bind((self.host, port))
+                    probe.bind((self.host, port))
                 except (OSError, OverflowError) as error:
                     if port == DEFAULT_PORT and self.port is None:
                         continue
-                    raise PmniError(f"port: {self.host}:{port} can't be listened on ({error}): give another") from error
-                return int(tried.getsockname()[1])
-        raise PmniError("port: none is free")
+                    raise PmniError(
+                        f"port: can't listen on {self.host}:{port} ({error}); give another --port"
+                    ) from error
+                return int(probe.getsockname()[1])
+        raise PmniError("port: no free port found; give one with --port")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of meshes, poses and normals against the truth, and pictures of them."""
+"""Errors of meshes, poses and normals against ground truth, result folders on disk, and comparison pictures."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The similarity that takes a result to the true world: a result without given poses is right only up to one."""
+"""Similarity alignment of a result to the ground truth: without given poses, a result is determined only up to one."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
-from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.geometry.transforms import scale_of, transform_points
 
-KEPT = 0.8
-"""Share of the result's points that the fit goes by: those nearest to what is seen of the truth. A result's underside,
-which nobody saw, is no evidence."""
+KEPT_SHARE = 0.8
+"""Share of the result's points used by each ICP step: those nearest to the visible ground truth. Parts that no camera
+sees, such as the underside, are thus ignored."""
 
 
 def similarity_from_cameras(c2w: np.ndarray, c2w_true: np.ndarray) -> np.ndarray:
-    """Similarity (4, 4) from the world of poses (N, 4, 4) to that of the true ones.
+    """Similarity (4, 4) that aligns camera poses with their ground truth.
 
-    The rotation is the mean of what the orientations say (chordal L2 mean; Hartley et al., "Rotation Averaging", IJCV
-    2013), scale and shift come from the cameras' centres: good enough to start from only, since a scene seen from afar
-    holds the distance of its cameras weakly.
+    The rotation is the chordal L2 mean of the relative orientations (Hartley et al., "Rotation Averaging", IJCV 2013).
+    Scale and translation are fitted to the camera centers. They serve as an initialization only: distant cameras
+    constrain the scale weakly.
+
+    Args:
+        c2w: (N, 4, 4) poses of the result.
+        c2w_true: (N, 4, 4) ground-truth poses with the same camera axes.
 
     Raises:
-        PmniError: the cameras all stand in one place, which tells no scale.
+        PmniError: All cameras share one center, so that the scale is undetermined.
     """
     U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", c2w_true[:, :3, :3], c2w[:, :3, :3]))
     rotation = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
     source, target = c2w[:, :3, 3] @ rotation.T, c2w_true[:, :3, 3]
     spread = np.linalg.norm(source - source.mean(0))
-    if not spread > 1e-9 * np.linalg.norm(source):  # rounding alone spreads equal centres on some processors
-        raise PmniError("the poses to be scored all stand in one place, which tells no scale; score without alignment")
+    if not spread > 1e-9 * np.linalg.norm(source):  # rounding alone separates equal centers on some processors
+        raise PmniError(
+            "the scale can't be aligned because all evaluated poses share one camera center; evaluate with --no-align"
+        )
     scale = np.linalg.norm(target - target.mean(0)) / spread
     out = np.eye(4)
     out[:3, :3] = scale * rotation
@@ -48,47 +54,49 @@ def fit_similarity(
     max_steps: int = 60,
     tolerance: float = 1e-7,
 ) -> np.ndarray:
-    """Refine a similarity so that points fall on the true surface: trimmed point-to-plane ICP, Gauss-Newton steps.
-
-    (Chen and Medioni, 1991; Chetverikov et al., "The Trimmed Iterative Closest Point Algorithm", 2002.)
+    """Refine a similarity by trimmed point-to-plane ICP with Gauss-Newton steps.
 
     Args:
-        points: (P, 3) on the result.
-        truth: the true surface.
-        true_seen: (V, 3) points of it that the cameras see.
-        start: (4, 4) similarity to begin with.
-        rotate: whether the rotation is fitted too. With poses it is not: a bad mesh would drag it off.
-        max_steps: at most so many.
-        tolerance: stops when a step is smaller, relative to the points' extent.
+        points: (P, 3) samples of the result's surface.
+        truth: Ground-truth surface.
+        true_seen: (V, 3) points of the ground-truth surface that the cameras see.
+        start: (4, 4) initial similarity.
+        rotate: Whether to refine the rotation. With known poses it stays fixed, since a wrong mesh would bias it.
+        max_steps: Maximum number of steps.
+        tolerance: Step size, relative to the extent of the points, below which the iteration stops.
 
     Returns:
-        (4, 4) similarity from the points' world to the truth's; the start where points have so little to do with the
-        surface that the fit would shrink or blow them up.
+        (4, 4) similarity from the points' world to the ground truth. If the scale changes by more than a factor of
+        about three, the fit has diverged and the initial similarity is returned.
+
+    References:
+        Chen and Medioni, "Object Modeling by Registration of Multiple Range Images", ICRA 1991.
+        Chetverikov et al., "The Trimmed Iterative Closest Point Algorithm", ICPR 2002.
     """
-    align, begun = start.copy(), scale_of(start)
+    align, start_scale = start.copy(), scale_of(start)
     tree = KDTree(true_seen)
     for _ in range(max_steps):
-        moved = points @ align[:3, :3].T + align[:3, 3]
+        moved = transform_points(align, points)
         distance, _ = tree.query(moved, workers=-1)
-        moved = moved[distance <= np.quantile(distance, KEPT)]
-        # the fit itself goes to the surface, so that it is as exact for few pixels as for many
+        moved = moved[distance <= np.quantile(distance, KEPT_SHARE)]
+        # Residuals refer to the surface rather than to its samples, so that accuracy doesn't depend on the resolution.
         closest, n = truth.closest(moved)
-        centre = moved.mean(0)
-        arm = moved - centre
+        center = moved.mean(0)
+        arm = moved - center
         size = np.sqrt((arm**2).sum(-1).mean())
-        # unknowns: shift, growth and turn about the centre, the latter two in units of length
+        # Unknowns: translation, scaling and rotation about the center, the latter two in units of length.
         columns = [n, (n * arm).sum(-1, keepdims=True) / size]
         if rotate:
             columns.append(np.cross(arm, n) / size)
-        gap = ((closest - moved) * n).sum(-1)
-        # the least-norm solution stays put along what the surface leaves open, as a sphere does its turns
-        step = np.linalg.lstsq(np.concatenate(columns, axis=-1), gap, rcond=1e-6)[0]
-        turn = Rotation.from_rotvec(step[4:] / size if rotate else np.zeros(3)).as_matrix()
+        residual = ((closest - moved) * n).sum(-1)
+        # The least-norm solution leaves unconstrained directions at zero, such as the rotations of a sphere.
+        step = np.linalg.lstsq(np.concatenate(columns, axis=-1), residual, rcond=1e-6)[0]
+        rotation = Rotation.from_rotvec(step[4:] / size if rotate else np.zeros(3)).as_matrix()
         change = np.eye(4)
-        change[:3, :3] = np.exp(np.clip(step[3] / size, -0.2, 0.2)) * turn
-        change[:3, 3] = centre + step[:3] - change[:3, :3] @ centre
+        change[:3, :3] = np.exp(np.clip(step[3] / size, -0.2, 0.2)) * rotation
+        change[:3, 3] = center + step[:3] - change[:3, :3] @ center
         align = change @ align
-        if not 0.3 < scale_of(align) / begun < 3.0:
+        if not 0.3 < scale_of(align) / start_scale < 3.0:
             return start
         if np.linalg.norm(step) < tolerance * size:
             break

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation whole: surface, poses, normals and mesh of a result, as far as the truth is known."""
+"""Evaluation of a reconstruction: surface, poses, normals and mesh, as far as ground truth is available."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,144 +11,153 @@ import numpy as np
 
 from pmni_nerfstudio.data.scene import WORLD_SPACE, Scene, read_scene
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.evaluation.ground_truth import Truth, given_poses
-from pmni_nerfstudio.evaluation.mesh_statistics import MeshFacts, mesh_facts
+from pmni_nerfstudio.evaluation.geometry_scores import GeometryScores, Rays, score_geometry
+from pmni_nerfstudio.evaluation.ground_truth import GroundTruth, given_poses
+from pmni_nerfstudio.evaluation.mesh_statistics import MeshStatistics, mesh_statistics
 from pmni_nerfstudio.evaluation.metrics import NormalScore, score_normals
-from pmni_nerfstudio.evaluation.result import Result
-from pmni_nerfstudio.evaluation.score import Rays, Scores, score
+from pmni_nerfstudio.evaluation.reconstruction import Reconstruction
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView
 
 TRUE_NORMALS = f"{WORLD_SPACE}_GT"
+"""Folder of a scene that holds ground-truth normals in world axes."""
 
 OnView = Callable[[str, "RenderedView"], None]
-"""Told a view's name and its rendered maps."""
+"""Callback that receives the name and the rendered maps of a view."""
 
 
 @dataclass(frozen=True, eq=False)
-class ViewsScore:
-    """Normals of all views."""
+class NormalScores:
+    """Errors of the rendered normals of all views."""
 
     against: Literal["inputs", "truth"]
-    """What they are compared with: the normals that the method was given, or noise-free ones."""
+    """Reference of the comparison: the method's input normals, or ground-truth normals."""
     views: tuple[NormalScore, ...]
     trained: np.ndarray
-    """(N,) bool; the others were held out."""
+    """(N,) bool, views used in training; the others were held out."""
 
     def mae_deg(self, which: np.ndarray) -> float | None:
-        """Mean over the views chosen (N,) bool of their means, as `ns-eval` has it; None if there are none."""
-        chosen = [view.mae_deg for view, on in zip(self.views, which) if on]
-        return float(np.mean(chosen)) if chosen else None
+        """Mean of the mean angular errors of the selected views (N,) bool, as in `ns-eval`; None if none is selected."""
+        selected = [view.mae_deg for view, on in zip(self.views, which) if on]
+        return float(np.mean(selected)) if selected else None
 
     @property
     def median_deg(self) -> float:
-        """Median over the training views of their medians."""
+        """Median over the training views of their median angular errors."""
         return float(np.median([v.median_deg for v, on in zip(self.views, self.trained) if on]))
 
     @property
     def mask_iou(self) -> float:
-        """Mean over the training views."""
+        """Mean mask IoU of the training views."""
         return float(np.mean([v.mask_iou for v, on in zip(self.views, self.trained) if on]))
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Everything measured."""
+    """All metrics of a reconstruction."""
 
-    scores: Scores | None
-    """None where the truth isn't known."""
+    scores: GeometryScores | None
+    """Surface and pose errors; None without ground truth."""
     aligned: bool
-    normals: ViewsScore | None
-    """None without a scene."""
-    facts: MeshFacts
+    """Whether the reconstruction was aligned to the ground truth by a similarity."""
+    normals: NormalScores | None
+    """Normal errors; None without a scene, or if the poses of its views are unknown."""
+    mesh: MeshStatistics
 
 
 def evaluate(
-    result: Result,
+    reconstruction: Reconstruction,
     scene: Scene | None,
-    truth: Truth | None,
+    truth: GroundTruth | None,
     align: bool,
     threshold: float,
     rays: Rays,
     on_view: OnView | None = None,
 ) -> Evaluation:
-    """Measure a result.
+    """Evaluate a reconstruction.
 
     Args:
-        result: to be measured.
-        scene: whose normals its own are compared with.
-        truth: to compare surface and poses with.
-        align: whether poses that were found, and their surface, are taken to the truth by a similarity first.
-        threshold: of the F-score, in units of the data's world.
-        rays: whose first hits are compared: those of the masks' pixels, or of all.
-        on_view: told of every view's rendered maps, in order.
+        reconstruction: Mesh and poses to evaluate.
+        scene: Scene whose normals the rendered ones are compared with.
+        truth: Ground truth of surface and poses.
+        align: Whether to align estimated poses and their surface to the ground truth by a similarity first.
+        threshold: Distance threshold of the F-score, in units of the data's world.
+        rays: Pixels whose rays sample the surfaces: "masked" for those of the masks, "all" for all pixels.
+        on_view: Called with the rendered maps of each view, in order.
 
     Raises:
-        PmniError: no true camera sees any of the result, or truth and result differ in their number of views.
+        PmniError: No ground-truth camera sees the mesh, or the ground truth has another number of views.
     """
-    align = align and not result.calibrated
+    align = align and not reconstruction.calibrated
     scores = None
     if truth is not None:
-        if len(truth.c2w) != len(result.trained):
+        source, trained = reconstruction.source, reconstruction.trained
+        if len(truth.c2w) != len(trained):
             raise PmniError(
-                f"{result.source}: has {len(result.trained)} views and the truth {len(truth.c2w)}: is it this scene's?"
+                f"{source}: has {len(trained)} views, but the ground truth has {len(truth.c2w)}; "
+                "give the ground truth of the same scene"
             )
-        own = np.flatnonzero(result.trained)
-        c2w = None if result.c2w is None else result.c2w[own]
-        scores = score(result.mesh, c2w, truth, align, threshold, rays, views=own)
+        own = np.flatnonzero(trained)
+        c2w = None if reconstruction.c2w is None else reconstruction.c2w[own]
+        scores = score_geometry(reconstruction.mesh, c2w, truth, align, threshold, rays, views=own)
         if scores is None:
-            advice = "is it in the data's world?" if align else "is it in the data's world, or does it need --align?"
-            raise PmniError(f"{result.source}: none of the truth's cameras sees this mesh; {advice}")
-    normals = None if scene is None else _normals(result, scene, truth, scores, on_view)
-    return Evaluation(scores, align and scores is not None, normals, mesh_facts(result.mesh))
+            advice = "" if align else " or evaluate with --align"
+            raise PmniError(f"{source}: no ground-truth camera sees this mesh; give a mesh in the data's world{advice}")
+    normals = None if scene is None else _score_views(reconstruction, scene, truth, scores, on_view)
+    return Evaluation(scores, align and scores is not None, normals, mesh_statistics(reconstruction.mesh))
 
 
-def view_poses(result: Result, scene: Scene, truth: Truth | None, scores: Scores | None) -> np.ndarray | None:
-    """Poses (N, 4, 4) in the result's own world from which its views are to be rendered; None where unknown.
+def rendering_poses(
+    reconstruction: Reconstruction, scene: Scene, truth: GroundTruth | None, scores: GeometryScores | None
+) -> np.ndarray | None:
+    """Poses (N, 4, 4) in the reconstruction's world at which its views are rendered; None if unknown.
 
-    Views that were not trained on stand where the truth has them, taken to the result's world by the alignment; else
-    where they were given.
+    Views that were held out of training use their ground-truth poses, mapped to the reconstruction's world by the
+    inverse alignment, or else their given poses.
     """
     if truth is not None and scores is not None:
         true_c2w = transform_poses(truth.world_from_unit, truth.c2w)
-        there = transform_poses(np.linalg.inv(scores.similarity), true_c2w)
+        held_out = transform_poses(np.linalg.inv(scores.similarity), true_c2w)
     else:
-        there = given_poses(scene)
-        if there is None:
-            return result.c2w
-    if result.c2w is None:
-        return there
-    return np.where(result.trained[:, None, None], result.c2w, there)
+        held_out = given_poses(scene)
+        if held_out is None:
+            return reconstruction.c2w
+    if reconstruction.c2w is None:
+        return held_out
+    return np.where(reconstruction.trained[:, None, None], reconstruction.c2w, held_out)
 
 
-def known_normals(scene: Scene, truth: Truth | None) -> tuple[np.ndarray, Literal["inputs", "truth"]]:
-    """Normals (N, H, W, 3) in OpenCV camera axes to compare with: noise-free ones where the folder has them."""
+def reference_normals(scene: Scene, truth: GroundTruth | None) -> tuple[np.ndarray, Literal["inputs", "truth"]]:
+    """Reference normals (N, H, W, 3) in OpenCV camera axes: ground truth if the scene has it, else the inputs."""
     folder = scene.root / TRUE_NORMALS
     if not folder.is_dir() or scene.c2w is None or scene.normal_files[0].parent == folder:
         return scene.normals, "inputs"
-    known = read_scene(scene.root, TRUE_NORMALS)
-    if known.normals.shape != scene.normals.shape:  # trained on smaller maps
-        known = read_scene(scene.root, TRUE_NORMALS, scene.height / known.height)
+    true = read_scene(scene.root, TRUE_NORMALS)
+    if true.normals.shape != scene.normals.shape:  # the run used downscaled maps
+        true = read_scene(scene.root, TRUE_NORMALS, scene.height / true.height)
     if truth is None:
-        return known.normals, "truth"
-    # World normals were read by the given poses, which may be rough; the truth's turn them into the true cameras.
-    turn = np.einsum("nji,njk->nik", truth.c2w[:, :3, :3], scene.c2w[:, :3, :3]).astype(np.float32)
-    return np.einsum("nik,nhwk->nhwi", turn, known.normals.astype(np.float32)), "truth"
+        return true.normals, "truth"
+    # World normals were rotated into the given cameras, which may be rough; rotate them on into the true cameras.
+    true_from_given = np.einsum("nji,njk->nik", truth.c2w[:, :3, :3], scene.c2w[:, :3, :3]).astype(np.float32)
+    return np.einsum("nik,nhwk->nhwi", true_from_given, true.normals.astype(np.float32)), "truth"
 
 
-def _normals(
-    result: Result, scene: Scene, truth: Truth | None, scores: Scores | None, on_view: OnView | None
-) -> ViewsScore | None:
-    at = view_poses(result, scene, truth, scores)
-    if at is None:
+def _score_views(
+    reconstruction: Reconstruction,
+    scene: Scene,
+    truth: GroundTruth | None,
+    scores: GeometryScores | None,
+    on_view: OnView | None,
+) -> NormalScores | None:
+    c2w = rendering_poses(reconstruction, scene, truth, scores)
+    if c2w is None:
         return None
-    known, against = known_normals(scene, truth)
+    reference, against = reference_normals(scene, truth)
     found = []
-    views: Iterator[RenderedView] = result.render(at)
-    for name, view, normals, mask in zip(scene.names, views, known, scene.masks, strict=True):
+    for name, view, normals, mask in zip(scene.names, reconstruction.render(c2w), reference, scene.masks, strict=True):
         found.append(score_normals(view.normals, normals.astype(np.float32), mask))
         if on_view is not None:
             on_view(name, view)
-    return ViewsScore(against, tuple(found), result.trained)
+    return NormalScores(against, tuple(found), reconstruction.trained)

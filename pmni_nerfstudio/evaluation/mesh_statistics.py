@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mesh is by itself: whether it is closed, in how many pieces, how large and how curved."""
+"""Statistics of a mesh that need no ground truth: topology, area, volume and curvature."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import trimesh
 
 
 @dataclass(frozen=True)
-class MeshFacts:
-    """Of one mesh, in its own units."""
+class MeshStatistics:
+    """Statistics of one mesh, in its own units."""
 
     vertices: int
     faces: int
-    """How many triangles."""
+    """Number of triangles."""
     components: int
-    """Pieces not connected by edges."""
+    """Number of connected components."""
     watertight: bool
     """Whether every edge is shared by two faces."""
     self_intersections: int | None
-    """Triangles that cut through others; None where MeshLab isn't installed."""
+    """Number of triangles that intersect others; None if pymeshlab is not installed."""
     area: float
-    """Units squared."""
+    """Surface area in units squared."""
     volume: float | None
-    """Units cubed; None unless the mesh is watertight."""
+    """Enclosed volume in units cubed; None unless the mesh is watertight."""
     mean_curvature: float
-    """Mean over the surface of the mean curvature, one over units, from the angles between neighbouring faces
-    (Steiner's formula; Cohen-Steiner and Morvan, 2003): 1/r for a sphere, positive where convex."""
+    """Mean curvature averaged over the surface, in 1/units, from the dihedral angles (Steiner's formula; Cohen-Steiner
+    and Morvan, 2003): 1/r for a sphere, positive where convex."""
 
 
-def mesh_facts(mesh: trimesh.Trimesh) -> MeshFacts:
-    """Of a mesh whose equal vertices are taken for one (formats without indices repeat them)."""
+def mesh_statistics(mesh: trimesh.Trimesh) -> MeshStatistics:
+    """Compute statistics of a mesh; coincident vertices are merged first, since some file formats repeat them."""
     mesh = mesh.copy()
     mesh.merge_vertices()
     watertight = bool(mesh.is_watertight)
-    return MeshFacts(
+    return MeshStatistics(
         vertices=len(mesh.vertices),
         faces=len(mesh.faces),
         components=int(mesh.body_count),
@@ -50,7 +50,7 @@ def mesh_facts(mesh: trimesh.Trimesh) -> MeshFacts:
 def _self_intersections(mesh: trimesh.Trimesh) -> int | None:
     try:
         import pymeshlab
-    except ImportError:  # nerfstudio brings it, but for platforms that it has no wheel for
+    except ImportError:  # a dependency of nerfstudio, but without wheels for some platforms
         return None
     meshes = pymeshlab.MeshSet()  # pyright: ignore[reportAttributeAccessIssue]
     meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces))  # pyright: ignore[reportAttributeAccessIssue]

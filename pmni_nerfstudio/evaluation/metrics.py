@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The field's measures of a surface, of poses and of normals."""
+"""Error metrics of surfaces, camera poses and normals."""
 
 from __future__ import annotations
 
@@ -13,58 +13,59 @@ from pmni_nerfstudio.geometry.normals import angular_error_deg
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
 
 FSCORE_PCT = 1.0
-"""Threshold of the second F-score in % of the true object's diameter, for data whose units are nobody's millimetres."""
+"""Threshold of the scale-free F-score, in % of the object's diameter; usable whatever the units of the data."""
 
 
 @dataclass(frozen=True)
 class SurfaceScore:
-    """How far two surfaces are apart where the cameras see them. Distances in the meshes' units unless said."""
+    """Distances between a mesh and the ground truth where the cameras see them, in the meshes' units unless noted."""
 
     chamfer: float
     """Mean of accuracy and completeness."""
     chamfer_pct: float
-    """The same in % of the true object's diameter."""
+    """Chamfer distance in % of the ground-truth object's diameter."""
     accuracy: float
-    """Mean distance of the result's visible points to the true surface."""
+    """Mean distance from visible points of the result to the ground-truth surface."""
     completeness: float
-    """Mean distance of the truth's visible points to the result."""
+    """Mean distance from visible points of the ground truth to the result."""
     threshold: float
-    """The F-score's."""
+    """Distance threshold of the F-score."""
     fscore: float
-    """Harmonic mean of precision and recall: shares of either surface's visible points within the threshold."""
+    """Harmonic mean of precision and recall: the shares of visible points of the result and of the ground truth that lie
+    within the threshold of the other surface."""
     fscore_1pct: float
-    """The same at 1% of the true object's diameter."""
+    """F-score at a threshold of 1% of the object's diameter."""
 
 
 @dataclass(frozen=True)
 class PoseScore:
-    """How far poses are from the true ones. Positions in the world's units unless said."""
+    """Errors of camera poses; positions in the world's units unless noted."""
 
     rot_deg: float
-    """Mean angle between orientations."""
+    """Mean rotation error, degrees."""
     rot_deg_max: float
-    """The worst view's."""
+    """Largest rotation error, degrees."""
     views_under_1deg: float
-    """Share of the views with an angle under 1 degree."""
+    """Share of views with a rotation error below 1 degree."""
     position: float
-    """Mean distance between centres."""
+    """Mean distance between camera centers."""
     position_pct: float
-    """The same in % of the true object's radius."""
+    """Mean distance between camera centers in % of the object's radius."""
     ate: float
-    """Absolute trajectory error: root mean square of the distances between centres."""
+    """Absolute trajectory error: root mean square distance between camera centers."""
     rpe_rot_deg: float
-    """Relative pose error between each view and the next: root mean square of the angles."""
+    """Rotational relative pose error between consecutive views: root mean square, degrees."""
     rpe_position: float
-    """And of the shifts."""
+    """Translational relative pose error between consecutive views: root mean square."""
     rot_deg_views: tuple[float, ...]
-    """Each view's angle."""
+    """Rotation error of each view, degrees."""
     position_views: tuple[float, ...]
-    """Each view's distance between centres."""
+    """Distance between camera centers of each view."""
 
 
-def object_radius(truth: trimesh.Trimesh) -> float:
-    """Radius of the sphere about the middle of the mesh's bounding box that holds the mesh; the diameter is twice that."""
-    return float(np.linalg.norm(truth.vertices - truth.bounds.mean(0), axis=1).max())
+def object_radius(mesh: trimesh.Trimesh) -> float:
+    """Radius of the smallest sphere about the center of the mesh's bounding box that contains the mesh."""
+    return float(np.linalg.norm(mesh.vertices - mesh.bounds.mean(0), axis=1).max())
 
 
 def score_surface(
@@ -77,33 +78,36 @@ def score_surface(
     threshold: float,
     masks: np.ndarray | None = None,
 ) -> SurfaceScore | None:
-    """Chamfer distance and F-score over what the true cameras see, as DiLiGenT-MV's evaluations have it.
+    """Chamfer distance and F-score over the visible surface, as in the evaluations of DiLiGenT-MV.
 
-    Points are where the rays of the views' pixels first meet each surface: of the masks' pixels, as papers have it, or
-    of all, so that a piece which floats beside the object costs too. Distances go from points to the other *surface*,
-    whole, and not to samples of it: there is no floor from sampling. F-score: Knapitsch et al., "Tanks and Temples",
-    2017.
+    Sample points are the first hits of pixel rays with each surface. With masks only the object's pixels count, as in
+    the literature; without, floaters beside the object are penalized too. Distances are measured from points to the
+    other surface rather than to its samples, so that sampling adds no error.
 
     Args:
-        mesh: the result, in the true world.
-        truth: the true surface.
-        K: (3, 3) or (N, 3, 3), integer pixel centres.
-        c2w: (N, 4, 4) true poses, OpenCV axes, in the meshes' world.
-        width, height: of every view.
-        threshold: of the F-score, in the meshes' units.
-        masks: (N, height, width) bool, the pixels that count; None: all.
+        mesh: Mesh of the result, in the ground truth's world.
+        truth: Ground-truth mesh.
+        K: (3, 3) or (N, 3, 3) intrinsics, pixel centers at integers.
+        c2w: (N, 4, 4) ground-truth poses, OpenCV axes, in the meshes' world.
+        width: Image width in pixels.
+        height: Image height in pixels.
+        threshold: Distance threshold of the F-score, in the meshes' units.
+        masks: (N, height, width) bool, pixels to use; None: all.
 
     Returns:
-        The scores, or None if no camera sees any of the result.
+        The errors, or None if no camera sees the result.
 
     Raises:
-        ValueError: no camera sees the truth.
+        ValueError: No camera sees the ground truth.
+
+    References:
+        Knapitsch et al., "Tanks and Temples", ACM TOG 2017 (F-score).
     """
     rays, true_rays = RayCaster(mesh), RayCaster(truth)
     seen = rays.visible_points(K, c2w, width, height, masks)
     true_seen = true_rays.visible_points(K, c2w, width, height, masks)
     if len(true_seen) == 0:
-        raise ValueError("no camera sees the true surface")
+        raise ValueError("no camera sees the ground-truth surface")
     if len(seen) == 0:
         return None
     to_truth, to_mesh = true_rays.distance(seen), rays.distance(true_seen)
@@ -127,15 +131,15 @@ def score_surface(
 
 
 def score_poses(c2w: np.ndarray, c2w_true: np.ndarray, radius: float) -> PoseScore:
-    """Errors of poses (N, 4, 4) against true ones (N, 4, 4), both camera-to-world in the true world, same axes.
+    """Errors of aligned camera poses against the ground truth, both with the same axes and world.
 
-    ATE and RPE: Sturm et al., "A Benchmark for the Evaluation of RGB-D SLAM Systems", IROS 2012. The alignment is not
-    theirs but one similarity for surface and cameras (see `score`).
+    ATE and RPE follow Sturm et al., "A Benchmark for the Evaluation of RGB-D SLAM Systems", IROS 2012, except for the
+    alignment: one similarity for surface and cameras (see `score_geometry`).
 
     Args:
-        c2w: the result's, already aligned, in the capture's order.
-        c2w_true: the truth's.
-        radius: of the true object, in the same units.
+        c2w: (N, 4, 4) aligned poses of the result, in capture order.
+        c2w_true: (N, 4, 4) ground-truth poses.
+        radius: Radius of the object in the same units.
     """
     angle = _angles_deg(c2w[:, :3, :3], c2w_true[:, :3, :3])
     shift = np.linalg.norm(c2w[:, :3, 3] - c2w_true[:, :3, 3], axis=-1)
@@ -165,29 +169,29 @@ def _root_mean_square(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class NormalScore:
-    """Rendered normals of one view against known ones."""
+    """Error of the rendered normals of one view."""
 
     mae_deg: float
-    """Mean angular error over the mask's pixels that show the surface, degrees; 180 where none does."""
+    """Mean angular error in degrees over pixels of the mask that show the surface; 180 if there are none."""
     median_deg: float
-    """The median of the same."""
+    """Median angular error in degrees over the same pixels."""
     mask_iou: float
-    """Overlap of the mask and the rendered silhouette, intersection over union."""
+    """Intersection over union of the mask and the rendered silhouette."""
     pixels: int
-    """That the mean is taken over."""
+    """Number of pixels evaluated."""
 
 
-def score_normals(rendered: np.ndarray, known: np.ndarray, mask: np.ndarray) -> NormalScore:
-    """Compare normals (H, W, 3) of one view with known ones on a mask (H, W), both in one frame.
+def score_normals(rendered: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> NormalScore:
+    """Compare the rendered normals of one view with reference normals in the same frame.
 
     Args:
-        rendered: zero where no surface is seen.
-        known: unit on the mask.
-        mask: of the object.
+        rendered: (H, W, 3) normals, zero where no surface is visible.
+        reference: (H, W, 3) normals, unit on the mask.
+        mask: (H, W) bool, pixels of the object.
     """
     seen = (rendered != 0).any(axis=-1)
     both = seen & mask
-    errors = angular_error_deg(rendered[both], known[both]) if both.any() else np.array([180.0])
+    errors = angular_error_deg(rendered[both], reference[both]) if both.any() else np.array([180.0])
     return NormalScore(
         mae_deg=float(errors.mean()),
         median_deg=float(np.median(errors)),

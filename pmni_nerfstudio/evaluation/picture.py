@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture to judge a result by: normals in, normals out, the angle between them, and the mesh itself."""
+"""Comparison picture of a result: input normals, rendered normals, angular error and the shaded mesh."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.geometry.cameras import pixel_rays
 from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
-from pmni_nerfstudio.geometry.ray_casting import RayCaster
+from pmni_nerfstudio.geometry.ray_casting import RayCaster, camera_normals
 
 SUPERSAMPLING = 3
-"""Rays per pixel along each axis in pictures of the mesh, which smooths its outline."""
+"""Rays per pixel along each axis for anti-aliasing of the shaded mesh."""
 
 MESH_SCALE = 3
-"""Pixels of the mesh's picture for one of the maps', along each axis: the mesh holds more than the maps' pixels show."""
+"""Resolution of the shaded mesh relative to the normal maps, since the mesh has finer detail than they do."""
 
 CLAY = np.array([0.86, 0.80, 0.72])
+"""Color of the mesh, linear RGB."""
 LIGHTS = (((-0.5, -0.65, -0.6), 0.75, (1.0, 0.98, 0.94)), ((0.7, -0.1, -0.7), 0.25, (0.85, 0.92, 1.0)))
-"""Of the shading: direction to each light in camera axes (x right, y down, z forward), strength, colour."""
+"""Lights: direction towards the light in OpenCV camera axes, intensity, color."""
 AMBIENT = 0.12
+"""Intensity of the ambient light."""
 
 
 class PictureView(TypedDict):
-    """One row of the picture; normals are in OpenCV camera axes."""
+    """One row of a comparison picture; normals are in OpenCV camera axes."""
 
     input: np.ndarray
-    """(H, W, 3) normals that the method was given."""
+    """(H, W, 3) input normals."""
     rendered: np.ndarray
-    """(H, W, 3) normals of the result; zero where it has no surface."""
+    """(H, W, 3) rendered normals, zero where there is no surface."""
     mask: np.ndarray
-    """(H, W) bool."""
+    """(H, W) bool, pixels of the object."""
 
 
 def shaded_view(
     mesh: trimesh.Trimesh, rays: RayCaster, K: np.ndarray, c2w: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """The mesh as clay under two lights that go with the camera, on white.
+    """Render a mesh with diffuse shading under two lights fixed to the camera, on white.
 
     Args:
-        mesh: in the world of c2w.
-        rays: the same mesh, ready for queries.
-        K: (3, 3), integer pixel centres.
-        c2w: (4, 4), OpenCV axes.
-        size: height and width.
+        mesh: Mesh in the world of the pose.
+        rays: Ray caster of the same mesh.
+        K: (3, 3) intrinsics, pixel centers at integers.
+        c2w: (4, 4) pose, OpenCV axes.
+        size: Image height and width in pixels.
 
     Returns:
         (H, W, 3) RGB in [0, 1].
     """
     height, width = size
-    origins, directions = pixel_rays(_finer(K, SUPERSAMPLING), c2w, width * SUPERSAMPLING, height * SUPERSAMPLING)
-    hits = rays.cast(origins, directions)
-    on = np.isfinite(hits.distance)
-    normals = hits.interpolate(on, mesh.faces, mesh.vertex_normals) @ c2w[:3, :3]
-    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    K = _upscaled(K, SUPERSAMPLING)
+    all_normals, distance = camera_normals(mesh, rays, K, c2w, width * SUPERSAMPLING, height * SUPERSAMPLING)
+    on = np.isfinite(distance)
+    normals = all_normals[on]
     light = np.full((len(normals), 3), AMBIENT)
-    for towards, strength, colour in LIGHTS:
-        cosine = normals @ (np.array(towards) / np.linalg.norm(towards))
-        # light wraps a little round the edge, so that shadows keep their shape
-        light += strength * np.clip((cosine + 0.25) / 1.25, 0, None)[:, None] * np.array(colour)
-    image = np.ones((len(on), 3))
+    for direction, intensity, color in LIGHTS:
+        cosine = normals @ (np.array(direction) / np.linalg.norm(direction))
+        # wrap lighting: shading varies beyond the terminator too, so that shape stays visible in shadow
+        light += intensity * np.clip((cosine + 0.25) / 1.25, 0, None)[:, None] * np.array(color)
+    image = np.ones((*on.shape, 3))
     image[on] = np.clip(CLAY * light, 0, 1) ** (1 / 1.3)
     return image.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean((1, 3))
 
 
-def _finer(K: np.ndarray, factor: int) -> np.ndarray:
-    """Intrinsics (3, 3) of an image with this many pixels for one, along each axis; pixel centres at integers."""
+def _upscaled(K: np.ndarray, factor: int) -> np.ndarray:
+    """Intrinsics (3, 3) of an image upscaled by an integer factor; pixel centers at integers."""
     fine = np.diag([factor, factor, 1.0]) @ K
-    # the finer grid's centres lie half a fine pixel inside the coarse pixel's edge
+    # A coarse pixel's center (an integer) lies (factor - 1) / 2 fine pixels beyond its first fine pixel's center.
     fine[:2, 2] += (factor - 1) / 2
     return fine
 
 
 def object_windows(masks: np.ndarray, margin_px: int = 4) -> list[tuple[slice, slice]]:
-    """Rows and columns round the object in each of masks (N, H, W), all of one size, inside the frame."""
+    """Crop windows (rows, columns) around the object in each of the masks (N, H, W), all of the same size."""
     starts, stops = [], []
-    for axis in (1, 2):  # rows of the frame, then columns
+    for axis in (1, 2):  # rows, then columns
         covered = masks.any(axis=3 - axis)
         first, last = covered.argmax(1), covered.shape[1] - 1 - covered[:, ::-1].argmax(1)
         size = min(int((last - first).max()) + 1 + 2 * margin_px, covered.shape[1])
@@ -99,20 +99,20 @@ def comparison_picture(
     title: str,
     max_error_deg: float = 15.0,
 ) -> None:
-    """Write a PNG with a row for each view: input normals, rendered normals, angular error, the mesh shaded.
+    """Write a PNG with one row per view: input normals, rendered normals, angular error and the shaded mesh.
 
-    The frames are cut to the object.
+    All images are cropped to the object.
 
     Args:
-        path: of the PNG.
-        views: the rows, of one size; four or so.
-        mesh: the result, in the world of c2w.
-        c2w: (len(views), 4, 4) poses to see it from, OpenCV axes.
-        K: (3, 3), integer pixel centres, or (len(views), 3, 3).
-        title: say, the metrics.
-        max_error_deg: end of the error's colour scale.
+        path: File to write.
+        views: Rows of the picture, all of the same resolution; four is a good number.
+        mesh: Mesh of the result, in the world of the poses.
+        c2w: (len(views), 4, 4) poses at which to render the mesh, OpenCV axes.
+        K: (3, 3) or (len(views), 3, 3) intrinsics, pixel centers at integers.
+        title: Title of the picture, such as the main metrics.
+        max_error_deg: Upper end of the error's color scale, in degrees.
     """
-    # the object interface with the Agg canvas: no global state, no display
+    # the object-oriented interface with the Agg canvas needs no global state and no display
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -139,7 +139,7 @@ def comparison_picture(
         row[2].set_xlabel(f"mean {np.nanmean(error):.2f}°, median {np.nanmedian(error):.2f}°", fontsize=9)
         size = (MESH_SCALE * frame_height, MESH_SCALE * frame_width)
         rows, columns = (slice(MESH_SCALE * w.start, MESH_SCALE * w.stop) for w in window)
-        row[3].imshow(shaded_view(mesh, rays, _finer(k, MESH_SCALE), pose, size)[rows, columns])
+        row[3].imshow(shaded_view(mesh, rays, _upscaled(k, MESH_SCALE), pose, size)[rows, columns])
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("0.85")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as one self-contained page."""
+"""Self-contained HTML pages of evaluations."""

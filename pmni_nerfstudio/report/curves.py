@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves of a run from the TensorBoard files that nerfstudio wrote."""
+"""Training curves from the TensorBoard files of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pmni_nerfstudio.report.figures import COLOURS, layout
+from pmni_nerfstudio.report.figures import COLORS, layout
 
 LOSSES = "Train Loss Dict/"
 
-_MOST_POINTS = 600
+_MAX_POINTS = 600
 _COLUMNS = 3
 _METRICS = ("Eval Images Metrics/", "Train Metrics Dict/")
 _IDLE = "num_rays"
@@ -23,15 +23,14 @@ _UNITS = (("_deg", "deg"), ("_pct", "%"), ("pose_translation", "radii"))
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A value against steps, thinned to what a page can show."""
+    """A scalar over training steps, subsampled for display."""
 
     steps: np.ndarray
     values: np.ndarray
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """All scalars of the event files in a run's folder and below, by their names; where two files hold one name, the
-    later points. Empty if there are no files."""
+    """Read all scalars, by name, from the event files below a run's folder; the last event of a step counts."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     points: dict[str, dict[int, float]] = {}
@@ -44,7 +43,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 
 def loss_figure(curves: dict[str, Curve]) -> go.Figure | None:
-    """Every loss term against steps, on a logarithmic scale; None where there are none."""
+    """Plot every loss term over the steps on a logarithmic scale; None if there is none."""
     terms = {tag.removeprefix(LOSSES): curve for tag, curve in curves.items() if tag.startswith(LOSSES)}
     if not terms:
         return None
@@ -52,38 +51,38 @@ def loss_figure(curves: dict[str, Curve]) -> go.Figure | None:
         terms["sum"] = curves["Train Loss"]
     figure = go.Figure(layout=layout(height=380, hovermode="x unified", showlegend=True))
     for i, (name, curve) in enumerate(terms.items()):
-        colour = "#333" if name == "sum" else COLOURS[i % len(COLOURS)]
-        style = {"color": colour, "width": 1.2 if name == "sum" else 1.8, "dash": "dot" if name == "sum" else "solid"}
-        # a logarithm has no place for zero
+        color = "#333" if name == "sum" else COLORS[i % len(COLORS)]
+        style = {"color": color, "width": 1.2 if name == "sum" else 1.8, "dash": "dot" if name == "sum" else "solid"}
+        # a logarithmic axis has no zero
         values = np.where(curve.values > 0, curve.values, np.nan)
         figure.add_scatter(x=curve.steps, y=values, name=name.removesuffix("_loss"), line=style, mode="lines")
-    figure.update_yaxes(type="log", dtick=1, title="loss, weighted", exponentformat="power")
+    figure.update_yaxes(type="log", dtick=1, title="weighted loss", exponentformat="power")
     figure.update_xaxes(title="step")
     return figure
 
 
 def metric_figure(curves: dict[str, Curve], units: str) -> go.Figure | None:
-    """Pose errors and the other metrics against steps, each in a panel of its own; None where there are none."""
-    chosen = [
+    """Plot pose errors and the other metrics over the steps, one panel each; None if there is none."""
+    selected = [
         (tag, curve)
         for prefix in _METRICS
         for tag, curve in curves.items()
-        # what stays zero throughout was not measured: pose steps of another kind than the run's
+        # metrics that are always zero belong to pose optimizers that the run doesn't use
         if tag.startswith(prefix) and not tag.endswith(_IDLE) and curve.values.any()
     ]
-    if not chosen:
+    if not selected:
         return None
-    rows = -(-len(chosen) // _COLUMNS)
-    names = [metric_name(tag, units) for tag, _ in chosen]
+    rows = -(-len(selected) // _COLUMNS)
+    names = [metric_name(tag, units) for tag, _ in selected]
     figure = make_subplots(rows, _COLUMNS, subplot_titles=names, vertical_spacing=0.34 / rows, horizontal_spacing=0.07)
-    for i, (tag, curve) in enumerate(chosen):
+    for i, (tag, curve) in enumerate(selected):
         few = len(curve.steps) < 25
         figure.add_scatter(
             x=curve.steps,
             y=curve.values,
             name=names[i],
             mode="lines+markers" if few else "lines",
-            line={"color": COLOURS[0] if tag.startswith(_METRICS[0]) else COLOURS[2], "width": 1.8},
+            line={"color": COLORS[0] if tag.startswith(_METRICS[0]) else COLORS[2], "width": 1.8},
             row=i // _COLUMNS + 1,
             col=i % _COLUMNS + 1,
         )
@@ -95,15 +94,20 @@ def metric_figure(curves: dict[str, Curve], units: str) -> go.Figure | None:
 
 
 def metric_name(tag: str, units: str) -> str:
-    """A scalar's name for people, with its unit where the name tells one."""
-    where, name = tag.split("/", 1)
+    """Readable name of a scalar, with its unit if the name implies one.
+
+    Args:
+        tag: Name in the event file, such as "Eval Images Metrics/rot_deg".
+        units: Name of the data's units.
+    """
+    group, name = tag.split("/", 1)
     unit = next((unit for part, unit in ((*_UNITS, ("chamfer", units), ("position", units))) if part in name), None)
     name = name.replace("_deg", "").replace("_pct", "")
-    place = ", training" if where == "Train Metrics Dict" else ""
-    return f"{name.replace('_', ' ').strip()}{f' ({unit})' if unit else ''}{place}"
+    suffix = ", training" if group == "Train Metrics Dict" else ""
+    return f"{name.replace('_', ' ').strip()}{f' ({unit})' if unit else ''}{suffix}"
 
 
 def _curve(points: dict[int, float]) -> Curve:
     steps = np.array(sorted(points))
-    kept = steps[np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))]
+    kept = steps[np.unique(np.linspace(0, len(steps) - 1, _MAX_POINTS).round().astype(int))]
     return Curve(kept, np.array([points[step] for step in kept]))

@@ -1,61 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page of sections as one file that needs no network."""
+"""Self-contained HTML pages from the Jinja templates, style sheet and script in `templates/`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 
+import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.report.templates import render, render_page
+
+_PACKAGE = "pmni_nerfstudio.report"
+_ENVIRONMENT = jinja2.Environment(
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+    loader=jinja2.PackageLoader(_PACKAGE),
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A section of a page."""
 
     name: str
-    """Of its anchor: one word."""
+    """Anchor: one word."""
     title: str
+    """Heading."""
     body: Markup
-    """HTML, of `templates.render`."""
+    """HTML, made by `render`."""
+
+
+def render(macro: str, /, *args: object) -> Markup:
+    """Render a macro of macros.html.jinja."""
+    return getattr(_ENVIRONMENT.get_template("macros.html.jinja").module, macro)(*args)
 
 
 def note(text: str) -> Markup:
-    """A short line of text."""
+    """Render a short paragraph."""
     return render("note", text)
 
 
-def figure(drawn: go.Figure) -> Markup:
-    """A Plotly figure, drawn when it comes into sight."""
-    json = drawn.to_json(engine="json")
+def figure(plot: go.Figure) -> Markup:
+    """Render a Plotly figure, drawn when it comes into view."""
+    json = plot.to_json(engine="json")
     assert json is not None
-    # "<" could end the script that the data stand in; in JSON strings, the only place for it here, it may be written so
-    return render("plot", json.replace("<", "\\u003c"))
+    # "<" could end the enclosing script element; within JSON strings, its only occurrences, it may be escaped.
+    return render("plot", Markup(json.replace("<", "\\u003c")))
 
 
 def write_page(path: Path, title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> None:
     """Write a page, atomically.
 
     Args:
-        path: of the file.
-        title: its heading.
-        facts: label and value, in a line below it.
-        sections: in order.
+        path: File to write.
+        title: Heading of the page.
+        facts: Labels and values shown below the heading.
+        sections: Sections in order.
     """
     has_plots = any('class="plot"' in section.body for section in sections)
-    html = render_page(
+    html = _ENVIRONMENT.get_template("page.html.jinja").render(
         title=title,
         facts=facts,
         sections=sections,
-        plotly=get_plotlyjs() if has_plots else "",
-        footer=f"Made by pmni-nerfstudio {metadata.version('pmni-nerfstudio')}.",
+        css=_resource("report.css"),
+        javascript=_resource("report.js"),
+        plotly=Markup(get_plotlyjs()) if has_plots else "",
+        version=metadata.version("pmni-nerfstudio"),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def _resource(name: str) -> Markup:
+    return Markup((resources.files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each view of a result as three small pictures, cut to the object: known normals, rendered normals, their angle."""
+"""Pictures of each view of a result, cropped to the object: reference normals, rendered normals, angular error."""
 
 from __future__ import annotations
 
@@ -14,86 +14,87 @@ from pmni_nerfstudio.data.images import data_uri
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.picture import object_windows
+from pmni_nerfstudio.evaluation.stored_result import StoredResult
 from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
-from pmni_nerfstudio.report.outcome import Outcome
 
-SIDE_PX = 380
-"""Longer side of the pictures at most: about two for a pixel of the page, and enough to enlarge them a little."""
+MAX_SIDE_PX = 380
+"""Maximum length of a picture's longer side: about twice its size on the page, which leaves room to enlarge it."""
 
 SCALE_ENDS_DEG = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 90.0)
-"""Where the colour scale of errors may end."""
+"""Candidates for the upper end of the error's color scale."""
 
 _QUALITY = 82
 
 
 @dataclass(frozen=True)
 class ViewStrip:
-    """One view. Pictures are data URIs."""
+    """Pictures (data URIs) and metrics of one view."""
 
     name: str
     held_out: bool
-    known: str
+    reference: str
     """Normals that the result is compared with."""
     rendered: str
     error: str
     size: tuple[int, int]
     """Width and height of the pictures in pixels."""
     mae_deg: float | None
-    """As measured by `pmni eval`, mean over the mask's pixels that show the surface."""
+    """Mean angular error of the normals over pixels of the mask that show the surface, from `pmni eval`."""
     mask_iou: float | None
     rot_deg: float | None
-    """Angle between the view's orientation and the true one, where that is known."""
+    """Rotation error of the pose, if ground truth is known."""
     position: float | None
-    """Distance between the camera's centre and the true one, in the data's units."""
+    """Distance between estimated and true camera center, in the data's units."""
 
 
-def errors_deg(outcome: Outcome) -> list[np.ndarray]:
-    """Angular errors of each view, (h, w) float16 degrees within the object's window; NaN off the mask, 90 where the
-    result has no surface.
+def errors_deg(result: StoredResult) -> list[np.ndarray]:
+    """Angular errors of each view, (h, w) float16 degrees, cropped to the object.
+
+    They are NaN off the mask and 90 where the result has no surface.
 
     Raises:
-        PmniError: the maps' size is not the scene's.
-        ValueError: the outcome lacks a scene or maps.
+        PmniError: The rendered maps differ in size from the scene's.
+        ValueError: The result has no scene or no maps.
     """
-    scene, known = _needed(outcome)
+    scene, reference = _scene_and_reference(result)
     found = []
     for i, (name, window) in enumerate(zip(scene.names, object_windows(scene.masks))):
-        rendered = outcome.rendered_normals(name)
+        rendered = result.rendered_normals(name)
         if rendered.shape[:2] != (scene.height, scene.width):
             raise PmniError(
-                f"{outcome.folder}: rendered maps are {rendered.shape[1]}x{rendered.shape[0]} and {scene.root}'s "
-                f"{scene.width}x{scene.height}: measure again with pmni eval"
+                f"{result.folder}: rendered maps are {rendered.shape[1]}x{rendered.shape[0]}, but those of {scene.root} "
+                f"are {scene.width}x{scene.height}; evaluate again with pmni eval"
             )
-        angle = angular_error_deg(rendered[window], known[i][window])
+        angle = angular_error_deg(rendered[window], reference[i][window])
         found.append(np.where(scene.masks[i][window], angle, np.nan).astype(np.float16))
     return found
 
 
 def scale_end_deg(errors: Sequence[np.ndarray]) -> float:
-    """End of a colour scale in degrees that shows all but the largest twentieth of the errors."""
+    """Upper end of a color scale in degrees that covers the 95th percentile of the errors."""
     most = float(np.percentile(np.concatenate([error[np.isfinite(error)][::7] for error in errors]), 95))
     return next((end for end in SCALE_ENDS_DEG if end >= most), SCALE_ENDS_DEG[-1])
 
 
-def view_strips(outcome: Outcome, errors: Sequence[np.ndarray], end_deg: float) -> list[ViewStrip]:
-    """Strips of all views.
+def view_strips(result: StoredResult, errors: Sequence[np.ndarray], end_deg: float) -> list[ViewStrip]:
+    """Make the strips of all views.
 
     Args:
-        outcome: with scene and maps.
-        errors: its own, of `errors_deg`.
-        end_deg: end of the colour scale.
+        result: Evaluated result with scene and maps.
+        errors: Errors of the result, from `errors_deg`.
+        end_deg: Upper end of the color scale in degrees.
     """
     from matplotlib import colormaps
 
-    scene, known = _needed(outcome)
-    colours = colormaps["magma_r"].with_extremes(bad="white")
+    scene, reference = _scene_and_reference(result)
+    colormap = colormaps["magma_r"].with_extremes(bad="white")
     strips = []
-    for i, (view, window) in enumerate(zip(outcome.record["views"], object_windows(scene.masks))):
-        rendered = outcome.rendered_normals(view["name"])[window]
+    for i, (view, window) in enumerate(zip(result.record["views"], object_windows(scene.masks))):
+        rendered = result.rendered_normals(view["name"])[window]
         pictures = [
-            _thumbnail(normals_to_rgb(known[i][window].astype(np.float32), scene.masks[i][window][..., None])),
+            _thumbnail(normals_to_rgb(reference[i][window].astype(np.float32), scene.masks[i][window][..., None])),
             _thumbnail(normals_to_rgb(rendered, (rendered != 0).any(axis=-1, keepdims=True))),
-            _thumbnail(colours(errors[i].astype(np.float32) / end_deg)[..., :3]),
+            _thumbnail(colormap(errors[i].astype(np.float32) / end_deg)[..., :3]),
         ]
         strips.append(
             ViewStrip(
@@ -110,30 +111,30 @@ def view_strips(outcome: Outcome, errors: Sequence[np.ndarray], end_deg: float) 
     return strips
 
 
-def colour_stops(count: int = 17) -> str:
-    """The errors' colours from zero on, as the stops of a CSS gradient."""
+def color_stops(count: int = 17) -> str:
+    """Colors of the error scale as the stops of a CSS gradient."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return ", ".join(to_hex(colour) for colour in colormaps["magma_r"](np.linspace(0, 1, count)))
+    return ", ".join(to_hex(color) for color in colormaps["magma_r"](np.linspace(0, 1, count)))
 
 
 def webp_uri(picture: Image.Image) -> str:
-    """A picture as a data URI, WebP."""
+    """Encode a picture as a WebP data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, "webp", quality=_QUALITY, method=4)
     return data_uri(buffer.getvalue(), "image/webp")
 
 
 def _thumbnail(rgb: np.ndarray) -> Image.Image:
-    """(H, W, 3) in [0, 1] as a picture of SIDE_PX at most."""
+    """Picture of (H, W, 3) values in [0, 1], downscaled to MAX_SIDE_PX if larger."""
     picture = Image.fromarray(np.round(255 * rgb).astype(np.uint8))
-    picture.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     return picture
 
 
-def _needed(outcome: Outcome) -> tuple[Scene, np.ndarray]:
-    scene, known = outcome.scene, outcome.known_normals
-    if scene is None or known is None or not outcome.has_maps:
-        raise ValueError("outcome: lacks its scene or its maps")
-    return scene, known
+def _scene_and_reference(result: StoredResult) -> tuple[Scene, np.ndarray]:
+    scene, reference = result.scene, result.reference_normals
+    if scene is None or reference is None or not result.has_maps:
+        raise ValueError("result: has no scene or no rendered maps")
+    return scene, reference

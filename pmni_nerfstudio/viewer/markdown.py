@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text as it stands, and pictures as URIs that hold them, in a page's Markdown."""
+"""Markdown of a viser page: escaped text, and pictures embedded as data URIs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy import ndarray
 from pmni_nerfstudio.data.images import data_uri, png_bytes
 
 _NO_FILES = Path(".")
-"""Root of images that are no files: viser warns of all that have none."""
+"""Image root of Markdown without image files; viser warns if it is None."""
 
 
 def add_markdown(server: viser.ViserServer, content: str) -> viser.GuiMarkdownHandle:
-    """Text on a page that may come to hold pictures."""
+    """Add Markdown that may contain embedded pictures to a page."""
     return server.gui.add_markdown(content, image_root=_NO_FILES)
 
 
 def markdown_picture(name: str, picture: UInt8[ndarray, "h w 3"]) -> str:
-    """A picture, RGB, under a name that stands for it."""
+    """Markdown of an embedded RGB picture with an alternative text."""
     return f"![{name}]({data_uri(png_bytes(picture), 'image/png')})"
 
 
 def as_text(text: str) -> str:
-    """Markdown that shows a text as it stands, whatever signs are in it."""
+    """Escape a text for literal display in Markdown."""
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&-])", r"\\\1", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained runs measured: `pmni eval --load-config`, `ns-eval`'s numbers and the Trainer's curves say the same."""
+"""Metrics of trained runs: `pmni eval --load-config`, `ns-eval` and the training curves agree."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_normals
-from pmni_nerfstudio.evaluation.ground_truth import read_truth
+from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """Given poses, with one view held out, and curves of its 40 steps."""
+    """A run of 40 steps with given poses and one held-out view, with training curves."""
     folder = tmp_path_factory.mktemp("trained")
     SynthCommand(out=folder / "scene", views=6, width=48, height=40, mesh_resolution=48).main()
     scene = {"pipeline__datamanager__dataparser__exclude_views": (2,), "steps_per_eval_image": 20}
@@ -35,7 +35,9 @@ def evaluate(trainer: Trainer, out: Path, *options: str) -> dict:
     return json.loads((out / "metrics.json").read_text())
 
 
-def test_a_run_is_measured_like_by_ns_eval(trained: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_has_the_same_metrics_as_with_ns_eval(
+    trained: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     record = evaluate(trained, tmp_path)
     assert record["method"] == "pmni-calibrated" and record["aligned"] is False and record["similarity"] is None
     assert [view["held_out"] for view in record["views"]] == [False, False, True, False, False, False]
@@ -43,19 +45,19 @@ def test_a_run_is_measured_like_by_ns_eval(trained: Trainer, tmp_path: Path, cap
     assert record["normals"]["held_out_mae_deg"] == pytest.approx(record["views"][2]["mae_deg"])
     own = [view["mae_deg"] for view in record["views"] if not view["held_out"]]
     assert record["normals"]["mae_deg"] == pytest.approx(np.mean(own)) and max(own) < 20
-    assert "views held out" in capsys.readouterr().out
-    # nerfstudio evaluates the views that were held out
+    assert "held-out views" in capsys.readouterr().out
+    # ns-eval uses the held-out views only
     stock = trained.pipeline.get_average_eval_image_metrics()
     assert stock["normal_mae_deg"] == pytest.approx(record["normals"]["held_out_mae_deg"], rel=1e-3)
     assert stock["mask_iou"] == pytest.approx(record["views"][2]["mask_iou"], rel=1e-6)
-    # from a mesh of 512 cells in the place of 128
+    # ns-eval extracts a mesh of 512 cells instead of 128
     assert stock["chamfer"] == pytest.approx(record["surface"]["chamfer"], rel=0.05)
     assert stock["rot_deg"] < 1e-4 and stock["position"] == pytest.approx(record["poses"]["position"], abs=1e-4)
 
 
-def test_the_result_lies_beside_the_measures(trained: Trainer, tmp_path: Path):
+def test_the_result_is_written_beside_the_metrics(trained: Trainer, tmp_path: Path):
     evaluate(trained, tmp_path)
-    truth = read_truth(trained.config.data / "truth")
+    truth = read_ground_truth(trained.config.data / "truth")
     poses = np.load(tmp_path / "poses.npy")
     true_rotations = truth.world_from_unit[:3, :3] / truth.scale @ truth.c2w[:, :3, :3]
     np.testing.assert_allclose(poses[:, :3, :3], true_rotations, atol=1e-6)
@@ -66,7 +68,7 @@ def test_the_result_lies_beside_the_measures(trained: Trainer, tmp_path: Path):
     assert {"mesh.ply", "cameras_refined.npz", "transforms.json", "views.csv"} <= {p.name for p in tmp_path.iterdir()}
 
 
-def test_curves_have_the_truths_measures(trained: Trainer):
+def test_training_curves_include_ground_truth_metrics(trained: Trainer):
     events = EventAccumulator(str(trained.config.get_base_dir()))
     events.Reload()
     scalars = set(events.Tags()["scalars"])
@@ -74,15 +76,17 @@ def test_curves_have_the_truths_measures(trained: Trainer):
     measured = {"chamfer", "chamfer_pct", "fscore", "rot_deg", "position", "normal_mae_deg"}
     assert {f"Eval Images Metrics/{name}" for name in measured} <= scalars
     curve = [event.value for event in events.Scalars("Eval Images Metrics/chamfer")]
-    truth = trained.pipeline.truth_metrics(trained.pipeline.truth, 128, 2000)
+    truth = trained.pipeline.ground_truth_metrics(trained.pipeline.ground_truth, 128, 2000)
     assert len(curve) == 2 and curve[-1] == pytest.approx(truth["chamfer"], rel=0.3)
     assert {f"Eval Images/{name}" for name in ("normals", "angular_error", "depth")} <= set(events.Tags()["images"])
 
 
-def test_a_broken_truth_is_said_and_ends_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_invalid_ground_truth_is_reported_without_stopping_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     SynthCommand(out=tmp_path / "scene", views=5, width=40, height=36, mesh_resolution=32).main()
     (tmp_path / "scene" / "truth" / "truth.npz").write_bytes(b"junk")
     trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 12, steps_per_eval_image=5))
     trainer.train()
-    assert "nothing is compared with the truth" in capsys.readouterr().out
+    assert "no comparison with ground truth" in capsys.readouterr().out
     assert "chamfer" not in trainer.pipeline.get_average_eval_image_metrics()

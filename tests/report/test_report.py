@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni report`: the page holds what was measured, needs no network, and its figures are drawn in a browser."""
+"""`pmni report`: contents of the page, its independence of a network, and its figures in a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +17,33 @@ import pytest
 import trimesh
 import yaml
 from helpers.browser import Opened, opened  # noqa: F401
-from helpers.training import make_config
+from helpers.training import METHODS, make_config
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_normals, write_exr
-from pmni_nerfstudio.evaluation.ground_truth import read_truth
+from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
+from pmni_nerfstudio.evaluation.stored_result import read_evaluated_result
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.report.curves import metric_name, read_curves
 from pmni_nerfstudio.report.figures import display_frame
-from pmni_nerfstudio.report.outcome import read_outcome
+from pmni_nerfstudio.report.settings import MAIN_SETTINGS
 from pmni_nerfstudio.report.strips import errors_deg, scale_end_deg, view_strips
 
 VIEWS = 5
-OFF_DEG = 3.0
-"""By which the rendered normals of view 1 are turned about the viewing direction's x axis."""
+ERROR_DEG = 3.0
+"""Rotation of the rendered normals of view 1 about the camera's x axis, in degrees."""
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pmni eval` leaves of a perfect result of a synthetic scene, but for one view's normals; with a run."""
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of `pmni eval` for a perfect result, except for one view's normals, with a training run."""
     place = tmp_path_factory.mktemp("report")
     scene, out, run = place / "scene <b>&", place / "out", place / "run"
     SynthCommand(out=scene, views=VIEWS, width=48, height=40, mesh_resolution=48, rotation_noise_deg=5).main()
-    truth = read_truth(scene / "truth")
+    truth = read_ground_truth(scene / "truth")
     out.mkdir()
     shutil.copy(scene / "mesh_Gt.ply", out / "mesh.ply")
     np.save(out / "poses.npy", transform_poses(truth.world_from_unit, truth.c2w))
@@ -50,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in names:
         normals = read_normals(scene / "normal_camera_space_GT" / f"{name}.exr")
         if name == "01":
-            sine, cosine = np.sin(np.deg2rad(OFF_DEG)), np.cos(np.deg2rad(OFF_DEG))
+            sine, cosine = np.sin(np.deg2rad(ERROR_DEG)), np.cos(np.deg2rad(ERROR_DEG))
             normals = normals @ np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]], dtype=np.float32)
         write_exr(out / "normal_camera_space" / f"{name}.exr", normals)
     _write_run(run, scene)
@@ -103,7 +105,7 @@ def report(out: Path) -> str:
 
 
 class Addresses(HTMLParser):
-    """Every address that a page loads something from or links to, its text, and its links' names."""
+    """Parses a page: addresses that it loads or links to, its text, and its downloads by name."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -132,20 +134,20 @@ def decoded(uri: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def page(measured: Path) -> str:
-    return report(measured)
+def page(evaluated: Path) -> str:
+    return report(evaluated)
 
 
-def test_the_page_is_told_of_and_small(measured: Path, page: str, capsys: pytest.CaptureFixture[str]):
-    report(measured)
-    said = capsys.readouterr().out
-    size = (measured / "report.html").stat().st_size
-    assert str(measured / "report.html") in said and f"{size / 1e6:.1f} MB" in said
+def test_the_path_and_size_of_the_page_are_printed(evaluated: Path, page: str, capsys: pytest.CaptureFixture[str]):
+    report(evaluated)
+    printed = capsys.readouterr().out
+    size = (evaluated / "report.html").stat().st_size
+    assert str(evaluated / "report.html") in printed and f"{size / 1e6:.1f} MB" in printed
     assert size < 7e6
-    assert not [path for path in measured.iterdir() if path.name.startswith(".")]
+    assert not [path for path in evaluated.iterdir() if path.name.startswith(".")]
 
 
-def test_nothing_comes_from_a_network(page: str):
+def test_the_page_loads_nothing_from_a_network(page: str):
     addresses = Addresses(page).found
     assert len(addresses) > 3 * VIEWS
     assert not [address[:80] for address in addresses if not address.startswith(("data:", "#"))]
@@ -154,51 +156,61 @@ def test_nothing_comes_from_a_network(page: str):
     assert len(re.findall(r"plotly\.js v\d", page)) == 1
 
 
-def test_what_was_measured_stands_on_it(measured: Path, page: str):
+def test_metrics_are_shown(evaluated: Path, page: str):
     text = Addresses(page).text
-    for number in ("0.0456", "0.0789", "0.0123", "0.654", "0.9876", "3210", "scale 1.25000", "100%", "0.062° off"):
+    for number in (
+        "0.0456",
+        "0.0789",
+        "0.0123",
+        "0.654",
+        "0.9876",
+        "3210",
+        "scale 1.25000",
+        "100%",
+        "rotation error 0.062°",
+    ):
         assert number in text, number
-    assert text.count("0.12° mean") + text.count("0.13° mean") == VIEWS and text.count("held out") >= 2
-    assert text.count("1.5 mm off") == VIEWS - 1
-    # names are data, not markup
+    assert text.count("normal error 0.12°") + text.count("normal error 0.13°") == VIEWS and text.count("held out") >= 2
+    assert text.count("position error 1.5 mm") == VIEWS - 1
+    # names are escaped
     assert "scene <b>&" in text and "<b>&" not in page
-    # of the run's settings
-    assert re.search(r"Steps at most\s*77\b", text) and "max_num_iterations: 77" in text
+    # settings of the run
+    assert re.search(r"Maximum steps\s*77\b", text) and "max_num_iterations: 77" in text
 
 
-def test_files_can_be_saved_from_it(measured: Path, page: str):
+def test_files_are_embedded(evaluated: Path, page: str):
     downloads = Addresses(page).downloads
     assert set(downloads) == {"mesh.ply", "poses.npy", "metrics.json", "views.csv"}
     for name, uri in downloads.items():
-        assert decoded(uri) == (measured / name).read_bytes(), name
+        assert decoded(uri) == (evaluated / name).read_bytes(), name
 
 
-def test_strips_show_the_errors(measured: Path):
-    outcome = read_outcome(measured)
-    errors = errors_deg(outcome)
-    assert outcome.scene is not None
+def test_pictures_of_views_show_the_errors(evaluated: Path):
+    result = read_evaluated_result(evaluated)
+    errors = errors_deg(result)
+    assert result.scene is not None
     for view, error in enumerate(errors):
-        assert np.isfinite(error).sum() == outcome.scene.masks[view].sum()
-        expected = 0.5 * OFF_DEG if view == 1 else 0.0
+        assert np.isfinite(error).sum() == result.scene.masks[view].sum()
+        expected = 0.5 * ERROR_DEG if view == 1 else 0.0
         assert np.nanmean(error) == pytest.approx(expected, rel=1.0, abs=0.05)
-        assert np.nanmax(error) < OFF_DEG + 0.1
+        assert np.nanmax(error) < ERROR_DEG + 0.1
     end = scale_end_deg(errors)
     assert end in (1.0, 2.0, 5.0)
-    strips = view_strips(outcome, errors, end)
-    known, off, right = (
+    strips = view_strips(result, errors, end)
+    reference, large, zero = (
         np.asarray(Image.open(io.BytesIO(decoded(uri))).convert("RGB"), dtype=float)
-        for uri in (strips[1].known, strips[1].error, strips[0].error)
+        for uri in (strips[1].reference, strips[1].error, strips[0].error)
     )
-    # cut to the object; errors are dark where they are large, and pale where there are none
-    assert known.shape == off.shape == (*strips[1].size[::-1], 3) and known.shape[0] <= 40 and known.shape[1] <= 48
-    assert off.min() < 120 and right.min() > 150
-    corner = errors[0].shape[0] // 2, errors[0].shape[1] // 2
-    towards_viewer = known[corner]
-    assert towards_viewer[2] > 180  # blue: z to the viewer
+    # pictures are cropped to the object; large errors are dark, small ones pale
+    assert reference.shape == large.shape == (*strips[1].size[::-1], 3)
+    assert reference.shape[0] <= 40 and reference.shape[1] <= 48
+    assert large.min() < 120 and zero.min() > 150
+    center = errors[0].shape[0] // 2, errors[0].shape[1] // 2
+    assert reference[center][2] > 180  # blue: the normal points towards the viewer
 
 
-def test_curves_are_those_of_the_run(measured: Path, page: str):
-    curves = read_curves(measured.parent / "run")
+def test_training_curves_are_read_and_plotted(evaluated: Path, page: str):
+    curves = read_curves(evaluated.parent / "run")
     np.testing.assert_allclose(
         curves["Train Loss Dict/normal_loss"].values, 0.1 / (np.arange(0, 100, 10) + 1), rtol=1e-6
     )
@@ -206,33 +218,40 @@ def test_curves_are_those_of_the_run(measured: Path, page: str):
     figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
     names = [[trace.get("name") for trace in figure["data"]] for figure in figures]
     assert ["normal", "mask"] in names and ["rot (deg)"] in names
-    assert read_curves(measured) == {}
+    assert read_curves(evaluated) == {}
     assert metric_name("Eval Images Metrics/chamfer", "cm") == "chamfer (cm)"
     assert metric_name("Eval Images Metrics/chamfer_pct", "cm") == "chamfer (%)"
     assert metric_name("Train Metrics Dict/pose_rotation_max_deg", "cm") == "pose rotation max (deg), training"
 
 
-def test_figures_stand_upright_before_the_first_camera():
-    """Cameras that look down on an object from a ring about an axis which is none of the world's."""
-    turn = trimesh.transformations.random_rotation_matrix(np.array([0.1, 0.5, 0.9]))
+def test_main_settings_exist_in_the_configuration():
+    """Renaming an option of the method must not silently drop it from the report."""
+    config = METHODS["pmni"].config
+    for _, path in MAIN_SETTINGS:
+        attrgetter(path)(config)
+
+
+def test_figures_are_upright_and_face_the_first_camera():
+    """Cameras look down on an object from a ring about an axis that is not aligned with the world's axes."""
+    rotation = trimesh.transformations.random_rotation_matrix(np.array([0.1, 0.5, 0.9]))
     ball = trimesh.creation.icosphere(radius=4.0).apply_translation([10.0, 20.0, 30.0])
-    ball.apply_transform(turn)
+    ball.apply_transform(rotation)
     poses = np.tile(np.eye(4), (4, 1, 1))
     for pose, azimuth in zip(poses, np.deg2rad([20, 110, 200, 290])):
         away = np.array([np.cos(azimuth), np.sin(azimuth), 0.7]) / np.sqrt(1.49)
         right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
         pose[:3, :3] = np.stack([right, np.cross(-away, right), -away], axis=1)
         pose[:3, 3] = np.array([10.0, 20.0, 30.0]) + 40.0 * away
-    frame = display_frame(ball, turn @ poses)
+    frame = display_frame(ball, rotation @ poses)
     assert frame.radius == pytest.approx(4.0, rel=0.01)
     assert np.linalg.det(frame.rotation) == pytest.approx(1.0)
-    np.testing.assert_allclose(frame.rotation @ turn[:3, :3] @ [0, 0, 1], [0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(frame.rotation @ rotation[:3, :3] @ [0, 0, 1], [0, 0, 1], atol=1e-6)
     np.testing.assert_allclose(frame.eye, np.array([0, -1, 0.7]) / np.sqrt(1.49), atol=1e-3)
     np.testing.assert_allclose(frame.points(np.asarray(ball.vertices)).mean(0), 0, atol=1e-3)
 
 
-def test_what_is_missing_is_said(measured: Path, tmp_path: Path):
-    record = json.loads((measured / "metrics.json").read_text())
+def test_missing_data_are_reported_on_the_page(evaluated: Path, tmp_path: Path):
+    record = json.loads((evaluated / "metrics.json").read_text())
     record |= {"surface": None, "poses": None, "similarity": None, "aligned": False, "method": None}
     record |= {"scene": str(tmp_path / "gone"), "config": None}
     (tmp_path / "metrics.json").write_text(json.dumps(record))
@@ -240,16 +259,16 @@ def test_what_is_missing_is_said(measured: Path, tmp_path: Path):
     for line in ("No mesh", "No pictures of the views", "No cameras", "No curves", "No settings"):
         assert line in text
     assert "0.654" in text and "Chamfer" not in text
-    assert len(html) < 1e5  # without figures there is no use for Plotly
+    assert len(html) < 1e5  # without figures Plotly is omitted
 
 
-def test_a_large_mesh_is_simplified(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_mesh_is_simplified(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from pmni_nerfstudio.report import sections
 
     monkeypatch.setattr(sections, "FACES", 1000)
     monkeypatch.setattr(sections, "LARGEST_MESH", 10_000)
-    shutil.copy(measured / "metrics.json", tmp_path)
-    shutil.copy(measured / "mesh.ply", tmp_path)
+    shutil.copy(evaluated / "metrics.json", tmp_path)
+    shutil.copy(evaluated / "mesh.ply", tmp_path)
     page = Addresses(report(tmp_path))
     full = trimesh.load_mesh(tmp_path / "mesh.ply", process=False)
     small = trimesh.load_mesh(io.BytesIO(decoded(page.downloads["mesh.ply"])), file_type="ply", process=False)
@@ -259,22 +278,22 @@ def test_a_large_mesh_is_simplified(measured: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "is missing"), ("{", "can't be read"), ('{"scene": null}', "lacks config, method")]
+    ("content", "message"), [(None, "is missing"), ("{", "can't be read"), ('{"scene": null}', "lacks config, method")]
 )
-def test_mistakes_are_told_in_a_line(
-    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_errors_are_reported_in_one_line(
+    content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(SystemExit) as exit:
         main(["report", str(tmp_path)])
-    message = capsys.readouterr().err.strip()
-    assert exit.value.code == 1 and message.startswith(f"error: {tmp_path / 'metrics.json'}: {said}")
-    assert len(message.splitlines()) == 1 and not (tmp_path / "report.html").exists()
+    printed = capsys.readouterr().err.strip()
+    assert exit.value.code == 1 and printed.startswith(f"error: {tmp_path / 'metrics.json'}: {message}")
+    assert len(printed.splitlines()) == 1 and not (tmp_path / "report.html").exists()
 
 
-def test_maps_of_another_size_are_refused(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    shutil.copytree(measured, tmp_path / "out")
+def test_maps_of_another_size_are_rejected(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(evaluated, tmp_path / "out")
     for path in (tmp_path / "out" / "normal_camera_space").iterdir():
         write_exr(path, read_normals(path)[:20, :24])
     with pytest.raises(SystemExit):
@@ -282,14 +301,14 @@ def test_maps_of_another_size_are_refused(measured: Path, tmp_path: Path, capsys
     assert "rendered maps are 24x20" in capsys.readouterr().err
 
 
-def test_a_browser_draws_it(measured: Path, page: str, opened: Opened):  # noqa: F811
-    opened.open(measured / "report.html")
+def test_a_browser_draws_the_figures(evaluated: Path, page: str, opened: Opened):  # noqa: F811
+    opened.open(evaluated / "report.html")
     for section in ("mesh", "cameras"):
         picture = opened.pixels(f"#{section} .plot").astype(int)
         assert opened.page.locator(f"#{section} canvas").count() > 0
         background = np.abs(picture - picture[-1, 0]).max(axis=-1) < 8
         assert 0.03 < (~background).mean() < 0.9
-        assert picture[~background].std() > 10  # shaded, or lines beside it
+        assert picture[~background].std() > 10  # shading or lines
     opened.pixels("#curves .plot")
     opened.page.locator("button.view").nth(1).click()
     assert opened.page.locator("dialog[open] img").count() == 3

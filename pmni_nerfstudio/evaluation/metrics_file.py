@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as files and as a table: metrics.json, views.csv, and what is printed."""
+"""Output of `pmni eval`: metrics.json, views.csv and the printed table."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from rich.table import Table
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.evaluation.evaluate import Evaluation
 
-METRICS = "metrics.json"
-VIEWS = "views.csv"
+METRICS_FILE = "metrics.json"
+VIEWS_FILE = "views.csv"
 
 Record = dict[str, Any]
+"""Contents of metrics.json."""
 
 
-def record_of(
+def metrics_record(
     evaluation: Evaluation, *, names: list[str], scene: Path | None, config: Path | None, method: str | None, units: str
 ) -> Record:
-    """Everything measured, as JSON holds it.
+    """Contents of metrics.json.
 
     Args:
-        evaluation: what was measured.
-        names: of the N views.
-        scene, config: where it came from, absolute.
-        method: that made it, where that is known.
-        units: of the data's world.
+        evaluation: Metrics to record.
+        names: Names of the N views.
+        scene: Absolute path of the scene's folder, if known.
+        config: Absolute path of the run's config.yml, if known.
+        method: Name of the method, if known.
+        units: Name of the data's units.
     """
     scores, normals = evaluation.scores, evaluation.normals
     poses = None if scores is None or scores.poses is None else asdict(scores.poses)
@@ -63,14 +65,14 @@ def record_of(
             "held_out_mae_deg": normals.mae_deg(~normals.trained),
             "mask_iou": normals.mask_iou,
         },
-        "mesh": asdict(evaluation.facts),
+        "mesh": asdict(evaluation.mesh),
         "views": [{column: view.get(column) for column in columns} for view in per_view],
     }
 
 
-def write_record(folder: Path, record: Record) -> list[Path]:
-    """Write metrics.json and views.csv, each atomically; returns both."""
-    files = [folder / METRICS, folder / VIEWS]
+def write_metrics(folder: Path, record: Record) -> list[Path]:
+    """Write metrics.json and views.csv, each atomically, and return their paths."""
+    files = [folder / METRICS_FILE, folder / VIEWS_FILE]
     with atomic_path(files[0]) as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
@@ -80,50 +82,56 @@ def write_record(folder: Path, record: Record) -> list[Path]:
     return files
 
 
-def table_of(record: Record, title: str, scale: float) -> Table:
-    """For a terminal; scale is the alignment's."""
+def metrics_table(record: Record, title: str, scale: float) -> Table:
+    """Table of the metrics for a terminal.
+
+    Args:
+        record: Contents of metrics.json.
+        title: Title of the table.
+        scale: Scale factor of the alignment.
+    """
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column()
     units = record["units"]
     if surface := record["surface"]:
-        table.add_row("Chamfer", f"{surface['chamfer']:.4g}", units)
+        table.add_row("Chamfer distance", f"{surface['chamfer']:.4g}", units)
         table.add_row("", f"{surface['chamfer_pct']:.4f}", "% of the diameter")
-        table.add_row("  result to truth", f"{surface['accuracy']:.4g}", units)
-        table.add_row("  truth to result", f"{surface['completeness']:.4g}", units)
+        table.add_row("  accuracy", f"{surface['accuracy']:.4g}", f"{units}, result to ground truth")
+        table.add_row("  completeness", f"{surface['completeness']:.4g}", f"{units}, ground truth to result")
         table.add_row("F-score", f"{surface['fscore']:.4f}", f"at {surface['threshold']:g} {units}")
         table.add_row("", f"{surface['fscore_1pct']:.4f}", "at 1% of the diameter")
     if poses := record["poses"]:
         table.add_section()
         table.add_row("rotation error", f"{poses['rot_deg']:.4f}", "deg, mean")
         table.add_row("", f"{poses['rot_deg_max']:.4f}", "deg, worst view")
-        table.add_row("  view to view (RPE)", f"{poses['rpe_rot_deg']:.4f}", "deg, root mean square")
+        table.add_row("  relative (RPE)", f"{poses['rpe_rot_deg']:.4f}", "deg, root mean square")
         table.add_row("views under 1 deg", f"{poses['views_under_1deg']:.0%}", "")
         table.add_row("position error", f"{poses['position']:.4g}", f"{units}, mean")
         table.add_row("", f"{poses['position_pct']:.3f}", "% of the radius, mean")
-        table.add_row("  trajectory (ATE)", f"{poses['ate']:.4g}", f"{units}, root mean square")
-        table.add_row("  view to view (RPE)", f"{poses['rpe_position']:.4g}", f"{units}, root mean square")
+        table.add_row("  absolute (ATE)", f"{poses['ate']:.4g}", f"{units}, root mean square")
+        table.add_row("  relative (RPE)", f"{poses['rpe_position']:.4g}", f"{units}, root mean square")
     if normals := record["normals"]:
         table.add_section()
-        against = "the input normals" if normals["against"] == "inputs" else "the true normals"
+        against = "input normals" if normals["against"] == "inputs" else "ground-truth normals"
         if normals["mae_deg"] is not None:
-            table.add_row("normals", f"{normals['mae_deg']:.3f}", f"deg, mean, against {against}")
+            table.add_row("normal error", f"{normals['mae_deg']:.3f}", f"deg, mean, against {against}")
         table.add_row("", f"{normals['median_deg']:.3f}", "deg, median")
         if normals["held_out_mae_deg"] is not None:
-            table.add_row("  views held out", f"{normals['held_out_mae_deg']:.3f}", "deg, mean")
-        table.add_row("masks' overlap", f"{normals['mask_iou']:.4f}", "intersection over union")
-    facts = record["mesh"]
+            table.add_row("  held-out views", f"{normals['held_out_mae_deg']:.3f}", "deg, mean")
+        table.add_row("mask IoU", f"{normals['mask_iou']:.4f}", "intersection over union")
+    mesh = record["mesh"]
     table.add_section()
-    table.add_row("mesh", f"{facts['faces']:,}", "faces")
-    table.add_row("", f"{facts['components']}", "components")
-    table.add_row("watertight", "yes" if facts["watertight"] else "no", "")
-    if facts["self_intersections"] is not None:
-        table.add_row("self-intersections", f"{facts['self_intersections']:,}", "faces")
-    table.add_row("area", f"{facts['area']:.5g}", f"{units}^2")
-    if facts["volume"] is not None:
-        table.add_row("volume", f"{facts['volume']:.5g}", f"{units}^3")
-    table.add_row("mean curvature", f"{facts['mean_curvature']:.4g}", f"1/{units}, mean")
+    table.add_row("mesh", f"{mesh['faces']:,}", "faces")
+    table.add_row("", f"{mesh['components']}", "components")
+    table.add_row("watertight", "yes" if mesh["watertight"] else "no", "")
+    if mesh["self_intersections"] is not None:
+        table.add_row("self-intersections", f"{mesh['self_intersections']:,}", "faces")
+    table.add_row("area", f"{mesh['area']:.5g}", f"{units}^2")
+    if mesh["volume"] is not None:
+        table.add_row("volume", f"{mesh['volume']:.5g}", f"{units}^3")
+    table.add_row("mean curvature", f"{mesh['mean_curvature']:.4g}", f"1/{units}, mean")
     if record["surface"]:
         table.add_section()
         table.add_row("alignment", "similarity" if record["aligned"] else "none", f"scale {scale:.5f}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Surface and poses of a result against the truth: align, then measure."""
+"""Surface and pose errors of a result against the ground truth, after an optional similarity alignment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.evaluation.alignment import fit_similarity, similarity_from_cameras
-from pmni_nerfstudio.evaluation.ground_truth import Truth
+from pmni_nerfstudio.evaluation.ground_truth import GroundTruth
 from pmni_nerfstudio.evaluation.metrics import PoseScore, SurfaceScore, object_radius, score_poses, score_surface
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
@@ -19,46 +19,50 @@ Rays = Literal["masked", "all"]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What is measured against the truth; distances in units of the data's world."""
+class GeometryScores:
+    """Surface and pose errors; distances in units of the data's world."""
 
     surface: SurfaceScore
     poses: PoseScore | None
-    """None where no poses were given."""
+    """Pose errors; None if the result has no poses."""
     similarity: np.ndarray
-    """(4, 4), took the result to the truth, in the data's world; the identity without alignment."""
+    """(4, 4) alignment from the result to the ground truth, in the data's world; the identity without alignment."""
 
     @property
     def scale(self) -> float:
-        """Of the similarity."""
+        """Scale factor of the alignment."""
         return scale_of(self.similarity)
 
 
-def score(
+def score_geometry(
     mesh: trimesh.Trimesh,
     c2w: np.ndarray | None,
-    truth: Truth,
+    truth: GroundTruth,
     align: bool,
     threshold: float = 0.5,
     rays: Rays = "masked",
     views: np.ndarray | None = None,
     fit_points: int = 20_000,
-) -> Scores | None:
-    """Score a result in the data's world.
+) -> GeometryScores | None:
+    """Compute surface and pose errors of a result in the data's world.
 
     Args:
-        mesh: the result.
-        c2w: (n, 4, 4) its poses, OpenCV axes, or None. With them the rotation of the alignment is the mean of what
-            the orientations say, and only scale and shift are fitted to the surface; without, all seven parameters are.
-        truth: what it should be.
-        align: whether to take the result to the true world by a similarity first.
-        threshold: of the F-score, in units of the data's world.
-        rays: whose first hits are compared: those of the masks' pixels, or of all.
-        views: (n,) which of the truth's views the poses are of; all of them by default.
-        fit_points: on the result, that the alignment goes by.
+        mesh: Mesh of the result, in the data's world.
+        c2w: (n, 4, 4) poses of the result in the same world, OpenCV axes, or None. With poses, the rotation of the
+            alignment is the mean of the relative orientations and only scale and translation are fitted to the
+            surface; without, all seven parameters are.
+        truth: Ground truth.
+        align: Whether to align the result to the ground truth by a similarity first.
+        threshold: Distance threshold of the F-score, in units of the data's world.
+        rays: Pixels whose rays sample the surfaces: "masked" for those of the masks, "all" for all pixels.
+        views: (n,) indices of the poses' views in the ground truth; by default all.
+        fit_points: Number of surface samples used by the alignment.
 
     Returns:
-        The scores, or None if no true camera sees any of the aligned result.
+        The errors, or None if no ground-truth camera sees the aligned result.
+
+    Raises:
+        PmniError: The alignment is undetermined because all poses share one camera center.
     """
     unit_from_world = truth.unit_from_world
     mesh = mesh.copy().apply_transform(unit_from_world)
@@ -81,12 +85,12 @@ def score(
         return None
     poses = None
     if c2w is not None:
-        moved = transform_poses(similarity, c2w)
+        aligned = transform_poses(similarity, c2w)
         poses = score_poses(
-            *(transform_poses(truth.world_from_unit, p) for p in (moved, true_c2w)),
+            *(transform_poses(truth.world_from_unit, p) for p in (aligned, true_c2w)),
             radius=unit * object_radius(truth.mesh),
         )
-    return Scores(
+    return GeometryScores(
         surface=replace(
             surface,
             chamfer=unit * surface.chamfer,
