@@ -1,2 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signed distance field: encodings, the field that nerfstudio sees, and NeuS' learnt variance."""
+"""Signed distance field of the neural stage.
+
+sdf_field: `PmniField` and its configuration; one interface for all encodings.
+levels: levels of detail that unlock coarse to fine, shared by all encodings.
+grid: encoding `grid`, the signed distance itself on trilinear grids.
+encodings: encoding `dense`, features on dense grids, and the interface of feature encodings.
+hash_encoding: encoding `hash`, features in multi-resolution hash tables, in PyTorch or tinycudann.
+mlp: the network that maps encoded positions to signed distances.
+trilinear: trilinear interpolation that can be differentiated twice.
+warm_start: sample points for fitting a field to a given surface.
+variance: the learned sharpness of NeuS' density.
+"""

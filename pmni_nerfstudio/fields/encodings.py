@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature encodings of positions in [-1, 1]^3, on levels that unlock coarse to fine; `dense` is a few feature grids."""
+"""Feature encodings of positions in [-1, 1]^3, and `dense`: features on a few dense grids."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pmni_nerfstudio.fields.trilinear import blend, dense_index, gather_corners,
 
 
 class LevelEncoding(Levels):
-    """Learnt features at the vertices of a few lattices, interpolated: the interface of `dense` and `hash`.
+    """Interface of `dense` and `hash`: learned features at the vertices of several grids, trilinearly interpolated.
 
-    Features start at zero, so that unlocking a level changes nothing at that moment; the random weights of the layer
-    that follows give the features different gradients.
+    Features start at zero, so that unlocking a level does not change the field at that moment; the random weights of
+    the layer that follows give the features different gradients.
 
     Args:
-        vertices: vertices an axis of each level, growing.
-        features_per_level: features of each vertex.
+        vertices: vertices per axis of each level, increasing.
+        features_per_level: features per vertex.
 
     Raises:
-        PmniError: if the levels don't grow.
+        PmniError: the levels do not increase.
     """
 
     def __init__(self, vertices: Sequence[int], features_per_level: int) -> None:
@@ -33,7 +33,7 @@ class LevelEncoding(Levels):
 
     @property
     def num_features(self) -> int:
-        """Features of all levels, locked ones included."""
+        """Number of features of all levels, locked ones included."""
         return self.num_levels * self.features_per_level
 
     def forward(self, x_t: Float[Tensor, "3 p"]) -> Float[Tensor, "f p"]:
@@ -42,9 +42,9 @@ class LevelEncoding(Levels):
 
 
 class TableEncoding(LevelEncoding):
-    """Levels held in tables of PyTorch parameters, one a level: a locked one is not looked up and gets no gradient.
+    """Encoding with one table of PyTorch parameters per level; a locked level is not evaluated and gets no gradient.
 
-    A subclass says how many entries a level's table has and where a cell's corners lie in it.
+    Subclasses define the size of a level's table and the entries of a cell's corners.
     """
 
     def __init__(self, vertices: Sequence[int], features_per_level: int) -> None:
@@ -54,11 +54,11 @@ class TableEncoding(LevelEncoding):
         )
 
     def entries(self, vertices: int) -> int:
-        """Entries in the table of a level with so many vertices an axis."""
+        """Number of table entries of a level with this many vertices per axis."""
         raise NotImplementedError
 
     def corner_index(self, cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
-        """Where the corners of cells lie in the table of their level."""
+        """Table entries of the corners of cells."""
         raise NotImplementedError
 
     def forward(self, x_t: Float[Tensor, "3 p"]) -> Float[Tensor, "f p"]:
@@ -71,7 +71,7 @@ class TableEncoding(LevelEncoding):
 
 
 class DenseEncoding(TableEncoding):
-    """A feature at every vertex of every level: few levels, no collisions, the faster choice on a CPU."""
+    """Features at every vertex of a few levels: no collisions, and faster than hashing on a CPU."""
 
     def entries(self, vertices: int) -> int:
         return vertices**3

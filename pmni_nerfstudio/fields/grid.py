@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`grid`: the signed distance itself on trilinear grids, f(x) = sum over the active levels of trilinear(level, x)."""
+"""Encoding `grid`: the signed distance as a sum of trilinear grids, coarse to fine."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from pmni_nerfstudio.fields.trilinear import (
     blend_with_gradient,
     dense_index,
     gather_corners,
-    lattice,
     locate,
     resample_volume,
 )
+from pmni_nerfstudio.geometry.interpolation import grid_points
 
 
 class SdfGrid(Levels):
-    """Signed distances at the vertices of a few lattices, coarse to fine; the finer ones hold what the coarser lack.
+    """Signed distances at the vertices of several grids, coarse to fine; finer levels store residuals of coarser ones.
 
-    One parameter a level: a locked level is never looked up and its gradient stays None, so that optimizers pass it
-    over. Outside the cube [-1, 1]^3 the field has the value of the cube's nearest point, a lower bound of the
-    distance, which sphere tracing may step by.
+    Each level is one parameter: a locked level is not evaluated and its gradient stays None, so that optimizers skip
+    it. Outside the cube [-1, 1]^3 the field has the value of the cube's nearest point, a lower bound of the distance,
+    which is a safe step for sphere tracing.
 
     Args:
-        vertices: vertices an axis of each level, for instance (33, 65, 129): each halves the cells of the last.
-        radius: radius of the sphere to start from, world units.
+        vertices: vertices per axis of each level, for instance (33, 65, 129), where cells halve from level to level.
+        radius: radius of the initial sphere, world units.
     """
 
     def __init__(self, vertices: Sequence[int], radius: float) -> None:
         super().__init__(vertices)
         self.values = nn.ParameterList([nn.Parameter(torch.zeros(n, n, n)) for n in self.vertices])
         with torch.no_grad():
-            self.values[0].copy_(lattice(self.vertices[0], self.values[0].device).norm(dim=-1) - radius)
+            self.values[0].copy_(grid_points(self.vertices[0], self.values[0].device).norm(dim=-1) - radius)
 
     def sdf(self, x: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
         """Signed distances, world units."""
@@ -45,20 +45,20 @@ class SdfGrid(Levels):
         return torch.stack([blend(*self._corners(level, x_t))[0] for level in range(self.active_levels)]).sum(0)
 
     def sdf_and_gradient(self, x: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p 3"]]:
-        """Signed distances and their exact gradients, from the same lookups."""
+        """Signed distances and their exact gradients, from the same corner values."""
         x_t = x.t().contiguous()
         values, slopes = [], []
         for level in range(self.active_levels):
             value, slope = blend_with_gradient(*self._corners(level, x_t))
             values.append(value[0])
             slopes.append(slope[:, 0] * (0.5 * (self.vertices[level] - 1)))
-        # The clamp to the cube holds the field constant across the faces: no slope along an axis that is outside.
+        # Positions are clamped to the cube: the field is constant along an axis on which they lie outside.
         inside = x_t.abs() <= 1.0
         return torch.stack(values).sum(0), (torch.stack(slopes).sum(0) * inside).t().contiguous()
 
     @torch.no_grad()
     def volume(self, n: int) -> Float[Tensor, "n n n"]:
-        """The field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
+        """The field at the vertices of an n^3 grid over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
         total = resample_volume(self.values[0], n)
         for level in range(1, self.active_levels):
             total += resample_volume(self.values[level], n)
@@ -66,11 +66,10 @@ class SdfGrid(Levels):
 
     @torch.no_grad()
     def fit(self, volume: Float[Tensor, "n n n"], steps: int, generator: torch.Generator) -> None:
-        """Take over a volume of signed distances, in every level, locked or not.
+        """Set all levels, locked or not, to represent a volume of signed distances.
 
-        Any number of coarse levels sums up to the volume at the vertices of the finest of them; what the finer levels
-        hold is the rest. Exact, so there is nothing to iterate or to draw: `steps` and `generator` serve the encodings
-        that regress.
+        The sum of the first k levels equals the volume at the vertices of level k. The solution is direct; `steps` and
+        `generator` are for encodings that are fitted by gradient descent.
         """
         del steps, generator
         for level, n in enumerate(self.vertices):
@@ -82,7 +81,7 @@ class SdfGrid(Levels):
     def _corners(
         self, level: int, x_t: Float[Tensor, "3 p"]
     ) -> tuple[Float[Tensor, "1 2 2 2 p"], Float[Tensor, "3 p"]]:
-        """A level's values at the corners of the points' cells, and the fractions."""
+        """A level's values at the corners of the points' cells, and the points' positions in their cells."""
         n = self.vertices[level]
         cell, fraction = locate(x_t, n)
         return gather_corners(self.values[level].view(1, -1), dense_index(cell, n)), fraction

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hash`: a multi-resolution hash encoding (Müller et al., Instant Neural Graphics Primitives, SIGGRAPH 2022).
+"""Encoding `hash`: multi-resolution hash tables of features (Müller et al., Instant NGP, SIGGRAPH 2022).
 
-tinycudann's kernels where they are installed and a GPU is there, PyTorch elsewhere: the same idea, but not the same
-parameters, so a checkpoint belongs to the implementation that wrote it.
+There are two implementations. tinycudann, NVIDIA's CUDA kernels, is used where it is installed and a GPU is available.
+The one in PyTorch is used everywhere else, needs nothing to be compiled, and also runs on CPUs. Their parameters are
+laid out differently, so a checkpoint can be loaded only with the implementation that wrote it.
 """
 
 from __future__ import annotations
@@ -16,36 +17,36 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.encodings import LevelEncoding, TableEncoding
 from pmni_nerfstudio.fields.trilinear import dense_index
 
-# The primes of the paper; the first coordinate stays as it is, for cache coherence.
+# Primes of the paper; the first coordinate is not scrambled, for cache coherence.
 _PRIMES = (1, 2654435761, 805459861)
 
 
 def tcnn_usable() -> bool:
-    """Whether tinycudann is installed and has a GPU to run on."""
+    """Whether tinycudann is installed and a GPU is available."""
     return TCNN_EXISTS and torch.cuda.is_available()
 
 
 def level_vertices(levels: int, base: int, growth: float) -> tuple[int, ...]:
-    """Vertices an axis of a geometric ladder of levels: round(base * growth**level)."""
+    """Vertices per axis of levels in geometric progression: round(base * growth**level)."""
     return tuple(round(base * growth**level) for level in range(levels))
 
 
 class HashEncoding(TableEncoding):
-    """The encoding in PyTorch: levels that fit in a table are dense, and only larger ones are hashed.
+    """Hash encoding in PyTorch. Levels with no more vertices than table entries are dense; only finer ones are hashed.
 
     Args:
         levels: number of levels.
-        base: vertices an axis of the coarsest level.
-        growth: ratio of vertices from level to level.
-        log2_table: the largest table has 2**log2_table entries.
-        features_per_level: features of each entry.
+        base: vertices per axis of the coarsest level.
+        growth: ratio of the vertices per axis from level to level.
+        log2_table: logarithm of the maximum number of entries per table.
+        features_per_level: features per entry.
 
     Raises:
-        PmniError: if the levels don't grow.
+        PmniError: the levels do not increase.
     """
 
     def __init__(self, levels: int, base: int, growth: float, log2_table: int, features_per_level: int) -> None:
-        self.table_entries = 2**log2_table  # before the base class, whose constructor asks for entries()
+        self.table_entries = 2**log2_table  # the base class' constructor calls entries()
         super().__init__(level_vertices(levels, base, growth), features_per_level)
 
     def entries(self, vertices: int) -> int:
@@ -54,22 +55,24 @@ class HashEncoding(TableEncoding):
     def corner_index(self, cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
         if vertices**3 <= self.table_entries:
             return dense_index(cell, vertices)
-        # Products before corners: two an axis instead of eight. int64 holds them: 2^11 vertices * 2^32.
+        # Multiply before combining corners: two products per axis instead of eight. 2^11 vertices * 2^32 fit in int64.
         x, y, z = (torch.stack([along, along + 1]) * prime for along, prime in zip(cell, _PRIMES))
         hashed = x[:, None, None] ^ y[:, None] ^ z
         return (hashed & (self.table_entries - 1)).view(8, -1)
 
 
 class TcnnHashEncoding(LevelEncoding):
-    """The encoding in tinycudann (float32, second derivatives included). Same arguments as `HashEncoding`.
+    """Hash encoding in tinycudann: float32, twice differentiable. The arguments are those of `HashEncoding`.
 
-    Locked levels are computed with the others, since the kernel knows no fewer, and dropped before they count.
+    The kernel always evaluates all levels; features of locked levels are discarded.
     """
 
     def __init__(self, levels: int, base: int, growth: float, log2_table: int, features_per_level: int) -> None:
         super().__init__(level_vertices(levels, base, growth), features_per_level)
         if not tcnn_usable():
-            raise PmniError("hash encoding: tinycudann needs a GPU and its package; set hash-implementation to torch")
+            raise PmniError(
+                "hash encoding: tinycudann is not installed or there is no GPU; use hash-implementation torch"
+            )
         self.encoding = tcnn.Encoding(
             n_input_dims=3,
             encoding_config={

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Levels that unlock coarse to fine: what every encoding of the field has in common."""
+"""Levels of detail that unlock coarse to fine: the base class of all encodings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pmni_nerfstudio.errors import PmniError
 
 
 class Levels(nn.Module):
-    """A stack of lattices over [-1, 1]^3 of which the first `active_levels` count.
+    """Grids over [-1, 1]^3, coarse to fine, of which the first `active_levels` are unlocked.
 
-    The count lives in a buffer, so that checkpoints hold it; a Python copy beside it spares every forward pass a
-    wait for the GPU.
+    The number of unlocked levels is a buffer, so that checkpoints contain it; a Python copy avoids waiting for the GPU
+    in every forward pass.
 
     Args:
-        vertices: vertices an axis of each level, growing.
+        vertices: vertices per axis of each level, increasing.
 
     Raises:
-        PmniError: if there is no level, a level has fewer than two vertices, or they don't grow.
+        PmniError: there is no level, a level has fewer than two vertices per axis, or the levels do not increase.
     """
 
     active_buffer: Tensor
@@ -30,18 +30,18 @@ class Levels(nn.Module):
         super().__init__()
         self.vertices = tuple(int(n) for n in vertices)
         if not self.vertices or self.vertices[0] < 2 or any(b <= a for a, b in zip(self.vertices, self.vertices[1:])):
-            raise PmniError(f"field: vertices per axis of the levels must grow from 2 or more, got {self.vertices}")
+            raise PmniError(f"field: the levels' vertices per axis must increase from at least 2, got {self.vertices}")
         self._active_levels = len(self.vertices)
         self.register_buffer("active_buffer", torch.tensor(self._active_levels))
 
     @property
     def num_levels(self) -> int:
-        """Levels in all, locked ones included."""
+        """Number of levels, locked ones included."""
         return len(self.vertices)
 
     @property
     def active_levels(self) -> int:
-        """Levels that count, coarse to fine."""
+        """Number of unlocked levels."""
         return self._active_levels
 
     @property
@@ -53,7 +53,7 @@ class Levels(nn.Module):
         """Unlock the first `count` levels and lock the rest.
 
         Raises:
-            ValueError: if the count isn't between 1 and the number of levels.
+            ValueError: `count` is not between 1 and the number of levels.
         """
         if not 1 <= count <= self.num_levels:
             raise ValueError(f"count: expected 1 to {self.num_levels} levels, got {count}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A signed distance from encoded positions and one hidden layer: the network over the `dense` and `hash` encodings."""
+"""Network with one hidden layer that maps positions encoded by `dense` or `hash` to signed distances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pmni_nerfstudio.fields.encodings import LevelEncoding
-from pmni_nerfstudio.fields.trilinear import lattice, sample_volume
+from pmni_nerfstudio.fields.trilinear import sample_volume
 from pmni_nerfstudio.fields.warm_start import SurfaceBand
+from pmni_nerfstudio.geometry.interpolation import grid_points
 
 _CHUNK_POINTS = 2**17
 _FIT_POINTS = 4096
@@ -20,10 +21,10 @@ _FIT_LEARNING_RATE = 1e-2
 
 
 class _Softplus(torch.autograd.Function):
-    """log(1 + exp(beta h)) / beta, beta = 100: a ReLU smoothed enough to have second derivatives.
+    """Softplus log(1 + exp(beta h)) / beta with beta = 100: close to a ReLU, but twice differentiable.
 
-    Two to three times as fast on a CPU as `F.softplus`, whose log1p isn't vectorised; exact to rounding, since the
-    exponential is of a number that is never positive.
+    Two to three times as fast on a CPU as `F.softplus`, whose log1p is not vectorized. Exact to rounding, since only
+    numbers that are not positive are exponentiated.
     """
 
     BETA = 100.0
@@ -41,15 +42,15 @@ class _Softplus(torch.autograd.Function):
 
 
 class EncodedSdf(nn.Module):
-    """f(x) = w . softplus(W [x, features(x)] + b) + c, positions concatenated to the features of the unlocked levels.
+    """Signed distance f(x) = w . softplus(W [x, features(x)] + b) + c, with the features of the unlocked levels.
 
-    It starts as a sphere without any training: with the unit vectors u_i spread evenly, the mean of relu(u_i . x) is
-    |x| / 4; so the rows of W are u_i, w = 4 / hidden, c = -radius, and the features are zero.
+    It is initialized to a sphere without training: for unit vectors u_i spread evenly over the sphere the mean of
+    relu(u_i . x) is |x| / 4. Hence the rows of W are u_i, w = 4 / hidden_dim, c = -radius, and the features are zero.
 
     Args:
-        levels: the encoding; it says which levels count.
+        levels: the encoding.
         hidden_dim: width of the hidden layer.
-        radius: radius of the sphere to start from, world units.
+        radius: radius of the initial sphere, world units.
     """
 
     def __init__(self, levels: LevelEncoding, hidden_dim: int, radius: float) -> None:
@@ -66,12 +67,12 @@ class EncodedSdf(nn.Module):
         """Signed distances, world units."""
         x_t = x.t().contiguous()
         inputs = torch.cat([x_t, self.levels(x_t)])
-        # Columns of the locked levels take no part, which saves their share of the product too.
+        # Weights of locked levels are left out of the product.
         hidden = torch.addmm(self.bias[:, None], self.weight[:, : inputs.shape[0]], inputs)
         return (self.weight_out @ _Softplus.apply(hidden))[0] + self.bias_out
 
     def sdf_and_gradient(self, x: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p 3"]]:
-        """Signed distances and their gradients, differentiable where gradients are recorded."""
+        """Signed distances and their gradients; differentiable if gradients are enabled."""
         record = torch.is_grad_enabled()
         with torch.enable_grad():
             position = x if x.requires_grad and record else x.detach().requires_grad_(True)
@@ -81,18 +82,18 @@ class EncodedSdf(nn.Module):
 
     @torch.no_grad()
     def volume(self, n: int) -> Float[Tensor, "n n n"]:
-        """The field at the vertices of a lattice over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
-        points = lattice(n, self.weight.device, self.weight.dtype).reshape(-1, 3)
+        """The field at the vertices of an n^3 grid over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
+        points = grid_points(n, self.weight.device, self.weight.dtype).reshape(-1, 3)
         return torch.cat([self.sdf(chunk) for chunk in points.split(_CHUNK_POINTS)]).view(n, n, n)
 
     def fit(self, volume: Float[Tensor, "n n n"], steps: int, generator: torch.Generator) -> None:
-        """Regress a volume of signed distances by Adam, in the unlocked levels.
+        """Fit the unlocked levels to a volume of signed distances by Adam.
 
-        Three quarters of each step's points lie near the surface, the rest anywhere in the cube.
+        Three quarters of each step's points lie near the surface, the others anywhere in the cube.
         """
         band = SurfaceBand(volume)
         optimizer = torch.optim.Adam(self.parameters(), lr=_FIT_LEARNING_RATE)
-        # Falls to a hundredth, so that the last steps settle instead of jumping about.
+        # The learning rate decays to 1%, so that the last steps converge.
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.01 ** (1.0 / max(steps, 1)))
         with torch.enable_grad():
             for _ in range(steps):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trilinear interpolation on lattices of vertices over the cube [-1, 1]^3, right to every order of derivative.
+"""Trilinear interpolation on grids over the cube [-1, 1]^3 that can be differentiated any number of times.
 
-Everything is channel-first with the points last (``(3, P)``, ``(C, 8 P)``): on a CPU the one-dimensional gather and
-scatter kernels of PyTorch are an order of magnitude faster than those that move short rows, and the blends that follow
-run over contiguous memory. ``F.grid_sample`` is both slower here and has no second derivative in three dimensions.
+`F.grid_sample` has no second derivative in three dimensions, and is slower here. Arrays are channel-first with points
+last, (3, P) and (C, 8 P): on a CPU PyTorch gathers and scatters single numbers an order of magnitude faster than short
+rows, and the interpolation runs over contiguous memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class _Gather(torch.autograd.Function):
-    """Columns of a table: (C, N), (M,) -> (C, M). Linear in the table, so its derivatives are scatter and gather."""
+    """Select columns of a table, (C, N), (M,) -> (C, M); the derivative is `_Scatter`."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Scatter(torch.autograd.Function):
-    """The transpose of `_Gather`: columns added up into a table of zeros, (C, M), (M,) -> (C, N)."""
+    """Sum columns into a table, (C, M), (M,) -> (C, N), the transpose of `_Gather`, which is its derivative."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor, columns: int) -> Tensor:
@@ -49,30 +49,31 @@ def gather_corners(table: Float[Tensor, "c n"], index: Int[Tensor, "8 p"]) -> Fl
     """Values at the eight corners of each point's cell.
 
     Args:
-        table: a column an entry.
-        index: columns of the table, corners in the order of `corner_offsets`.
+        table: one column per entry.
+        index: table entries of the corners, in the order of `corner_offsets`.
 
     Returns:
-        By channel and by the corner's x, y and z.
+        Values by channel, the corner's x, y and z, and point.
     """
     return _Gather.apply(table, index.reshape(-1)).view(table.shape[0], 2, 2, 2, index.shape[1])  # type: ignore[union-attr]
 
 
 def corner_offsets(device: torch.device) -> Int[Tensor, "8 3"]:
-    """The corners of the unit cell, x slowest, as int64."""
+    """Corners of the unit cell, x slowest, int64."""
     bits = torch.arange(8, device=device)
     return torch.stack([bits >> 2, (bits >> 1) & 1, bits & 1], dim=-1)
 
 
 def locate(x_t: Float[Tensor, "3 p"], vertices: int) -> tuple[Int[Tensor, "3 p"], Float[Tensor, "3 p"]]:
-    """The cell of each point and where in the cell it lies. Outside the cube: of the nearest point of the cube.
+    """Cell of each point and position within the cell. Points outside the cube are clamped to it.
 
     Args:
         x_t: positions, world units.
-        vertices: lattice vertices an axis, the first at -1 and the last at 1.
+        vertices: grid vertices per axis, the first at -1 and the last at 1.
 
     Returns:
-        Cells, int64 in [0, vertices - 2], and fractions in [0, 1], differentiable.
+        cell: int64 in [0, vertices - 2].
+        fraction: position in the cell, in [0, 1]; differentiable.
     """
     scaled = (x_t.clamp(-1.0, 1.0) + 1.0) * (0.5 * (vertices - 1))
     cell = scaled.detach().floor().clamp_(max=vertices - 2)
@@ -80,14 +81,14 @@ def locate(x_t: Float[Tensor, "3 p"], vertices: int) -> tuple[Int[Tensor, "3 p"]
 
 
 def dense_index(cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
-    """The places of the cells' corners in a flattened (vertices,)*3 volume ('ij' = x, y, z)."""
+    """Indices of the cells' corners in a flattened volume of `vertices`^3, 'ij' = x, y, z."""
     base = (cell[0] * vertices + cell[1]) * vertices + cell[2]
     dx, dy, dz = corner_offsets(cell.device).unbind(-1)
     return base + ((dx * vertices + dy) * vertices + dz)[:, None]
 
 
 def blend(corners: Float[Tensor, "c 2 2 2 p"], fraction: Float[Tensor, "3 p"]) -> Float[Tensor, "c p"]:
-    """Trilinear values of cells from their corners, at fractions of the cell."""
+    """Trilinear interpolation of corner values."""
     value = corners
     for along in fraction:
         value = _mix(value, along)
@@ -97,10 +98,7 @@ def blend(corners: Float[Tensor, "c 2 2 2 p"], fraction: Float[Tensor, "3 p"]) -
 def blend_with_gradient(
     corners: Float[Tensor, "c 2 2 2 p"], fraction: Float[Tensor, "3 p"]
 ) -> tuple[Float[Tensor, "c p"], Float[Tensor, "3 c p"]]:
-    """Trilinear value and its exact derivative by the fractions.
-
-    Both are differentiable in the corners and the fractions.
-    """
+    """Trilinear interpolation and its derivative with respect to `fraction`; both are differentiable."""
     fx, fy, fz = fraction
     left, right = corners.unbind(1)
     y0, y1 = torch.lerp(left, right, fx).unbind(1)
@@ -111,24 +109,21 @@ def blend_with_gradient(
 
 
 def _mix(values: Tensor, along: Tensor) -> Tensor:
-    """Linear interpolation over the first axis of two that follows the channels."""
-    # unbind and not two slices: its derivative is one stack, theirs are two volumes of zeros and a sum.
+    """Linear interpolation over the axis of length two that follows the channels."""
+    # The derivative of unbind is one stack; that of two slices would be two volumes of zeros and their sum.
     low, high = values.unbind(1)
     return torch.lerp(low, high, along)
 
 
 def sample_volume(volume: Float[Tensor, "n n n"], x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
-    """A dense volume over [-1, 1]^3, vertices on the faces, at points: the fast lookup for tracing.
+    """Trilinear values of a volume over [-1, 1]^3 at points; differentiable in both.
 
     Args:
-        volume: 'ij' = x, y, z.
-        x: positions, world units; outside the cube the nearest point of the cube counts.
-
-    Returns:
-        Values, differentiable in the volume and in x.
+        volume: values at the vertices of a grid, the outermost on the cube's faces, 'ij' = x, y, z.
+        x: positions, world units; clamped to the cube.
 
     Raises:
-        ValueError: if the volume isn't a cube of at least two vertices an axis.
+        ValueError: the volume is not a cube of at least two vertices per axis.
     """
     check_volume(volume)
     n = volume.shape[0]
@@ -144,15 +139,9 @@ def check_volume(volume: Tensor) -> None:
 
 
 def resample_volume(volume: Float[Tensor, "m m m"], vertices: int) -> Float[Tensor, "n n n"]:
-    """A volume's trilinear interpolant on another lattice of the same cube."""
+    """Resample a volume to another resolution by trilinear interpolation."""
     check_volume(volume)
     if volume.shape[0] == vertices:
         return volume.clone()
     size = (vertices, vertices, vertices)
     return torch.nn.functional.interpolate(volume[None, None], size=size, mode="trilinear", align_corners=True)[0, 0]
-
-
-def lattice(vertices: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Float[Tensor, "n n n 3"]:
-    """Positions of the lattice's vertices, 'ij' = x, y, z, world units."""
-    axis = torch.linspace(-1.0, 1.0, vertices, device=device, dtype=dtype)
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangle meshes: moved, simplified, freed of small components."""
+"""Operations on triangle meshes: transforming, simplifying, removing small components."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     """Simplify a mesh by quadric error metrics (Garland and Heckbert, SIGGRAPH 1997), through Open3D.
 
     Args:
-        mesh: whose faces share vertices.
+        mesh: mesh whose faces share vertices.
         faces: target number of faces; a mesh that has no more is returned as it is.
     """
     import open3d as o3d  # takes seconds to load
@@ -37,16 +37,16 @@ def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
 def keep_large_components(mesh: trimesh.Trimesh, share: float) -> trimesh.Trimesh:
     """Remove connected components whose area is less than a share of the largest component's area."""
     faces = mesh.faces
-    joins = coo_matrix(
+    adjacency = coo_matrix(
         (np.ones(2 * len(faces), dtype=bool), (faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel())),
         shape=(len(mesh.vertices),) * 2,
     )
-    count, labels = connected_components(joins, directed=False)
+    count, labels = connected_components(adjacency, directed=False)
     if count == 1:
         return mesh
-    of_face = labels[faces[:, 0]]
-    areas = np.bincount(of_face, weights=mesh.area_faces, minlength=count)
+    face_labels = labels[faces[:, 0]]
+    areas = np.bincount(face_labels, weights=mesh.area_faces, minlength=count)
     kept = areas >= share * areas.max()
     vertices = kept[labels]
-    places = np.cumsum(vertices) - 1
-    return trimesh.Trimesh(mesh.vertices[vertices], places[faces[kept[of_face]]], process=False)
+    new_index = np.cumsum(vertices) - 1
+    return trimesh.Trimesh(mesh.vertices[vertices], new_index[faces[kept[face_labels]]], process=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pmni_nerfstudio.geometry.cameras import project
 
 MIN_DEPTH = 1e-6
-"""Depths up to this, in world units, are not divided by."""
+"""Smallest depth that pixels are computed for, in world units."""
 
 
 def project_world(

@@ -30,7 +30,7 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 _FLIP_Y_AND_Z = (1.0, -1.0, -1.0)
 
 OPENCV_FROM_STORED = np.diag(_FLIP_Y_AND_Z)
-"""Rotation from the axes of stored camera-space normals to OpenCV camera axes, for where a matrix is composed."""
+"""Rotation from the axes of stored camera-space normals to OpenCV camera axes, as a matrix; see `flip_y_and_z`."""
 
 
 def flip_y_and_z(vectors: Array) -> Array:

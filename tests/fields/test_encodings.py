@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encodings against slow obvious twins, finite differences and PyTorch's own interpolation."""
+"""Encodings against plain reference implementations, finite differences and PyTorch's own interpolation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pmni_nerfstudio.fields.encodings import DenseEncoding, TableEncoding
 from pmni_nerfstudio.fields.grid import SdfGrid
 from pmni_nerfstudio.fields.hash_encoding import HashEncoding, TcnnHashEncoding, level_vertices, tcnn_usable
 from pmni_nerfstudio.fields.mlp import EncodedSdf
-from pmni_nerfstudio.fields.trilinear import lattice, sample_volume
+from pmni_nerfstudio.fields.trilinear import sample_volume
+from pmni_nerfstudio.geometry.interpolation import grid_points
 
 HASH = {"levels": 4, "base": 3, "growth": 1.6, "log2_table": 6, "features_per_level": 2}
 
@@ -25,8 +26,8 @@ def points(count: int, seed: int = 0, reach: float = 1.0) -> Tensor:
     return (torch.rand(count, 3, generator=generator, dtype=torch.float64) * 2.0 - 1.0) * reach
 
 
-def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """The module in float64 with every parameter drawn anew, so that no derivative is zero by the initialisation."""
+def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Convert a module to float64 and randomize its parameters, so that no derivative is zero by initialization."""
     generator = torch.Generator().manual_seed(seed)
     module = module.double()
     with torch.no_grad():
@@ -36,7 +37,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def slow_trilinear(look_up: Callable[[int, int, int], Tensor], vertices: int, x: Tensor) -> Tensor:
-    """Trilinear interpolation of one point, corner by corner, as the textbook has it."""
+    """Trilinear interpolation at one point, corner by corner."""
     place = [(min(max(float(c), -1.0), 1.0) + 1.0) / 2.0 * (vertices - 1) for c in x]
     cell = [min(int(p), vertices - 2) for p in place]
     total = torch.zeros((), dtype=torch.float64)
@@ -50,11 +51,11 @@ def slow_trilinear(look_up: Callable[[int, int, int], Tensor], vertices: int, x:
 
 
 def slow_hash(i: int, j: int, k: int, entries: int) -> int:
-    """The spatial hash in Python's unbounded integers."""
+    """Spatial hash in Python's integers, which do not overflow."""
     return ((i * 1) ^ (j * 2654435761) ^ (k * 805459861)) % entries
 
 
-def test_sample_volume_is_textbook_trilinear_and_clamps_to_the_cube() -> None:
+def test_sample_volume_is_reference_trilinear_and_clamps_to_the_cube() -> None:
     volume = torch.randn(5, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     corners = torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, 0.0], [0.0, 0.5, -1.0]], dtype=torch.float64)
     x = torch.cat([points(50, reach=1.4), corners])
@@ -66,18 +67,18 @@ def test_sample_volume_is_textbook_trilinear_and_clamps_to_the_cube() -> None:
 def test_sample_volume_agrees_with_grid_sample() -> None:
     volume = torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x = points(200)
-    # grid_sample wants (z, y, x) order for a volume indexed (x, y, z).
+    # grid_sample expects (z, y, x) for a volume indexed (x, y, z).
     theirs = torch.nn.functional.grid_sample(volume[None, None], x.flip(-1).view(1, 1, 1, -1, 3), align_corners=True)
     torch.testing.assert_close(sample_volume(volume, x), theirs.view(-1))
 
 
-def test_sample_volume_says_what_it_wants() -> None:
+def test_sample_volume_names_the_expected_shape() -> None:
     with pytest.raises(ValueError, match=r"expected \(n, n, n\)"):
         sample_volume(torch.zeros(3, 4, 3), torch.zeros(1, 3))
 
 
 def test_grid_is_the_sum_of_its_levels() -> None:
-    grid = randomise(SdfGrid((3, 5, 8), 0.5))
+    grid = randomize(SdfGrid((3, 5, 8), 0.5))
     assert isinstance(grid, SdfGrid)
     x = points(40)
     for active in (1, 2, 3):
@@ -87,11 +88,11 @@ def test_grid_is_the_sum_of_its_levels() -> None:
             values, n = grid.values[level], grid.vertices[level]
             expected += torch.stack([slow_trilinear(lambda i, j, k, v=values: v[i, j, k], n, p) for p in x])
         torch.testing.assert_close(grid.sdf(x), expected)
-        torch.testing.assert_close(grid.volume(6).view(-1), grid.sdf(lattice(6, x.device, x.dtype).view(-1, 3)))
+        torch.testing.assert_close(grid.volume(6).view(-1), grid.sdf(grid_points(6, x.device, x.dtype).view(-1, 3)))
 
 
-def test_dense_encoding_is_textbook_trilinear() -> None:
-    encoding = randomise(DenseEncoding((3, 6), 2))
+def test_dense_encoding_is_reference_trilinear() -> None:
+    encoding = randomize(DenseEncoding((3, 6), 2))
     assert isinstance(encoding, DenseEncoding)
     x = points(30)
     features = encoding(x.t())
@@ -105,8 +106,8 @@ def test_dense_encoding_is_textbook_trilinear() -> None:
     assert row == len(features) == encoding.num_features
 
 
-def test_hash_encoding_is_dense_where_it_fits_and_the_papers_hash_above() -> None:
-    encoding = randomise(HashEncoding(**HASH))
+def test_hash_encoding_is_dense_where_it_fits_and_hashed_as_in_the_paper_above() -> None:
+    encoding = randomize(HashEncoding(**HASH))
     assert isinstance(encoding, HashEncoding)
     assert encoding.vertices == (3, 5, 8, 12)
     assert [table.shape[1] for table in encoding.tables] == [27, 64, 64, 64]
@@ -134,7 +135,7 @@ def test_hash_of_large_lattices_does_not_overflow() -> None:
         assert index[:, p].tolist() == expected
 
 
-def test_level_ladder_of_the_defaults() -> None:
+def test_levels_of_the_default_hash_encoding() -> None:
     vertices = level_vertices(14, 32, 1.32)
     assert vertices[0] == 32 and len(vertices) == 14 and 1100 < vertices[-1] < 1300
 
@@ -149,9 +150,9 @@ def test_level_ladder_of_the_defaults() -> None:
     ids=["grid", "dense", "hash"],
 )
 def test_first_and_second_derivatives_in_positions_and_parameters(geometry: SdfGrid | EncodedSdf) -> None:
-    randomise(geometry)
+    randomize(geometry)
     names = [name for name, _ in geometry.named_parameters()]
-    # Away from the cells' faces, where the derivative jumps and finite differences see neither side.
+    # Away from faces of cells, where the derivative is discontinuous.
     x = points(2, seed=5, reach=0.9).requires_grad_(True)
     parameters = [p.detach().clone().requires_grad_(True) for p in geometry.parameters()]
 
@@ -168,7 +169,7 @@ def test_first_and_second_derivatives_in_positions_and_parameters(geometry: SdfG
 
 
 def _call(geometry: SdfGrid | EncodedSdf, method: str, values: dict[str, Tensor], position: Tensor):  # noqa: ANN202
-    """A method of the module with these values in place of its parameters."""
+    """Call a method of the module with other values of its parameters."""
 
     class Caller(torch.nn.Module):
         def __init__(self) -> None:
@@ -182,7 +183,7 @@ def _call(geometry: SdfGrid | EncodedSdf, method: str, values: dict[str, Tensor]
     return torch.func.functional_call(Caller(), named, (position,))
 
 
-def test_the_fast_softplus_is_softplus() -> None:
+def test_fast_softplus_equals_pytorchs() -> None:
     geometry = EncodedSdf(DenseEncoding((2,), 1), 16, 0.5).double()
     x = points(64)
     hidden = torch.nn.functional.softplus(geometry.weight[:, :3] @ x.t() + geometry.bias[:, None], beta=100)
@@ -190,12 +191,12 @@ def test_the_fast_softplus_is_softplus() -> None:
 
 
 @pytest.mark.parametrize("encoding", [DenseEncoding((3, 5, 9), 2), HashEncoding(**HASH)], ids=["dense", "hash"])
-def test_locked_levels_are_left_alone_and_unlocking_does_not_jump(encoding: TableEncoding) -> None:
+def test_locked_levels_get_no_gradient_and_unlocking_is_continuous(encoding: TableEncoding) -> None:
     geometry = EncodedSdf(encoding, 16, 0.5)
     x = points(50).float()
-    everything = geometry.sdf(x)
+    with_all_levels = geometry.sdf(x)
     encoding.set_active_levels(2)
-    torch.testing.assert_close(geometry.sdf(x), everything)
+    torch.testing.assert_close(geometry.sdf(x), with_all_levels)
     geometry.sdf(x).square().sum().backward()
     assert [table.grad is None for table in encoding.tables] == [level >= 2 for level in range(encoding.num_levels)]
     assert all((table.grad != 0).any() for table in list(encoding.tables)[:2] if table.grad is not None)
@@ -203,7 +204,7 @@ def test_locked_levels_are_left_alone_and_unlocking_does_not_jump(encoding: Tabl
     assert geometry.weight.grad is not None and (geometry.weight.grad[:, locked:] == 0).all()
 
 
-def test_levels_refuse_what_they_cannot_be() -> None:
+def test_invalid_levels_are_rejected() -> None:
     for vertices in ((), (1, 3), (5, 5), (9, 5)):
         with pytest.raises(PmniError, match="vertices per axis"):
             SdfGrid(vertices, 0.5)
@@ -214,7 +215,7 @@ def test_levels_refuse_what_they_cannot_be() -> None:
 
 
 @pytest.mark.skipif(tcnn_usable(), reason="tinycudann is usable here")
-def test_tinycudann_without_a_gpu_is_refused_in_one_line() -> None:
+def test_tinycudann_without_a_gpu_is_an_error_in_one_line() -> None:
     with pytest.raises(PmniError, match="hash-implementation") as error:
         TcnnHashEncoding(**HASH)
     assert "\n" not in str(error.value)

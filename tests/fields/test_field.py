@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The field's behaviour on analytic shapes, with every encoding."""
+"""The signed distance field on analytic shapes, with every encoding."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.grid import SdfGrid
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
-from pmni_nerfstudio.fields.trilinear import lattice, sample_volume
-from pmni_nerfstudio.fields.variance import LearntVariance
+from pmni_nerfstudio.fields.trilinear import sample_volume
+from pmni_nerfstudio.fields.variance import LearnedVariance
+from pmni_nerfstudio.geometry.interpolation import grid_points
 
 SMALL: dict[str, Any] = {
     "grid_vertices": (9, 17, 33),
@@ -49,10 +50,12 @@ def box(x: Tensor) -> Tensor:
 
 
 def scattered(count: int, seed: int = 0) -> Tensor:
+    """Uniformly random points (count, 3) in the cube."""
     return torch.rand(count, 3, generator=torch.Generator().manual_seed(seed)) * 2.0 - 1.0
 
 
 def near(shape: Any, width: float, seed: int = 0) -> Tensor:
+    """Random points within `width` of a shape's surface."""
     x = scattered(40000, seed)
     return x[shape(x).abs() < width]
 
@@ -65,11 +68,11 @@ def test_starts_as_a_sphere(encoding: str, radius: float) -> None:
     for progress in (0.0, 1.0):
         field.set_progress(progress)
         error = (field.sdf(x) - (x.norm(dim=-1) - radius)).abs()
-        # grid: what straight cells of 1/16 miss of the curvature; the network: 64 directions for a sphere.
+        # grid: linear interpolation of a curved surface in cells of 1/16; network: 64 directions approximate a sphere.
         assert error.mean() < 0.005 and error.max() < 0.015
         cosine = torch.nn.functional.cosine_similarity(field.gradient(x), x)
         assert cosine.min() > 0.97
-    vertices = lattice(field.levels.vertices[0], x.device)
+    vertices = grid_points(field.levels.vertices[0], x.device)
     if encoding == "grid":
         torch.testing.assert_close(field.sdf(vertices), vertices.norm(dim=-1) - radius)
 
@@ -77,15 +80,15 @@ def test_starts_as_a_sphere(encoding: str, radius: float) -> None:
 @ENCODINGS
 def test_gradients_agree_with_differences(encoding: str) -> None:
     field = make(encoding).double()
-    field.fit(torus(lattice(33, torch.device("cpu"))), steps=30)
+    field.fit(torus(grid_points(33)), steps=30)
     x = near(torus, 0.1)[:500].double()
     value, gradient = field.sdf_and_gradient(x)
     torch.testing.assert_close(value, field.sdf(x))
     torch.testing.assert_close(gradient, field.gradient(x))
     steps = 1e-6 * torch.eye(3, dtype=torch.float64)
-    one_sided = torch.stack([(field.sdf(x + s) - field.sdf(x - s)) / 2e-6 for s in steps], dim=-1)
-    torch.testing.assert_close(gradient, one_sided, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(field.numerical_gradient(x, 1e-6), one_sided, atol=1e-6, rtol=1e-6)
+    differences = torch.stack([(field.sdf(x + s) - field.sdf(x - s)) / 2e-6 for s in steps], dim=-1)
+    torch.testing.assert_close(gradient, differences, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(field.numerical_gradient(x, 1e-6), differences, atol=1e-6, rtol=1e-6)
 
 
 @ENCODINGS
@@ -111,7 +114,7 @@ def test_positions_receive_gradients_through_the_value_and_the_slope(encoding: s
 
 
 @ENCODINGS
-def test_any_shape_of_batch_and_the_exporters_network(encoding: str) -> None:
+def test_any_batch_shape_and_the_exporters_interface(encoding: str) -> None:
     field = make(encoding)
     x = scattered(24)
     expected = field.sdf(x)
@@ -135,19 +138,19 @@ def test_outside_the_cube_the_grid_keeps_a_lower_bound_of_the_distance() -> None
 @pytest.mark.parametrize("shape", [torus, box])
 def test_fit_of_the_grid_is_exact_at_the_finest_vertices(shape: Any) -> None:
     field = make("grid")
-    target = shape(lattice(65, torch.device("cpu")))
+    target = shape(grid_points(65))
     error = field.fit(target)
-    vertices = lattice(33, target.device)
+    vertices = grid_points(33, target.device)
     field.set_progress(1.0)
     torch.testing.assert_close(field.sdf(vertices), target[::2, ::2, ::2], atol=1e-6, rtol=0)
     torch.testing.assert_close(field.volume(33), target[::2, ::2, ::2], atol=1e-6, rtol=0)
-    # Coarse levels alone show the coarse surface: the field at a coarse level's vertices is the target there.
+    # With coarse levels only, the field equals the target at their vertices.
     field.set_progress(0.0)
-    coarse = lattice(9, target.device)
+    coarse = grid_points(9, target.device)
     torch.testing.assert_close(field.sdf(coarse), target[::8, ::8, ::8], atol=1e-6, rtol=0)
     x = near(shape, 0.05)
     coarse_error = (field.sdf(x) - sample_volume(target, x)).abs().mean().item()
-    assert error == pytest.approx(coarse_error, rel=0.2)  # what fit reported, of the levels then unlocked
+    assert error == pytest.approx(coarse_error, rel=0.2)  # fit reports the error of the levels unlocked at the time
     field.set_progress(1.0)
     assert (field.sdf(x) - shape(x)).abs().mean() < 0.2 * coarse_error
 
@@ -156,12 +159,12 @@ def test_fit_of_the_grid_is_exact_at_the_finest_vertices(shape: Any) -> None:
 @pytest.mark.parametrize("shape", [torus, box])
 def test_fit_of_the_networks_finds_the_surface(encoding: str, shape: Any) -> None:
     field = make(encoding)
-    target = shape(lattice(65, torch.device("cpu")))
+    target = shape(grid_points(65))
     field.set_progress(1.0)
     error = field.fit(target, steps=150)
     x = near(shape, 0.05, seed=3)
-    truth = (field.sdf(x) - shape(x)).abs().mean().item()
-    assert error < 0.004 and truth < 0.004
+    surface_error = (field.sdf(x) - shape(x)).abs().mean().item()
+    assert error < 0.004 and surface_error < 0.004
     far = scattered(5000, seed=4)
     assert (field.sdf(far) - shape(far)).abs().mean() < 0.03
     assert all(parameter.grad is None for parameter in field.parameters())
@@ -169,7 +172,7 @@ def test_fit_of_the_networks_finds_the_surface(encoding: str, shape: Any) -> Non
 
 @ENCODINGS
 def test_fit_is_deterministic_and_leaves_the_global_generator_alone(encoding: str) -> None:
-    target = torus(lattice(33, torch.device("cpu")))
+    target = torus(grid_points(33))
     x = scattered(100)
     results = []
     for seed in (0, 0, 1):
@@ -182,9 +185,9 @@ def test_fit_is_deterministic_and_leaves_the_global_generator_alone(encoding: st
     assert results[0][0] != results[2][0]
 
 
-def test_fit_refuses_what_holds_no_surface() -> None:
+def test_fit_rejects_volumes_without_a_surface() -> None:
     field = make("grid")
-    sphere = lattice(9, torch.device("cpu")).norm(dim=-1) - 0.5
+    sphere = grid_points(9).norm(dim=-1) - 0.5
     with pytest.raises(ValueError, match="no surface"):
         field.fit(sphere + 2.0)
     with pytest.raises(ValueError, match="finite"):
@@ -209,7 +212,7 @@ def test_levels_unlock_in_equal_steps(encoding: str) -> None:
         field.set_progress(1.1)
 
 
-def test_locked_levels_of_the_grid_get_no_gradient_and_unlocking_does_not_jump() -> None:
+def test_locked_levels_of_the_grid_get_no_gradient_and_unlocking_is_continuous() -> None:
     field = make("grid")
     x = scattered(100)
     field.set_progress(0.0)
@@ -227,9 +230,9 @@ def test_locked_levels_of_the_grid_get_no_gradient_and_unlocking_does_not_jump()
 
 
 @ENCODINGS
-def test_a_checkpoint_holds_values_and_progress(encoding: str) -> None:
+def test_checkpoints_contain_values_and_unlocked_levels(encoding: str) -> None:
     field = make(encoding, unlock_until=1.0)
-    field.fit(torus(lattice(33, torch.device("cpu"))), steps=5)
+    field.fit(torus(grid_points(33)), steps=5)
     field.set_progress(0.6)
     field.set_min_inv_s(123.0)
     file = io.BytesIO()
@@ -245,14 +248,14 @@ def test_a_checkpoint_holds_values_and_progress(encoding: str) -> None:
 
 
 @ENCODINGS
-def test_volume_is_the_field_on_a_lattice(encoding: str) -> None:
+def test_volume_is_the_field_on_a_grid(encoding: str) -> None:
     field = make(encoding)
     field.set_progress(1.0)
-    field.fit(box(lattice(33, torch.device("cpu"))), steps=5)
+    field.fit(box(grid_points(33)), steps=5)
     volume = field.volume(20)
     assert not volume.requires_grad
-    torch.testing.assert_close(volume, field.sdf(lattice(20, volume.device)).detach(), atol=1e-6, rtol=0)
-    if encoding == "grid":  # nested levels: one volume of the finest lattice is the field itself, everywhere
+    torch.testing.assert_close(volume, field.sdf(grid_points(20, volume.device)).detach(), atol=1e-6, rtol=0)
+    if encoding == "grid":  # nested levels: the volume at the finest resolution is exact everywhere
         x = scattered(500)
         torch.testing.assert_close(sample_volume(field.volume(33), x), field.sdf(x).detach(), atol=1e-5, rtol=0)
 
@@ -279,8 +282,8 @@ def test_gradient_descent_moves_the_surface(encoding: str) -> None:
     assert (field.sdf(x) - (x.norm(dim=-1) - 0.4)).abs().mean().item() < 0.2 * before
 
 
-def test_variance_is_learnt_above_its_floor() -> None:
-    variance = LearntVariance(20.0)
+def test_variance_is_learned_above_its_lower_bound() -> None:
+    variance = LearnedVariance(20.0)
     assert variance.inv_s().item() == pytest.approx(20.0)
     variance.inv_s().backward()
     assert variance.variance.grad is not None and variance.variance.grad.item() == pytest.approx(200.0)
@@ -291,7 +294,7 @@ def test_variance_is_learnt_above_its_floor() -> None:
     assert variance.variance.grad is not None and variance.variance.grad.item() == 0.0
 
 
-def test_auto_is_settled_when_the_config_is_made() -> None:
+def test_auto_is_resolved_when_the_config_is_created() -> None:
     config = PmniFieldConfig()
     assert config.encoding == ("hash" if torch.cuda.is_available() else "grid")
     assert config.hash_implementation in ("tcnn", "torch")
@@ -315,13 +318,13 @@ def test_a_number_out_of_range_is_named(name: str, value: float) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_log_says_which_hash_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_names_the_hash_implementation(capsys: pytest.CaptureFixture[str]) -> None:
     make("hash")
     assert "PyTorch" in capsys.readouterr().out
     make("grid")
     assert capsys.readouterr().out == ""
 
 
-def test_density_is_refused() -> None:
+def test_density_is_not_available() -> None:
     with pytest.raises(NotImplementedError, match="signed distances"):
         make("grid").density_fn(scattered(3))

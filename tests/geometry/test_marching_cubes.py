@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes of analytic distances: size, closure, orientation, completeness, and agreement with dense marching cubes."""
+"""Marching cubes of analytic distances: size, topology, orientation, completeness, and skimage's result."""
 
 import numpy as np
 import pytest
@@ -16,28 +16,29 @@ def extract(sdf, resolution, **kwargs):
     return extract_mesh(sdf, resolution, device="cpu", progress=False, **kwargs)
 
 
-def sphere(radius, centre=(0.0, 0.0, 0.0)):
-    return lambda x: (x - torch.tensor(centre)).norm(dim=-1) - radius
+def sphere(radius, center=(0.0, 0.0, 0.0)):
+    return lambda x: (x - torch.tensor(center)).norm(dim=-1) - radius
 
 
 def torus(x):
     return torch.hypot(x[:, :2].norm(dim=-1) - 0.6, x[:, 2]) - 0.2
 
 
-def box(half, centre=(0.0, 0.0, 0.0)):
+def box(half, center=(0.0, 0.0, 0.0)):
     def sdf(x):
-        q = (x - torch.tensor(centre)).abs() - torch.tensor(half)
+        q = (x - torch.tensor(center)).abs() - torch.tensor(half)
         return q.clamp(min=0).norm(dim=-1) + q.amax(dim=-1).clamp(max=0)
 
     return sdf
 
 
 def waves(x):
-    """No distance at all: slopes from 0 to 2.4 and many saddles, where the cells' faces are ambiguous."""
+    """Far from a distance: slopes from 0 to 2.4, and many saddles, where faces of cells are ambiguous."""
     return torch.sin(7 * x[:, 0]) * torch.cos(6 * x[:, 1]) + torch.sin(5 * x[:, 2] + 1) * torch.cos(8 * x[:, 0]) * 0.3
 
 
 def counted(sdf):
+    """The same function, and a list with the number of points that it has been evaluated at."""
     count = [0]
 
     def counting(x):
@@ -48,7 +49,7 @@ def counted(sdf):
 
 
 def dense_mesh(sdf, resolution):
-    """skimage's marching cubes of the whole cube, and the number of lattice edges that the surface cuts."""
+    """skimage's marching cubes on the dense grid, and the number of grid edges that the surface crosses."""
     axis = torch.linspace(-1, 1, resolution + 1)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     volume = torch.maximum(sdf(grid), grid.norm(dim=-1) - (1 - 1e-6)).reshape((resolution + 1,) * 3).numpy()
@@ -58,6 +59,7 @@ def dense_mesh(sdf, resolution):
 
 
 def assert_sound(mesh):
+    """The mesh is closed, consistently oriented outward, and has no unused vertices."""
     assert mesh.is_watertight
     assert mesh.is_winding_consistent
     assert mesh.volume > 0
@@ -66,14 +68,14 @@ def assert_sound(mesh):
 
 @pytest.mark.parametrize("resolution", [33, 100, 163])
 def test_sphere_has_its_radius_and_volume_and_faces_outward(resolution):
-    centre = np.array([0.1, -0.05, 0.02])
-    mesh = extract(sphere(0.7, tuple(centre)), resolution)
+    center = np.array([0.1, -0.05, 0.02])
+    mesh = extract(sphere(0.7, tuple(center)), resolution)
     assert_sound(mesh)
     assert mesh.euler_number == 2
-    radii = np.linalg.norm(mesh.vertices - centre, axis=1)
+    radii = np.linalg.norm(mesh.vertices - center, axis=1)
     assert np.abs(radii - 0.7).max() < 0.02 / resolution
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.7**3, rel=10 / resolution**2)
-    outward = ((mesh.triangles_center - centre) * mesh.face_normals).sum(axis=1)
+    outward = ((mesh.triangles_center - center) * mesh.face_normals).sum(axis=1)
     assert (outward > 0).all()
 
 
@@ -103,14 +105,14 @@ def test_agrees_with_dense_marching_cubes(sdf, resolution, scale):
     dense, cuts = dense_mesh(scaled, resolution)
     assert_sound(mesh)
     assert len(mesh.vertices) == cuts
-    # they differ where a crease lies within a cell, and where faces are ambiguous: skimage may join what we keep apart
+    # They differ where a crease lies within a cell and at ambiguous faces, which skimage resolves differently.
     assert mesh.area == pytest.approx(dense.area, rel=1e-2)
     assert mesh.volume == pytest.approx(dense.volume, abs=0.1 * dense.area * 2 / resolution)
     if sdf is not waves:
         assert mesh.euler_number == dense.euler_number
 
 
-def test_plate_as_thin_as_a_cell_comes_out_whole_at_512():
+def test_plate_as_thin_as_a_cell_is_complete_at_512():
     cell = 2 / 512
     half = (0.6, 0.5, 0.5 * 1.05 * cell)
     mesh = extract(box(half, (0.0, 0.0, 0.3 * cell)), 512)
@@ -131,19 +133,19 @@ def test_nested_surfaces_are_both_found():
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * (0.52**3 - 0.48**3), rel=2e-3)
 
 
-def test_a_distance_that_is_wrong_away_from_its_band_is_no_obstacle():
-    def learnt(x):  # right within 0.1 of the surface; beyond, five times too steep on one side and flat on the other
+def test_distances_that_are_wrong_away_from_the_surface_make_no_difference():
+    def distorted(x):  # right within 0.1 of the surface; beyond, five times too steep on one side and flat on the other
         f = torus(x)
         return torch.where(f > 0.1, 5 * f - 0.4, f.clamp(min=-0.1))
 
-    mesh = extract(learnt, 200)
-    right = extract(torus, 200)
+    mesh = extract(distorted, 200)
+    expected = extract(torus, 200)
     assert_sound(mesh)
-    assert len(mesh.faces) == len(right.faces)
+    assert len(mesh.faces) == len(expected.faces)
 
 
-def test_surface_that_only_one_block_betrays_is_followed_whole():
-    def step(x):  # all but flat, with a jump of 0.8 at the surface, too little of the ball to count as its slope
+def test_surface_found_in_few_blocks_is_followed_completely():
+    def step(x):  # nearly flat, with a jump of 0.8 at the surface, too thin to show in the slope's percentile
         f = sphere(0.25)(x)
         return torch.where(f.abs() < 0.002, 200 * f, 0.4 * f.sign() + 0.01 * (f - 0.002 * f.sign()))
 
@@ -174,7 +176,7 @@ def test_small_components_are_dropped():
     assert mesh.bounds[0, 0] > -0.1
 
 
-def test_bound_widens_the_cube():
+def test_bound_enlarges_the_domain():
     mesh = extract(sphere(1.2), 100, bound=1.3)
     assert_sound(mesh)
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 1.2**3, rel=2e-3)
@@ -183,7 +185,7 @@ def test_bound_widens_the_cube():
 def test_512_evaluates_a_small_share_of_the_cube():
     counting, count = counted(sphere(0.35))
     mesh = extract(counting, 512)
-    assert count[0] < 0.015 * 513**3  # the dense grid of 512^3 would be 68 times as much
+    assert count[0] < 0.015 * 513**3  # less than 1/66 of the dense grid
     assert_sound(mesh)
     assert mesh.euler_number == 2
 
@@ -198,12 +200,12 @@ def test_1024_has_no_seams():
 
 
 @pytest.mark.parametrize("sdf", [lambda x: torch.ones(len(x)), sphere(0.5, (2.0, 0.0, 0.0))], ids=["flat", "outside"])
-def test_no_surface_is_the_users_error(sdf):
+def test_no_surface_is_an_error(sdf):
     with pytest.raises(PmniError, match="no mesh can be extracted"):
         extract(sdf, 64)
 
 
-def test_diverged_field_is_the_users_error():
+def test_diverged_field_is_an_error():
     with pytest.raises(PmniError, match="not finite"):
         extract(lambda x: torch.where(x[:, 0] > 0.5, torch.nan, x.norm(dim=-1) - 0.3), 64)
 
@@ -214,8 +216,8 @@ def test_chunks_make_no_difference():
     assert np.allclose(whole.vertices, parts.vertices, atol=1e-6)
 
 
-def test_every_cell_closes_with_every_neighbour():
-    """The lines that a cell's triangles leave on a face depend on that face's corners alone."""
+def test_neighboring_cells_draw_the_same_lines_on_their_common_face():
+    """The borders of a cell's triangles on a face depend on that face's corners alone."""
     counts, table = triangle_table()
     borders = {}
     for pattern in range(256):
@@ -227,14 +229,14 @@ def test_every_cell_closes_with_every_neighbour():
             for side in (0, 1):
                 on_face = {int(e) for e in range(12) if set(EDGES[e]) <= set(corners[side])}
                 lines = {(a, b) for a, b in open_sides if {a, b} <= on_face}
-                # name edges and signs by their place on the face, the same for both cells that share it
+                # Identify edges and signs by their place on the face, the same for both cells that share it.
                 place = {e: tuple(np.searchsorted(corners[side], EDGES[e])) for e in on_face}
                 key = axis, tuple(bool(pattern >> c & 1) for c in corners[side])
                 named = {(place[a], place[b]) for a, b in lines}
                 if side:  # seen from the other side
                     named = {(b, a) for a, b in named}
                 assert borders.setdefault(key, named) == named
-        # all open sides lie on faces
+        # All borders lie on faces of the cell.
         assert all(
             any(
                 CORNERS[np.r_[EDGES[a], EDGES[b]], x].min() == CORNERS[np.r_[EDGES[a], EDGES[b]], x].max()
