@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's pipeline, which measures against the truth too where the scene's folder has it.
+"""nerfstudio's pipeline with metrics against ground truth, if the scene's folder contains it.
 
-So `ns-eval` and the Trainer's curves have `chamfer` and `position` in the data's units, `chamfer_pct` (of the object's
-diameter), `rot_deg` and `rot_deg_max`, beside what the model says of single views. While it trains these come from a
-coarse mesh and some of the pixels.
+Besides the metrics of single views, `ns-eval` and the training curves then contain `chamfer`, `chamfer_pct`, `fscore`,
+`rot_deg`, `rot_deg_max` and `position` (defined in docs/results.md), computed during training from a coarse mesh and a subset of
+the pixels.
 """
 
 from __future__ import annotations
@@ -30,29 +30,33 @@ if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.ground_truth import Truth
     from pmni_nerfstudio.model.pmni_model import PmniModel
 
-COARSE, COARSE_POINTS, COARSE_RAYS = 128, 2_000, 200_000
-FINE, FINE_POINTS = 512, 20_000
-"""Cells along the diameter, points that the alignment goes by, and rays: while it trains, and for `ns-eval`."""
+COARSE_CELLS, COARSE_FIT_POINTS, COARSE_RAYS = 128, 2_000, 200_000
+"""During training: mesh cells along the diameter of the unit sphere, points for the alignment, and rays."""
+FINE_CELLS, FINE_FIT_POINTS = 512, 20_000
+"""For `ns-eval`: mesh cells along the diameter of the unit sphere, and points for the alignment."""
 
 
 @dataclass
 class PmniPipelineConfig(VanillaPipelineConfig):
-    """Data and model."""
+    """Data manager and model."""
 
     _target: Type = field(default_factory=lambda: PmniPipeline)
     """Target class to instantiate."""
 
 
 class PmniPipeline(VanillaPipeline):
-    """See above."""
+    """Pipeline of PMNI's methods: live page, checks for values that are not finite, metrics against ground truth."""
+
+    last_step: Dict[str, Any] = {}
+    """Batch and losses of the current training step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.live = Live()
 
     @property
-    def watcher(self) -> Optional[Live]:
-        """Who watches what training starts from."""
+    def page(self) -> Optional[Live]:
+        """Live page that follows registration and training; None without a viewer."""
         return self.live if self.live.attached else None
 
     @property
@@ -62,29 +66,29 @@ class PmniPipeline(VanillaPipeline):
         return dataset.scene
 
     @cached_property
-    def truth(self) -> Optional[Truth]:
-        """The scene's, read when it is first asked for. What is wrong with it is said, and ends no training."""
+    def ground_truth(self) -> Optional[Truth]:
+        """Ground truth of the scene, read at first use. Invalid ground truth is ignored with a warning."""
         from pmni_nerfstudio.evaluation.ground_truth import find_truth
 
         scene = self._scene
         try:
             truth = find_truth(scene)
         except PmniError as error:
-            CONSOLE.log(f"[bold yellow]Warning: nothing is compared with the truth: {escape(str(error))}")
+            CONSOLE.log(f"[bold yellow]Warning: no comparison with ground truth: {escape(str(error))}")
             return None
         if truth is not None and len(truth.c2w) != scene.num_views:
-            CONSOLE.log(f"[bold yellow]Warning: {escape(str(scene.root))}: the truth there is of other views; not used")
+            CONSOLE.log(
+                f"[bold yellow]Warning: {escape(str(scene.root))}: no comparison with ground truth: "
+                f"it has {len(truth.c2w)} views, and the scene {scene.num_views}"
+            )
             return None
         return truth
 
-    last_step: Dict[str, Any] = {}
-    """Batch and losses of the training step that is under way."""
-
     def get_train_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Any], Dict[str, Any]]:
-        """Outputs, losses and metrics of a batch.
+        """Outputs, losses and metrics of a training batch.
 
         Raises:
-            NotFiniteError: naming the losses.
+            NotFiniteError: A loss is not finite.
         """
         rays, batch = self.datamanager.next_train(step)
         self.last_step = {"batch": batch}
@@ -99,32 +103,32 @@ class PmniPipeline(VanillaPipeline):
         return outputs, losses, metrics
 
     def get_eval_image_metrics_and_images(self, step: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-        """One view, and the truth's measures on a coarse mesh."""
+        """Metrics and images of one view, with metrics of a coarse mesh and the poses against ground truth."""
         metrics, images = super().get_eval_image_metrics_and_images(step)
-        if self.truth is not None:
-            every = max(1, round(float(np.sqrt(self.truth.masks.size / COARSE_RAYS))))
-            metrics.update(self.truth_metrics(self.truth.every(every), COARSE, COARSE_POINTS))
+        if self.ground_truth is not None:
+            every = max(1, round(float(np.sqrt(self.ground_truth.masks.size / COARSE_RAYS))))
+            metrics.update(self.ground_truth_metrics(self.ground_truth.every(every), COARSE_CELLS, COARSE_FIT_POINTS))
         return metrics, images
 
     def get_average_eval_image_metrics(
         self, step: Optional[int] = None, output_path: Optional[Path] = None, get_std: bool = False
     ) -> Dict[str, Any]:
-        """All views, and the truth's measures."""
+        """Average metrics of all views, with metrics of surface and poses against ground truth."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
-        if self.truth is not None:
-            metrics.update(self.truth_metrics(self.truth, FINE, FINE_POINTS))
+        if self.ground_truth is not None:
+            metrics.update(self.ground_truth_metrics(self.ground_truth, FINE_CELLS, FINE_FIT_POINTS))
         return metrics
 
-    def truth_metrics(self, truth: Truth, resolution: int, fit_points: int) -> Dict[str, float]:
-        """Surface and poses against the truth, as `pmni eval` measures them.
+    def ground_truth_metrics(self, truth: Truth, resolution: int, fit_points: int) -> Dict[str, float]:
+        """Errors of surface and poses, as `pmni eval` computes them.
 
         Args:
-            truth: of the scene.
-            resolution: of the mesh, cells along the diameter of the scene's sphere.
-            fit_points: that the alignment goes by.
+            truth: Ground truth of the scene.
+            resolution: Number of mesh cells along the diameter of the unit sphere.
+            fit_points: Number of surface points that the alignment uses.
 
         Returns:
-            Nothing, and a line in the log, where there is no surface to be measured.
+            Metrics by name; empty, with a line in the log, if there is no surface to evaluate.
         """
         from pmni_nerfstudio.evaluation.score import score
         from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
@@ -142,12 +146,12 @@ class PmniPipeline(VanillaPipeline):
             transformed_mesh(mesh, world_from_unit),
             transform_poses(world_from_unit, poses.c2w_opencv_double()),
             truth,
-            align=poses.learns,
+            align=poses.enabled,
             views=np.array(model.views.indices),
             fit_points=fit_points,
         )
         if found is None or found.poses is None:
-            CONSOLE.log("Evaluation: the true cameras see nothing of the surface.")
+            CONSOLE.log("Evaluation: the surface is not visible from the ground truth cameras.")
             return {}
         surface = {name: getattr(found.surface, name) for name in ("chamfer", "chamfer_pct", "fscore")}
         return surface | {name: getattr(found.poses, name) for name in ("rot_deg", "rot_deg_max", "position")}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other methods on our scenes, to compare with: nerfstudio's own surface models, made to run without a GPU."""
+"""Baselines for comparison: nerfstudio's surface models, adapted to our scenes and to machines without a GPU."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The foreground masks of sdfstudio's format. nerfstudio's losses know them ("fg_mask"); its data sets don't read them."""
+"""Foreground masks of sdfstudio's format: nerfstudio's losses use them ("fg_mask"), but its datasets do not read them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MASKS_KEY = "foreground_masks"
 
 
 class ForegroundDataset(SDFDataset):
-    """Also gives "fg_mask" (H, W, 1): 1 on the object, 0 off it."""
+    """nerfstudio's SDF dataset with masks: items also contain "fg_mask" (H, W, 1), 1 on the object and 0 elsewhere."""
 
     exclude_batch_keys_from_device = SDFDataset.exclude_batch_keys_from_device + ["fg_mask"]
 
     def get_metadata(self, data: Dict) -> Dict:
-        """Of a view: its depth, normals and mask."""
+        """Depth, normals and mask of a view."""
         metadata = super().get_metadata(data)
         mask = read_mask(self.metadata[MASKS_KEY][data["image_idx"]])
         metadata["fg_mask"] = torch.from_numpy(mask).float()[..., None]
@@ -35,14 +35,14 @@ class ForegroundDataset(SDFDataset):
 
 @dataclass
 class ForegroundDataManagerConfig(VanillaDataManagerConfig):
-    """nerfstudio's data manager, with the masks of sdfstudio's format."""
+    """nerfstudio's data manager with the foreground masks of sdfstudio's format."""
 
     _target: Type = field(default_factory=lambda: ForegroundDataManager)
     """Target class to instantiate."""
 
 
 class ForegroundDataManager(VanillaDataManager[ForegroundDataset]):
-    """Names the data sets their views' masks."""
+    """Data manager that passes the paths of the masks to its datasets."""
 
     config: ForegroundDataManagerConfig
 
@@ -53,11 +53,11 @@ class ForegroundDataManager(VanillaDataManager[ForegroundDataset]):
         super().__init__(config, *args, **kwargs)
 
     def create_train_dataset(self) -> ForegroundDataset:
-        """Of the training views."""
+        """Dataset of the training views."""
         return self._dataset(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> ForegroundDataset:
-        """Of the evaluation views."""
+        """Dataset of the evaluation views."""
         return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
     def _dataset(self, outputs: DataparserOutputs) -> ForegroundDataset:
@@ -66,16 +66,16 @@ class ForegroundDataManager(VanillaDataManager[ForegroundDataset]):
 
 
 def _mask_files(folder: Path) -> Dict[Path, Path]:
-    """Masks of the images of a folder in sdfstudio's format.
+    """Paths of the masks by image, of a scene in sdfstudio's format.
 
     Raises:
-        PmniError: it is none, or its frames have no masks.
+        PmniError: The folder is not in that format, or a frame has no mask.
     """
     if not (folder / META).is_file():
         raise PmniError(
-            f"{folder / META}: does not exist: write it with `pmni convert SCENE --to sdfstudio --output-dir {folder}`"
+            f"{folder / META}: does not exist; write it with `pmni convert SCENE --to sdfstudio --output-dir {folder}`"
         )
     frames = load_from_json(folder / META)["frames"]
     if not all("foreground_mask" in frame for frame in frames):
-        raise PmniError(f"{folder / META}: has frames without foreground_mask: write it again with `pmni convert`")
+        raise PmniError(f"{folder / META}: has frames without foreground_mask; write it again with `pmni convert`")
     return {folder / frame["rgb_path"]: folder / frame["foreground_mask"] for frame in frames}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ns-train neus-facto-small`: nerfstudio's neus-facto, small, on a machine with neither tinycudann nor a network.
+"""`ns-train neus-facto-small`: a small version of nerfstudio's neus-facto for machines without a GPU or network access.
 
-As nerfstudio ships it, it runs on no CPU: its field asks for tinycudann's hash encoding, and its model fetches the weights
-of an LPIPS network. Here the field's encoding is nerfstudio's own PyTorch one, and LPIPS is left out. Two more things differ:
-masks are learnt from, which nerfstudio's data sets leave unread, and normals only where there are some (off the object
-the stock loss would pull them towards zero vectors). The rest of the method is nerfstudio's code.
+nerfstudio's neus-facto does not run on a CPU: its field requires tinycudann's hash encoding, and its model downloads the
+weights of an LPIPS network. Here the field uses nerfstudio's PyTorch hash encoding, and LPIPS is omitted. Two more things
+differ: the masks are used, which nerfstudio's datasets do not read, and the normal loss covers only pixels with a normal
+(nerfstudio's pulls the others towards the zero vector). The rest of the method is nerfstudio's code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from pmni_nerfstudio.baselines.foreground import ForegroundDataManagerConfig
 from pmni_nerfstudio.threads import settle_threads
-from pmni_nerfstudio.training.lr_schedule import FusedAdamConfig, RunFractionSchedulerConfig, set_run_length
+from pmni_nerfstudio.training.lr_schedule import FusedAdamConfig, RunFractionSchedulerConfig, set_schedule_length
 
 
 @dataclass
@@ -45,27 +45,27 @@ class TorchSDFFieldConfig(SDFFieldConfig):
     _target: Type = field(default_factory=lambda: TorchSDFField)
     """Target class to instantiate."""
     encoding_type: Literal["hash", "periodic", "tensorf_vm"] = "periodic"
-    """Of no effect here: anything but "hash", by which nerfstudio means tinycudann's."""
+    """Unused. It must differ from "hash", which selects tinycudann in nerfstudio."""
     smoothstep: bool = False
-    """Of no effect here: the PyTorch encoding interpolates linearly."""
+    """Unused: the PyTorch encoding always interpolates linearly."""
 
 
 class TorchHashGrid(HashEncoding):
-    """nerfstudio's PyTorch encoding, that says its width as tinycudann's does. It interpolates linearly only."""
+    """nerfstudio's PyTorch hash encoding with tinycudann's attribute for the output width."""
 
     @property
     def n_output_dims(self) -> int:
-        """Features of a point."""
+        """Number of features per point."""
         return self.get_out_dim()
 
 
 class TorchSDFField(SDFField):
-    """The stock field, but for its encoding."""
+    """nerfstudio's SDF field with its PyTorch hash encoding."""
 
     config: TorchSDFFieldConfig
 
     def initialize_geo_layers(self) -> None:
-        """Called by the stock constructor where its encoding has to be there: builds that first."""
+        """Build the encoding, then the layers that depend on it, when the constructor of the base class needs them."""
         self.encoding = TorchHashGrid(
             num_levels=self.config.num_levels,
             min_res=self.config.base_res,
@@ -78,14 +78,14 @@ class TorchSDFField(SDFField):
 
 
 class ForegroundSurfaceModel(SurfaceModel):
-    """What nerfstudio's surface models share, without a background model and without LPIPS.
+    """nerfstudio's SurfaceModel without a background model and without LPIPS.
 
-    It stands between NeuS and SurfaceModel in the order of `NeuSFactoSmall`'s parents, so that NeuS calls it in the place
-    of SurfaceModel, which builds the LPIPS network and can't be told not to.
+    It comes between NeuS and SurfaceModel in the method resolution order of `NeuSFactoSmall`, so that NeuS calls this
+    class instead of SurfaceModel, which always builds the LPIPS network.
     """
 
     def populate_modules(self) -> None:
-        """Field, collider, renderers, losses and metrics, as SurfaceModel names them."""
+        """Build field, collider, renderers, losses and metrics under SurfaceModel's names."""
         super(SurfaceModel, self).populate_modules()
         config = self.config
         self.scene_contraction = SceneContraction(order=float("inf"))
@@ -110,13 +110,13 @@ class ForegroundSurfaceModel(SurfaceModel):
         self.lpips = _no_lpips
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
-        """Of the field alone: there is no background."""
+        """Parameters of the field; there is no background model."""
         return {"fields": list(self.field.parameters())}
 
     def get_loss_dict(
         self, outputs: Dict[str, Any], batch: Dict[str, Any], metrics_dict: Optional[Dict[str, Any]] = None
     ) -> Dict[str, Tensor]:
-        """nerfstudio's losses; that of the normals is over the rays whose normal is known."""
+        """nerfstudio's losses, with the normal loss restricted to rays whose normal is known."""
         others = {key: value for key, value in batch.items() if key != "normal"}
         losses = super().get_loss_dict(outputs, others, metrics_dict)
         if self.training and "normal" in batch and self.config.mono_normal_loss_mult > 0:
@@ -130,41 +130,41 @@ class ForegroundSurfaceModel(SurfaceModel):
     def get_image_metrics_and_images(
         self, outputs: Dict[str, Tensor], batch: Dict[str, Tensor]
     ) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
-        """nerfstudio's, without LPIPS."""
+        """nerfstudio's metrics and images, without LPIPS."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         del metrics["lpips"]
         return metrics, images
 
 
 def _no_lpips(image: Tensor, rgb: Tensor) -> float:
-    """In the place of the network that would have to be fetched; its value is dropped."""
+    """Placeholder for the LPIPS network; its value is discarded."""
     del image, rgb
     return float("nan")
 
 
 @dataclass
 class NeuSFactoSmallConfig(NeuSFactoModelConfig):
-    """neus-facto for a CPU."""
+    """nerfstudio's neus-facto, small enough for a CPU."""
 
     _target: Type = field(default_factory=lambda: NeuSFactoSmall)
     """Target class to instantiate."""
     background_model: Literal["none"] = "none"
-    """There is none: what is off the object is the background's colour."""
+    """Background model: always none; pixels off the object have the background color."""
     cos_anneal_fraction: float = 0.5
-    """Of the run, over which NeuS lets go of its softened angle between ray and surface (stock: 50,000 steps)."""
+    """Fraction of the run over which NeuS anneals the cosine between ray and normal (neus-facto: 50,000 steps)."""
     proposal_anneal_fraction: float = 0.1
-    """Of the run, over which the proposals' weights are annealed (stock: 1,000 steps)."""
+    """Fraction of the run over which the weights of the proposal networks are annealed (neus-facto: 1,000 steps)."""
 
 
 class NeuSFactoSmall(NeuSFactoModel, ForegroundSurfaceModel):
-    """nerfstudio's neus-facto whose schedules go by the fraction of the run."""
+    """nerfstudio's neus-facto with schedules in fractions of the run."""
 
     config: NeuSFactoSmallConfig
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> List[TrainingCallback]:
-        """nerfstudio's, after the schedules are told how long the run is."""
+        """Set the length of all schedules, and return nerfstudio's callbacks."""
         trainer, optimizers = training_callback_attributes.trainer, training_callback_attributes.optimizers
         if trainer is not None:
             steps = trainer.config.max_num_iterations
@@ -173,14 +173,14 @@ class NeuSFactoSmall(NeuSFactoModel, ForegroundSurfaceModel):
                 1, round(self.config.proposal_anneal_fraction * steps)
             )
             if optimizers is not None:
-                set_run_length(optimizers.schedulers, steps)
+                set_schedule_length(optimizers.schedulers, steps)
             if trainer.device == "cpu":
                 settle_threads()
         return super().get_training_callbacks(training_callback_attributes)
 
 
 def small_model() -> NeuSFactoSmallConfig:
-    """neus-facto with narrower networks, fewer samples along a ray and smaller hash grids than nerfstudio's."""
+    """Configuration with narrower networks, fewer samples per ray and smaller hash grids than neus-facto."""
     proposal = {"hidden_dim": 16, "log2_hashmap_size": 15, "num_levels": 5, "implementation": "torch"}
     return NeuSFactoSmallConfig(
         sdf_field=TorchSDFFieldConfig(
@@ -208,7 +208,7 @@ def small_model() -> NeuSFactoSmallConfig:
 
 
 def _optimizer(lr: float) -> Dict[str, Any]:
-    # nerfstudio's own schedulers save numpy's numbers, which torch's safe loading of checkpoints refuses
+    # nerfstudio's schedulers store NumPy scalars, which PyTorch's safe loading of checkpoints refuses.
     return {
         "optimizer": FusedAdamConfig(lr=lr, eps=1e-15),
         "scheduler": RunFractionSchedulerConfig(warmup=0.02, final=0.05, decay="cosine"),
@@ -238,5 +238,5 @@ neus_facto_small = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=1 << 12, quit_on_train_completion=True),
         logging=LoggingConfig(steps_per_log=10),
     ),
-    description="nerfstudio's neus-facto, small, for a CPU, on a scene from `pmni convert`: to compare with.",
+    description="Baseline: nerfstudio's neus-facto, small enough for a CPU, on a scene from `pmni convert`.",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nerfstudio's own surface models learnt of a converted scene, in that scene's world and units."""
+"""Surface and input scene of a baseline's run, in the world and units of the original data."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from pmni_nerfstudio.geometry.mesh import transformed_mesh
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
-def stock_mesh(
+def baseline_mesh(
     pipeline: Pipeline,
     resolution: int = 512,
     keep_components: float = 0.02,
     max_memory: int | None = None,
     progress: bool = True,
 ) -> trimesh.Trimesh:
-    """The surface of a run of neus, neus-facto or any other model whose field has `forward_geonetwork`.
+    """Extract the surface of a run of neus, neus-facto or another model whose field has `forward_geonetwork`.
 
     Args:
-        pipeline: loaded, with nerfstudio's `sdfstudio-data` parser.
-        resolution: cells of marching cubes along the diameter of the scene's sphere.
-        keep_components: pieces with less than this share of the largest one's area are dropped; 0 keeps all.
-        max_memory: bytes that a call of the field may take, beside what is loaded; None: no bound.
-        progress: show a progress bar.
+        pipeline: Loaded pipeline with nerfstudio's `sdfstudio-data` parser.
+        resolution: Number of marching cubes cells along the diameter of the unit sphere.
+        keep_components: Components with less than this fraction of the largest component's area are removed; 0 keeps
+            all.
+        max_memory: Maximum memory in bytes that an evaluation of the field may allocate; None for no limit.
+        progress: Show a progress bar.
 
     Returns:
-        A closed mesh in the data's own world and units.
+        Closed mesh in the world and units of the data.
 
     Raises:
-        PmniError: another kind of model or data, or there is no surface.
+        PmniError: The model or the data are of another kind, or there is no surface.
     """
     meta, model = _meta(pipeline), pipeline.model
     geometry = getattr(getattr(model, "field", None), "forward_geonetwork", None)
     if geometry is None:
-        raise PmniError(f"{type(model).__name__}: has no signed distance: use ns-export for its surface")
+        raise PmniError(f"{type(model).__name__}: has no signed distance field; export its surface with ns-export")
 
     def sdf(points: Tensor) -> Tensor:
         return geometry(points)[:, 0]
@@ -61,17 +62,17 @@ def stock_mesh(
     return transformed_mesh(mesh, np.array(meta["worldtogt"]) @ np.linalg.inv(_orientation(pipeline)))
 
 
-def stock_scene(pipeline: Pipeline) -> Tuple[Scene, Float[np.ndarray, "n 4 4"]]:
-    """The scene that a run's data were converted from, and the poses that the run was given.
+def baseline_scene(pipeline: Pipeline) -> Tuple[Scene, Float[np.ndarray, "n 4 4"]]:
+    """Scene that the data of a run were converted from, and the poses of the conversion.
 
     Args:
-        pipeline: as for `stock_mesh`.
+        pipeline: Loaded pipeline, as for `baseline_mesh`.
 
     Returns:
-        The scene, and its views' poses, camera to the data's own world, OpenCV axes.
+        Scene, and the camera-to-world poses of its views in the world of the data, OpenCV axes.
 
     Raises:
-        PmniError: other data, or the scene isn't there any more.
+        PmniError: The data are of another kind, or the scene no longer exists.
     """
     meta = _meta(pipeline)
     c2w = np.array([frame["camtoworld"] for frame in meta["frames"]])
@@ -81,17 +82,19 @@ def stock_scene(pipeline: Pipeline) -> Tuple[Scene, Float[np.ndarray, "n 4 4"]]:
 def _meta(pipeline: Pipeline) -> Dict[str, Any]:
     path = pipeline.datamanager.get_datapath() / META
     if not path.is_file():
-        raise PmniError(f"{path}: does not exist: only runs on data of `pmni convert` can be taken back to their scene")
+        raise PmniError(
+            f"{path}: does not exist; only runs on data from `pmni convert` can be traced back to their scene"
+        )
     meta = load_from_json(path)
     if not {SCENE_KEY, NORMALS_KEY, "worldtogt"} <= meta.keys():
-        raise PmniError(f"{path}: doesn't say which scene it is of: write it with `pmni convert`")
+        raise PmniError(f"{path}: does not name the scene it was converted from; write it with `pmni convert`")
     return meta
 
 
 def _orientation(pipeline: Pipeline) -> Float[np.ndarray, "4 4"]:
-    """What the parser did to the unit sphere's world before training: with auto-orient, it turned it."""
+    """Transform that the data parser applied to the unit-sphere world before training (not identity with auto-orient)."""
     transform = np.eye(4)
-    turned = getattr(pipeline.datamanager.train_dataset, "metadata", {}).get("transform")
-    if turned is not None:
-        transform[:3] = turned.double().numpy()
+    applied = getattr(pipeline.datamanager.train_dataset, "metadata", {}).get("transform")
+    if applied is not None:
+        transform[:3] = applied.double().numpy()
     return transform

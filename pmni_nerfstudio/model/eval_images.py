@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rendered view beside the observed one: numbers and pictures for nerfstudio's evaluation."""
+"""Metrics and images that compare a rendered view with the observed one, for nerfstudio's evaluation."""
 
 from __future__ import annotations
 
@@ -14,60 +14,63 @@ from torch import Tensor
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.model.losses import angles
 
-MOST_ERROR_DEG = 30.0
-"""End of the colour scale of angular errors, whose beginning is 0."""
+MAX_ERROR_DEG = 30.0
+"""Upper end of the color scale of angular errors, in degrees; the lower end is 0."""
 
 
-def error_colours(error_deg: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3"]:
-    """Colours of angular errors, on the scale that ends at MOST_ERROR_DEG."""
-    return colormaps.apply_colormap((error_deg / MOST_ERROR_DEG).clamp(max=1.0)[..., None])
+def error_colors(error_deg: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3"]:
+    """Colors of angular errors, saturated at MAX_ERROR_DEG."""
+    return colormaps.apply_colormap((error_deg / MAX_ERROR_DEG).clamp(max=1.0)[..., None])
 
 
-def error_picture(error_deg: Float[Tensor, "p"], seen: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
-    """Angular errors of the pixels where something is seen, as colours; grey where they are NaN, black elsewhere."""
+def error_image(error_deg: Float[Tensor, "p"], surface: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Color image of the angular errors of the pixels that show the surface: gray where NaN, black elsewhere."""
     known = error_deg.isfinite()
-    colours = error_colours(error_deg.where(known, 0.0))
-    picture = torch.zeros(*seen.shape, 3, device=error_deg.device)
-    picture[seen] = torch.where(known[:, None], colours.to(picture), 0.4)
-    return picture
+    colors = error_colors(error_deg.where(known, 0.0))
+    image = torch.zeros(*surface.shape, 3, device=error_deg.device)
+    image[surface] = torch.where(known[:, None], colors.to(image), 0.4)
+    return image
 
 
 def image_metrics(
     outputs: Dict[str, Any], observed: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w 1"]
 ) -> Tuple[Float[Tensor, "h w"], Dict[str, float]]:
-    """Angular error of the rendered normals on pixels of mask and surface, in degrees; its mean, and the masks' overlap.
+    """Angular error of the rendered normals, and its mean and the mask IoU.
 
     Args:
-        outputs: of the view: `normals_camera`, `accumulation`.
-        observed: unit normals, camera space, OpenCV axes.
-        mask: of the object.
+        outputs: Outputs of the view: `normals_camera` and `accumulation`.
+        observed: Unit normals in camera space, OpenCV axes.
+        mask: Mask of the object.
+
+    Returns:
+        Error in degrees, 0 on pixels outside the mask or the rendered surface; metrics by name.
     """
-    rendered, seen = outputs["normals_camera"], outputs["accumulation"] > 0.5
-    both = (mask & seen)[..., 0]
+    rendered, surface = outputs["normals_camera"], outputs["accumulation"] > 0.5
+    both = (mask & surface)[..., 0]
     if not bool(both.any()):
-        CONSOLE.log("Evaluation: the surface is not seen in this view's mask.")
+        CONSOLE.log("Evaluation: the surface is not visible inside this view's mask.")
     error_deg = torch.where(both, torch.rad2deg(angles(rendered, observed)), 0.0)
     return error_deg, {
         "normal_mae_deg": float(error_deg[both].mean()) if bool(both.any()) else 180.0,
-        "mask_iou": float((mask & seen).sum() / (mask | seen).sum()),
+        "mask_iou": float((mask & surface).sum() / (mask | surface).sum()),
     }
 
 
-def rendered_picture(outputs: Dict[str, Any]) -> Float[Tensor, "h w 3"]:
-    """The same of a rendered view's normals, where its surface is."""
+def rendered_normals_image(outputs: Dict[str, Any]) -> Float[Tensor, "h w 3"]:
+    """Color image of a view's rendered normals, white off the surface."""
     return normals_to_rgb(outputs["normals_camera"], outputs["accumulation"] > 0.5)
 
 
-def image_pictures(
+def comparison_images(
     outputs: Dict[str, Any],
     observed: Float[Tensor, "h w 3"],
     mask: Bool[Tensor, "h w 1"],
     error_deg: Float[Tensor, "h w"],
 ) -> Dict[str, Tensor]:
-    """Observed and rendered normals side by side, their error (0 to MOST_ERROR_DEG), accumulation, depth."""
+    """Images by name: observed beside rendered normals, their angular error, accumulation, and depth."""
     return {
-        "normals": torch.cat([normals_to_rgb(observed, mask), rendered_picture(outputs)], dim=1),
-        "angular_error": error_colours(error_deg),
+        "normals": torch.cat([normals_to_rgb(observed, mask), rendered_normals_image(outputs)], dim=1),
+        "angular_error": error_colors(error_deg),
         "accumulation": outputs["accumulation"].expand(-1, -1, 3),
         "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grid levels and a length of training that fit the maps."""
+"""Resolution of the field's grids and length of the schedule, chosen from the resolution of the normal maps."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from jaxtyping import Float
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 
 
-def with_fitting_levels(
+def with_matching_levels(
     config: PmniFieldConfig, K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "m 4 4"], detailed: bool
 ) -> PmniFieldConfig:
-    """The field's configuration with grid levels fitting the maps, where none are given.
+    """The field's configuration with grid levels that match the normal maps, unless it specifies levels itself.
 
-    From a hull: a voxel a little larger than what a pixel covers at the object's distance: smaller ones hold nothing
-    that is observed, and shake loose: on maps of 48x40, 96 cells left 3.3 deg of error on a sphere and 48 leave .8.
-    From a surface that has its detail there is nothing to shake loose, and voxels of two thirds of a pixel hold more of
-    it (a bunny at 153x128: 1.3 deg of error in the place of 2.4).
-    Each level halves the next one's cells, three or four levels in all.
+    From a visual hull, the finest voxel is slightly larger than the footprint of a pixel at the object's distance.
+    Smaller voxels are not constrained by any observation and become noisy: on maps of 48x40 pixels, 96 cells left an
+    error of 3.3 deg on a sphere and 48 cells leave 0.8 deg. A detailed initial surface constrains smaller voxels, and
+    voxels of two thirds of a pixel represent more detail (a bunny at 153x128: 1.3 deg of error instead of 2.4).
+    There are three or four levels, each with twice the cells of the previous one.
 
     Args:
-        config: of the field.
-        K: intrinsics in pixels.
-        c2w: poses; their distance from the origin counts.
-        detailed: training starts from such a surface.
+        config: Configuration of the field.
+        K: Intrinsics in pixels.
+        c2w: Camera-to-world poses in the unit-sphere world; only the distances from the origin are used.
+        detailed: Whether training starts from a detailed surface instead of a visual hull.
     """
     if config.grid_vertices:
         return config
     footprint = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)) / np.median(K[:, 0, 0]))
-    coarsest = (0.65 if detailed else 1.3) * footprint
-    # The first of these sizes that is fine enough, else the largest. Training from a detailed surface is short: 256
-    # cells were further off than 192 on maps of 306x256 (1.7 deg and 1.26).
-    cells = next((cells for cells in (48, 96, 192) if 2.0 / cells <= coarsest), 192 if detailed else 256)
+    max_voxel = (0.65 if detailed else 1.3) * footprint
+    # The first resolution that is fine enough, otherwise the largest. Training from a detailed surface is short: on
+    # maps of 306x256 pixels, 256 cells left a larger error than 192 (1.7 deg and 1.26 deg).
+    cells = next((cells for cells in (48, 96, 192) if 2.0 / cells <= max_voxel), 192 if detailed else 256)
     levels = [cells // 4, cells // 2, cells] if cells < 192 else [cells // 8, cells // 4, cells // 2, cells]
     return dataclasses.replace(config, grid_vertices=tuple(level + 1 for level in levels))
 
 
-def fitting_steps(pixels: int) -> int:
-    """Steps of the schedule from a surface that has most of its detail; training ends soon after, when it has converged.
+def matching_schedule_steps(pixels: int) -> int:
+    """Number of schedule steps from a detailed initial surface; training ends soon after, once it has converged.
 
-    A bunny's Chamfer distance at 153x128 was the same after 400 steps and 300, at half the rate.
+    On a bunny at 153x128 pixels and half the learning rate, 300 steps gave the same Chamfer distance as 400.
 
     Args:
-        pixels: of one view.
+        pixels: Number of pixels of one view.
     """
     return max(300, round(300 * (pixels / (153 * 128)) ** 0.5))

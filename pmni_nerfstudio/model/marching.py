@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where along its ray each pixel meets the surface: an occupancy grid kept by the current SDF, and marching in it."""
+"""Ray marching in an occupancy grid that caches the SDF: finds where rays meet the current surface.
+
+On CUDA, nerfacc's kernel traverses the grid; elsewhere `march`, its PyTorch twin, does.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +21,31 @@ from pmni_nerfstudio.fields.trilinear import resample_volume
 
 SdfFn = Callable[[Float[Tensor, "p 3"]], Float[Tensor, "p"]]
 
+BLOCK_CELLS = 8
+"""Cells per axis of a coarse block, which is tested before its cells."""
+
 
 def sphere_interval(
     origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]
 ) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
-    """Distances along unit rays at which they enter and leave the unit sphere; equal (empty) for rays that miss it.
+    """Distances along unit rays at which they enter and leave the unit sphere; equal for rays that miss it.
 
-    Nothing is assumed of the camera's distance: the cameras of DiLiGenT-MV stand 15 radii away, others inside.
+    Cameras may be at any distance: 15 radii in DiLiGenT-MV, or inside the sphere.
     """
     middle = -(origins * directions).sum(dim=-1)
-    # |o|^2 - 1 - middle^2 loses all digits at 15 radii; the closest point's norm does not.
+    # |o|^2 - 1 - middle^2 cancels almost completely at 15 radii; the norm of the closest point does not.
     closest = origins + middle[:, None] * directions
     half = (1.0 - (closest * closest).sum(dim=-1)).clamp(min=0.0).sqrt()
     nears = (middle - half).clamp(min=0.0)
     return nears, torch.maximum(middle + half, nears)
 
 
-COARSE = 8
-"""Cells along a block that is looked up first."""
-
-
 def coarse_occupancy(occupied: Bool[Tensor, "n n n"]) -> Bool[Tensor, "m m m"]:
-    """Blocks of COARSE^3 cells of which one is occupied, or one of a block beside it."""
-    missing = -len(occupied) % COARSE
+    """Blocks of BLOCK_CELLS^3 cells that contain an occupied cell, or that touch such a block."""
+    missing = -len(occupied) % BLOCK_CELLS
     occupied = F.pad(occupied, (0, missing) * 3)
-    m = len(occupied) // COARSE
-    coarse = occupied.view(m, COARSE, m, COARSE, m, COARSE).any(dim=5).any(dim=3).any(dim=1)
+    m = len(occupied) // BLOCK_CELLS
+    coarse = occupied.view(m, BLOCK_CELLS, m, BLOCK_CELLS, m, BLOCK_CELLS).any(dim=5).any(dim=3).any(dim=1)
     return F.max_pool3d(coarse[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
 
 
@@ -56,26 +58,37 @@ def march(
     step: float,
     coarse: Optional[Bool[Tensor, "m m m"]] = None,
 ) -> tuple[Int[Tensor, "s"], Float[Tensor, "s"], Float[Tensor, "s"]]:
-    """Intervals of one length along each ray whose middle lies in an occupied cell of a grid over [-1, 1]^3.
+    """Intervals of equal length along rays whose midpoints lie in occupied cells of a grid over [-1, 1]^3.
 
-    The plain PyTorch twin of nerfacc's grid traversal (Li et al., "NerfAcc", 2023): the intervals lie on the lattice
-    near + m * step. Returns the packed ray index, start and end of each, sorted by ray, then by distance. `coarse` is
-    the grid's `coarse_occupancy`, where it is known already.
+    PyTorch twin of nerfacc's grid traversal (Li et al., "NerfAcc", ICCV 2023): interval m of a ray begins at
+    near + m * step.
+
+    Args:
+        occupied: Occupancy grid.
+        origins: Ray origins.
+        directions: Unit ray directions.
+        nears: Distance at which marching begins.
+        fars: Distance at which marching ends.
+        step: Length of an interval.
+        coarse: `coarse_occupancy(occupied)` if already computed.
+
+    Returns:
+        Ray index, start and end of each interval, sorted by ray, then by distance.
     """
     resolution = occupied.shape[0]
     if not len(nears):
         return nears.long(), nears, nears
-    # First in blocks of intervals, no longer than a coarse cell: from a block's middle none of its intervals is more
-    # than a coarse cell away. Most of the sphere is empty, and this finds it so at an eighth of the look-ups.
-    block = max(1, int(COARSE * 2.0 / resolution / step))
-    count = max(1, math.ceil(float((fars - nears).max()) / (block * step)))
+    # First in groups of intervals no longer than a coarse block, so that no interval is farther than a block from its
+    # group's midpoint. Most of the sphere is empty, which this finds with an eighth of the lookups.
+    group = max(1, int(BLOCK_CELLS * 2.0 / resolution / step))
+    count = max(1, math.ceil(float((fars - nears).max()) / (group * step)))
     coarse = coarse_occupancy(occupied) if coarse is None else coarse
-    middles = nears[:, None] + step * (block * torch.arange(count, device=nears.device) + 0.5 * block)
+    middles = nears[:, None] + step * (group * torch.arange(count, device=nears.device) + 0.5 * group)
     positions = origins[:, None] + middles[..., None] * directions[:, None]
-    cell = ((positions + 1.0) * (0.5 * resolution / COARSE)).floor().long().clamp_(0, len(coarse) - 1)
-    begins = middles - 0.5 * block * step < fars[:, None]
+    cell = ((positions + 1.0) * (0.5 * resolution / BLOCK_CELLS)).floor().long().clamp_(0, len(coarse) - 1)
+    begins = middles - 0.5 * group * step < fars[:, None]
     ray, number = torch.nonzero(coarse[cell.unbind(dim=-1)] & begins, as_tuple=True)
-    slots = block * number[:, None] + torch.arange(block, device=nears.device)
+    slots = group * number[:, None] + torch.arange(group, device=nears.device)
     starts = nears[ray][:, None] + step * slots
     middles = starts + 0.5 * step
     positions = origins[ray][:, None] + middles[..., None] * directions[ray][:, None]
@@ -90,27 +103,27 @@ def march(
 
 @dataclass
 class SurfaceHits:
-    """Where rays first meet the cached surface, or pass it by."""
+    """First crossings of rays with the cached surface, or their closest approach to it."""
 
     t: Float[Tensor, "r"]
-    """Distance along the ray: of the first crossing, or of the least SDF for rays that cross nothing."""
+    """Distance along the ray to the first crossing; to the minimum SDF for rays without one."""
     hit: Bool[Tensor, "r"]
-    """The ray crosses the surface from outside to inside."""
+    """Rays that cross the surface from outside to inside."""
     near: Bool[Tensor, "r"]
-    """The ray passes through occupied cells at all; the others cannot touch the surface and cost nothing."""
-    lowest: Float[Tensor, "r"]
-    """Distance along the ray to where the SDF is least on it, of near rays."""
+    """Rays that pass through occupied cells; the others cannot touch the surface and are not evaluated."""
+    t_min_sdf: Float[Tensor, "r"]
+    """Distance along the ray to its minimum SDF; meaningful for near rays only."""
 
 
 class SurfaceGrid(nn.Module):
-    """The SDF cached on a grid over [-1, 1]^3, with the cells near its zero level marked as occupied.
+    """Occupancy grid over [-1, 1]^3 with a cached SDF; cells near its zero level set are occupied.
 
-    Holds nerfacc's occupancy estimator, so that its CUDA kernels march where they are compiled; elsewhere `march`
-    does the same in PyTorch. Refreshed as training goes, near the surface only.
+    It contains nerfacc's occupancy estimator, whose CUDA kernel skips empty space; without CUDA, `march` does. Training
+    refreshes the cache near the surface only.
 
     Args:
-        resolution: cells per axis.
-        hull: (m, m, m) SDF of the visual hull on a grid over [-1, 1]^3, from which an empty grid is seeded anew.
+        resolution: Number of cells per axis.
+        hull: (m, m, m) SDF of the visual hull on a grid over [-1, 1]^3; an empty grid is reset to it.
     """
 
     volume: Tensor
@@ -124,26 +137,28 @@ class SurfaceGrid(nn.Module):
         self.register_buffer("hull", hull.clone())
         self.register_buffer("volume", torch.zeros((resolution + 1,) * 3))
         self._coarse: Optional[Tensor] = None
-        self._coarse_of = -1
+        self._coarse_version = -1
         self.seed(hull)
 
     @property
     def occupied(self) -> Bool[Tensor, "n n n"]:
-        """Cells that the surface, or its neighbourhood, may pass through."""
+        """Cells at or near the surface."""
         return self.estimator.binaries[0]
 
     def seed(self, sdf_grid: Float[Tensor, "m m m"]) -> None:
-        """Takes a given SDF grid (corners on the bounds) as the cached one."""
+        """Replace the cache by a resampled SDF grid, whose corner vertices lie on the bounds."""
         self.volume.copy_(resample_volume(sdf_grid.to(self.volume), self.resolution + 1))
         self._mark(2.0 * self.cell)
 
     @torch.no_grad()
     def refresh(self, sdf: SdfFn, margin: float | Tensor = 0.0, everywhere: bool = False, chunk: int = 1 << 18) -> None:
-        """Evaluates the SDF anew at the vertices within a few cells of the cached surface, or everywhere.
+        """Evaluate the SDF again at the vertices within a few cells of the cached surface, or everywhere.
 
         Args:
-            sdf: the field.
-            margin: distance from the surface, beyond one cell, that stays occupied.
+            sdf: Signed distance field.
+            margin: Distance from the surface, in addition to one cell, up to which cells are occupied.
+            everywhere: Evaluate all vertices.
+            chunk: Maximum number of points per evaluation.
         """
         flat = self.volume.view(-1)
         if everywhere:
@@ -156,18 +171,18 @@ class SurfaceGrid(nn.Module):
             flat[part] = sdf(index * self.cell - 1.0).to(flat)
         self._mark(margin + self.cell)
         if not self.occupied.any():
-            CONSOLE.log("The surface vanished from the occupancy grid: seeded again from the visual hull.")
+            CONSOLE.log("The occupancy grid contains no surface; it is reset to the visual hull.")
             self.seed(self.hull)
 
     def _mark(self, margin: float | Tensor) -> None:
-        """Marks the cells whose corners come within `margin` of the surface, or lie on both sides of it."""
+        """Mark the cells whose corners come within `margin` of the surface, or lie on both sides of it."""
         volume = self.volume[None, None]
         highest = F.max_pool3d(volume, 2, stride=1)[0, 0]
         lowest = -F.max_pool3d(-volume, 2, stride=1)[0, 0]
         self.estimator.binaries[0] = (lowest < margin) & (highest > -margin)
 
     def lookup(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-        """Trilinear look-up of the cached SDF; no gradients."""
+        """Trilinear interpolation of the cached SDF, without gradients."""
         with torch.no_grad():
             coords = positions.detach().flip(-1).view(1, 1, 1, -1, 3)
             values = F.grid_sample(self.volume[None, None], coords, align_corners=True, padding_mode="border")
@@ -179,20 +194,20 @@ class SurfaceGrid(nn.Module):
         directions: Float[Tensor, "r 3"],
         step: float,
     ) -> tuple[Int[Tensor, "s"], Float[Tensor, "s"], Float[Tensor, "s"]]:
-        """Intervals in occupied cells inside the unit sphere (see `march`); nerfacc's kernel on CUDA."""
+        """Intervals in occupied cells inside the unit sphere: see `march`, and nerfacc's kernel on CUDA."""
         nears, fars = sphere_interval(origins, directions)
         if origins.is_cuda:
             return self.estimator.sampling(origins, directions, t_min=nears, t_max=fars, render_step_size=step)
-        version = self.estimator.binaries._version  # torch counts what is written to a tensor, a checkpoint's too
-        if version != self._coarse_of:
-            self._coarse, self._coarse_of = coarse_occupancy(self.occupied), version
+        version = self.estimator.binaries._version  # incremented by every write, also when a checkpoint is loaded
+        if version != self._coarse_version:
+            self._coarse, self._coarse_version = coarse_occupancy(self.occupied), version
         return march(self.occupied, origins, directions, nears, fars, step, self._coarse)
 
     @torch.no_grad()
     def trace(self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"]) -> SurfaceHits:
-        """First crossing of the cached SDF along unit rays, by marching one cell at a time and one secant step.
+        """First crossings of unit rays with the cached surface, by marching one cell at a time and one secant step.
 
-        A ray that starts inside counts as crossing where it enters.
+        A ray that starts inside the surface crosses it where it enters the unit sphere, or at its origin.
         """
         rays = len(origins)
         ray, t_start, t_end = self.march(origins, directions, self.cell)
@@ -206,43 +221,43 @@ class SurfaceGrid(nn.Module):
         hit = first < samples
         first = first[hit]
         inside_at_start = f_start[first] <= 0
-        share = f_start[first] / (f_start[first] - f_end[first]).clamp(min=1e-9)
-        crossing = t_start[first] + torch.where(inside_at_start, 0.0, share) * (t_end[first] - t_start[first])
+        secant = f_start[first] / (f_start[first] - f_end[first]).clamp(min=1e-9)
+        crossing = t_start[first] + torch.where(inside_at_start, 0.0, secant) * (t_end[first] - t_start[first])
 
-        least = torch.full((rays,), torch.inf, device=ray.device).scatter_reduce(0, ray, f_start, "amin")
-        lowest = none.scatter_reduce(0, ray, torch.where(f_start <= least[ray], order, samples), "amin")
-        near = lowest < samples
-        deepest = torch.zeros(rays, device=ray.device)
-        deepest[near] = self._vertex(origins[near], directions[near], t_start[lowest[near]])
-        t = deepest.clone()
+        min_sdf = torch.full((rays,), torch.inf, device=ray.device).scatter_reduce(0, ray, f_start, "amin")
+        argmin = none.scatter_reduce(0, ray, torch.where(f_start <= min_sdf[ray], order, samples), "amin")
+        near = argmin < samples
+        t_min_sdf = torch.zeros(rays, device=ray.device)
+        t_min_sdf[near] = self._parabola_minimum(origins[near], directions[near], t_start[argmin[near]])
+        t = t_min_sdf.clone()
         t[hit] = crossing
-        return SurfaceHits(t=t, hit=hit, near=near, lowest=deepest)
+        return SurfaceHits(t=t, hit=hit, near=near, t_min_sdf=t_min_sdf)
 
-    def _vertex(
+    def _parabola_minimum(
         self, origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], t: Float[Tensor, "r"]
     ) -> Float[Tensor, "r"]:
-        """Where a parabola through three of the SDF's values, a cell apart, is least; at most a cell from the middle."""
+        """Minimum of the parabola through the SDF at t - cell, t and t + cell; at most a cell from t."""
         ends = torch.stack([t - self.cell, t, t + self.cell], dim=1)
         before, at, after = self.lookup(origins[:, None] + ends[..., None] * directions[:, None]).unbind(dim=1)
-        bend = before + after - 2 * at
-        shift = torch.where(bend > 0, 0.5 * (before - after) / bend.clamp(min=1e-9), 0.0)
+        second_difference = before + after - 2 * at
+        shift = torch.where(second_difference > 0, 0.5 * (before - after) / second_difference.clamp(min=1e-9), 0.0)
         return t + self.cell * shift.clamp(-1.0, 1.0)
 
     @torch.no_grad()
-    def nearest_pass(
+    def closest_approach(
         self,
         origins: Float[Tensor, "r 3"],
         directions: Float[Tensor, "r 3"],
-        wanted: Bool[Tensor, "r"],
+        selected: Bool[Tensor, "r"],
         steps: int = 64,
     ) -> Float[Tensor, "r"]:
-        """Where the wanted rays come nearest the surface, however far they pass it; zero for the others."""
+        """Distance to the minimum SDF along the selected rays, at any distance from the surface; zero for the others."""
         t = torch.zeros(len(origins), device=origins.device)
-        origins, directions = origins[wanted], directions[wanted]
+        origins, directions = origins[selected], directions[selected]
         if len(origins):
             nears, fars = sphere_interval(origins, directions)
-            share = (torch.arange(steps, device=nears.device) + 0.5) / steps
-            along = nears[:, None] + (fars - nears)[:, None] * share
+            fraction = (torch.arange(steps, device=nears.device) + 0.5) / steps
+            along = nears[:, None] + (fars - nears)[:, None] * fraction
             cached = self.lookup(origins[:, None] + along[..., None] * directions[:, None])
-            t[wanted] = along.gather(1, cached.argmin(dim=1, keepdim=True))[:, 0]
+            t[selected] = along.gather(1, cached.argmin(dim=1, keepdim=True))[:, 0]
         return t

@@ -1,54 +1,137 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model: renders normals, depth and accumulation of a signed distance field, and learns it with the poses."""
+"""PMNI's model: a signed distance field and camera poses, optimized by rendering normals and silhouettes."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Literal, Optional, Tuple, Union, cast
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Tuple, Type, Union, cast
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.model_components.renderers import RGBRenderer
-from nerfstudio.models.base_model import Model
+from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
 from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.data.split_views import split_views_of
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.fields.sdf_field import PmniField
-from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
-from pmni_nerfstudio.model import rendering
-from pmni_nerfstudio.model.config import PmniModelConfig
-from pmni_nerfstudio.model.eval_images import error_picture, image_metrics, image_pictures
-from pmni_nerfstudio.model.grid_levels import with_fitting_levels
-from pmni_nerfstudio.model.losses import mask_loss
+from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
+from pmni_nerfstudio.geometry.transforms import flip_camera_axes, nerfstudio_from_opencv
+from pmni_nerfstudio.model.eval_images import comparison_images, error_image, image_metrics
+from pmni_nerfstudio.model.grid_levels import with_matching_levels
+from pmni_nerfstudio.model.initialization import Initialization, InitializationKind
+from pmni_nerfstudio.model.loss_schedule import LossWeights
+from pmni_nerfstudio.model.losses import NormalLossKind, mask_loss
 from pmni_nerfstudio.model.marching import SurfaceGrid
-from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
+from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
+from pmni_nerfstudio.model.ray_rendering import GradientKind, Sampling, render_patches, render_rays
 from pmni_nerfstudio.model.supervision import Supervision
 from pmni_nerfstudio.threads import settle_threads
-from pmni_nerfstudio.training.course import SHARP_AT, Course
-from pmni_nerfstudio.training.initialization import Start, StartKind
-from pmni_nerfstudio.training.random_state import random_state
 
 Outputs = Dict[str, Any]
 
+SHARPNESS_RAMP_END = 0.9
+"""Fraction of the schedule at which the minimum sharpness reaches its final value."""
+
+
+@dataclass
+class PmniModelConfig(ModelConfig):
+    """Surface and pose model."""
+
+    _target: Type = field(default_factory=lambda: PmniModel)
+    """Target class to instantiate."""
+    sdf_field: PmniFieldConfig = field(default_factory=PmniFieldConfig)  # nerfstudio's exporter requires this name
+    """Signed distance field."""
+    camera_optimizer: PmniPoseOptimizerConfig = field(default_factory=PmniPoseOptimizerConfig)
+    """Pose corrections."""
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    """Weights of the losses, per stage of the run."""
+    normal_loss: NormalLossKind = "l2"
+    """Difference between rendered and observed normals: l1 (sum of absolute differences), l2 (squared distance), or
+    angular (angle in radians)."""
+    gradients: Literal["auto", "surface", "directional", "analytic", "numerical"] = "auto"
+    """How normals are computed from the field in training: surface (six-point differences where the ray meets the
+    surface), or at every sample and then averaged along the ray: directional (differences between the samples of a
+    patch), analytic (exact gradient) or numerical (six-point differences). With patches of one pixel, directional falls
+    back to numerical. auto: surface if training starts from a detailed surface, otherwise directional."""
+    samples_per_ray: int = 0
+    """Number of samples along a ray, around the surface. 0: 32 if normals are computed at the surface, otherwise 12."""
+    window_reach_px: float = 8.0
+    """The rays of a patch share sample planes if their depths differ by at most this many pixel footprints."""
+    start: Literal["auto", "surface", "hull", "sweep", "sphere"] = "auto"
+    """Initial surface if there is no registration: surface (integrated from the normals within the visual hull), hull
+    (visual hull of the masks), sweep (plane sweep, for concave scenes and captures from one side), or sphere (the field's
+    default). auto: hull if poses are optimized; otherwise surface, or sweep if the views disagree on their hull."""
+    hull_resolution: int = 97
+    """Number of grid vertices per axis of the visual hull."""
+    hull_votes: int = 1
+    """Number of views that have to see a point outside their mask to exclude it from the visual hull. Use more than 1 if
+    poses or masks are unreliable."""
+    registration: bool = False
+    """Find the initial poses and surface by registration before the first step; `registered_poses` determines what
+    happens to the poses afterwards. If disabled, the poses of the dataset are optimized by gradient descent, and `start`
+    determines the initial surface."""
+    registered_poses: Literal["fixed", "gauss-newton", "gradient"] = "gauss-newton"
+    """Optimization of registered poses during training: fixed (none), gauss-newton (a step of the registration's normal
+    bundle adjustment against the current surface every `steps_per_pose_step` steps), or gradient (gradient descent).
+    Mean rotation error on a bunny at 306x256 pixels: 0.024, 0.013 and 0.20 deg."""
+    steps_per_pose_step: int = 50
+    """Number of training steps between Gauss-Newton steps of the poses."""
+    registration_seed: int = 0
+    """Seed of the random points that registration and Gauss-Newton steps draw."""
+    inv_s_floor: Tuple[float, float] = (100.0, 4000.0)
+    """Minimum sharpness of the rendered surface at the start and at the end of the run, with geometric interpolation in
+    between. The sharpness is the inverse standard deviation of the density, per scene radius."""
+    detailed_inv_s_floor: float = 1000.0
+    """Minimum sharpness at the start if training does not start from a visual hull; replaces the first value of
+    `inv_s_floor`, at which the blurred surface would lose detail that is already there."""
+    detailed_lr_factor: float = 0.1
+    """Factor on the field's learning rate if training does not start from a visual hull, because nothing has to be carved
+    away."""
+    schedule_steps: int = 0
+    """Number of steps of the sharpness and learning rate schedules if training starts from a registration or from a
+    surface integrated from the normals. 0: chosen from the size of the normal maps. With other initial surfaces the
+    schedules take `max_num_iterations`."""
+    converged_normals_deg: float = 0.15
+    """Early stopping: once the sharpness schedule is complete, training ends when the surface normals change by less than
+    this many degrees within `steps_per_grid_update` steps, and the poses by less than `converged_poses_deg`. 0: always
+    train for `max_num_iterations`."""
+    converged_poses_deg: float = 0.005
+    """Early stopping: mean rotation of the poses, in degrees, below which they have converged (see
+    `converged_normals_deg`)."""
+    grid_resolution: int = 128
+    """Number of cells per axis of the occupancy grid."""
+    steps_per_grid_update: int = 20
+    """Number of training steps between updates of the occupancy grid."""
+    enable_collider: bool = False
+    """Unused: rays are clipped to the unit sphere."""
+    loss_coefficients: Dict[str, float] = to_immutable_dict({})
+    """Unused: see `loss_weights`."""
+    eval_num_rays_per_chunk: int = 1 << 15
+    """Number of rays that evaluation renders at once."""
+
 
 class PmniModel(Model):
-    """PMNI's surface and pose model (Peng et al., CVPR 2025), with SuperNormal's patches (Cao and Taketomi, CVPR 2024).
+    """PMNI's surface and pose model (Peng et al., CVPR 2025) with SuperNormal's patches (Cao and Taketomi, CVPR 2024).
 
-    Bundles whose rays carry `camera_indices` are of training views and move to their optimised poses; bundles without
-    are rendered as they are. Bundles of training patches (metadata `patch_size`) are rendered together in training.
+    Ray bundles with `camera_indices` belong to training views and are moved to the optimized poses; bundles without are
+    rendered as they are. In training, the rays of a patch (metadata `patch_size`) are rendered together.
     """
 
     config: PmniModelConfig
-    trusted: Tensor
+    inlier_views: Tensor
     registered_c2w: Tensor
 
     def populate_modules(self) -> None:
-        """Field, poses, occupancy grid and losses, from the training split's scene."""
+        """Build field, poses, occupancy grid and losses for the training views.
+
+        Raises:
+            SystemExit: The configuration does not fit the data; with code 1, after one line on stderr.
+        """
         super().populate_modules()
         if not torch.cuda.is_available():
             settle_threads()
@@ -56,12 +139,13 @@ class PmniModel(Model):
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu", base_c2w=nerfstudio_from_opencv(self.views.c2w)
         )
-        self.registers = self.config.registration and self.camera_optimizer.learns
-        detailed = self.registers or self.start_wanted in ("auto", "surface")
-        self.field = cast(
-            PmniField, with_fitting_levels(self.config.sdf_field, self.views.K, self.views.c2w, detailed).setup()
-        )
-        if self.registers and self.config.registered_poses != "gradient":
+        self.uses_registration = self.config.registration and self.camera_optimizer.enabled
+        with exit_on_error():
+            self._check_config()
+        detailed = self.uses_registration or self.initial_surface in ("auto", "surface")
+        levels = with_matching_levels(self.config.sdf_field, self.views.K, self.views.c2w, detailed)
+        self.field = cast(PmniField, levels.setup())
+        if self.uses_registration and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
         self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
@@ -69,40 +153,34 @@ class PmniModel(Model):
         self.supervision = Supervision(self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
-        self.start_kind: StartKind = "hull"
-        self.course: Optional[Course] = None
-        self.resumed: Optional[Dict[str, Any]] = None
-        # What a registration left out of its surface is left out of training too.
-        self.register_buffer("trusted", torch.ones(self.num_train_data, dtype=torch.bool))
-        # What the pose optimizer was first given; its own start moves with each step of the poses.
+        self.initialization_kind: InitializationKind = "hull"
+        self.register_buffer("inlier_views", torch.ones(self.num_train_data, dtype=torch.bool))
+        # Poses of the initialization, OpenGL axes; the pose optimizer's initial poses change with each pose step.
         self.register_buffer("registered_c2w", self.camera_optimizer.base_c2w.clone())
-        with exit_on_error():
-            self._check_config()
 
     def _check_config(self) -> None:
-        depths = self.supervision.has_depths
-        if not self.views.has_poses and not self.registers:
-            raise PmniError(f"{self.views.root}: has no camera poses: train it with pmni and its registration")
-        needy = [
-            n for n in ("sdf_on_points", "point_consistency", "depth") if any(getattr(self.config.loss_weights, n))
-        ]
-        if needy and not depths:
-            raise PmniError(
-                f"loss-weights.{needy[0]}: needs depth maps, which `pmni integrate {self.views.root}` makes"
-            )
+        root = self.views.root
+        if not self.views.has_poses and not self.uses_registration:
+            raise PmniError(f"{root}: has no camera poses; use `ns-train pmni`, whose registration finds them")
+        if self.views.depth_files is None:
+            for name in ("sdf_on_points", "point_consistency", "depth"):
+                if any(getattr(self.config.loss_weights, name)):
+                    raise PmniError(
+                        f"loss-weights.{name}: needs depth maps, and {root} has none; run `pmni integrate {root}`"
+                    )
 
-    # ---- start, schedule ----
+    # ---- initialization and schedule ----
 
-    def warm_start(self, start: Start) -> None:
-        """Takes over poses and surface before the first step: the hull's, or what a registration found."""
-        self.start_kind = start.kind
-        if start.trusted is not None:
-            self.trusted.copy_(torch.from_numpy(start.trusted))
-        if self.camera_optimizer.learns:
-            self.registered_c2w.copy_(nerfstudio_from_opencv(start.c2w))
+    def warm_start(self, initialization: Initialization) -> None:
+        """Take over initial poses and surface before the first step."""
+        self.initialization_kind = initialization.kind
+        if initialization.inlier_views is not None:
+            self.inlier_views.copy_(torch.from_numpy(initialization.inlier_views))
+        if self.camera_optimizer.enabled:
+            self.registered_c2w.copy_(nerfstudio_from_opencv(initialization.c2w))
             self.camera_optimizer.set_start(self.registered_c2w)
-        sdf = start.sdf.to(self.device)
-        if self.registers or self.config.start != "sphere":
+        sdf = initialization.sdf.to(self.device)
+        if self.uses_registration or self.config.start != "sphere":
             self.field.fit(sdf)
         hull = nn.functional.interpolate(sdf[None, None], self.grid.hull.shape, mode="trilinear", align_corners=True)
         self.grid.hull.copy_(hull[0, 0])
@@ -113,67 +191,47 @@ class PmniModel(Model):
                 self.supervision.initial_depth_scales(self.camera_optimizer, self.grid)
             )
 
+    def inlier_indices(self) -> List[int]:
+        """Indices of the training views that the initialization did not reject; only these are trained on."""
+        return self.inlier_views.nonzero()[:, 0].tolist()
+
     def get_extra_state(self) -> Dict[str, Any]:
-        """For the checkpoint: what a run that goes on from it needs besides tensors, to be the run that never stopped."""
-        course = None if self.course is None else self.course.state()
-        return {"start": self.start_kind, "course": course, "random": random_state()}
+        """State besides the tensors, for checkpoints."""
+        return {"initialization": self.initialization_kind}
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
-        """From a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
-            RuntimeError: an earlier version wrote it.
+            RuntimeError: An earlier version wrote the checkpoint.
         """
-        if not isinstance(state, dict):
-            raise RuntimeError("the checkpoint is an earlier version's")
-        self.start_kind = state["start"]
-        self.resumed = state
-
-    def get_training_callbacks(
-        self, training_callback_attributes: TrainingCallbackAttributes
-    ) -> List[TrainingCallback]:
-        """See `Course`."""
-        trainer = training_callback_attributes.trainer
-        assert trainer is not None
-        self.course = Course(self, trainer, self.resumed)
-        return self.course.callbacks()
+        if not isinstance(state, dict) or "initialization" not in state:
+            raise RuntimeError("an earlier version of this program wrote the checkpoint")
+        self.initialization_kind = state["initialization"]
 
     @property
-    def start_wanted(self) -> Literal["auto", "hull", "surface", "sweep"]:
-        """The configuration's, where a registration or the masks are not all there is to ask."""
-        # On rough poses views contradict each other on the hull for other reasons, and so do their normals.
-        if self.config.start == "sphere" or (self.config.start == "auto" and self.camera_optimizer.learns):
+    def initial_surface(self) -> Literal["auto", "hull", "surface", "sweep"]:
+        """Initial surface to find at given poses: `config.start`, but always a hull for a sphere or rough poses."""
+        # With rough poses, views disagree on the hull and on the normals because of the poses.
+        if self.config.start == "sphere" or (self.config.start == "auto" and self.camera_optimizer.enabled):
             return "hull"
         return self.config.start
 
     @property
-    def gradients(self) -> Literal["surface", "directional", "analytic", "numerical"]:
-        """The configuration's, settled by what training starts from."""
+    def gradients(self) -> GradientKind:
+        """Method by which normals are computed in training: `config.gradients` with auto resolved."""
         if self.config.gradients == "auto":
-            return "surface" if self.start_kind == "surface" else "directional"
+            return "surface" if self.initialization_kind == "surface" else "directional"
         return self.config.gradients
 
-    @property
-    def samples_per_ray(self) -> int:
-        """The configuration's, settled by `gradients`."""
-        return self.config.samples_per_ray or (32 if self.gradients == "surface" else 12)
-
     def set_fraction(self, fraction: float) -> None:
-        """Sets all that depends on how far the run is, 0 to 1."""
+        """Set everything that depends on the completed fraction of the schedule, from 0 to 1."""
         self.fraction = fraction
-        self.field.set_progress(1.0 if self.start_kind == "surface" else fraction)
+        self.field.set_progress(1.0 if self.initialization_kind == "surface" else fraction)
         first, last = self.config.inv_s_floor
-        if self.start_kind != "hull":
+        if self.initialization_kind != "hull":
             first = self.config.detailed_inv_s_floor
-        self.field.set_min_inv_s(first * (last / first) ** min(fraction / SHARP_AT, 1.0))
-
-    @torch.no_grad()
-    def half_width(self) -> Float[Tensor, ""]:
-        """How far before and behind a surface rays are sampled: where the logistic density dies, and a voxel's share.
-
-        A tensor: a number would make every step wait for the GPU.
-        """
-        return 4.0 / self.field.inv_s() + 0.7 * self.field.active_voxel
+        self.field.set_min_inv_s(first * (last / first) ** min(fraction / SHARPNESS_RAMP_END, 1.0))
 
     def get_param_groups(self) -> Dict[str, List[nn.Parameter]]:
         """Parameters by optimizer."""
@@ -181,180 +239,94 @@ class PmniModel(Model):
 
     # ---- rendering ----
 
+    @torch.no_grad()
+    def sample_half_width(self) -> Float[Tensor, ""]:
+        """Distance before and behind a surface that is sampled: the tails of the density, and a fraction of a voxel."""
+        return 4.0 / self.field.inv_s() + 0.7 * self.field.active_voxel
+
     def get_outputs(self, ray_bundle: Union[RayBundle, Cameras]) -> Outputs:
-        """Renders rays: patches in training, single rays in evaluation."""
+        """Render rays: patches in training, single rays in evaluation."""
         assert isinstance(ray_bundle, RayBundle)
         self.camera_optimizer.apply_to_raybundle(ray_bundle)
+        samples = self.config.samples_per_ray or (32 if self.gradients == "surface" else 12)
+        sampling = Sampling(samples, self.sample_half_width(), self.config.window_reach_px)
         if self.training and "patch_size" in ray_bundle.metadata:
-            return self._render_patches(ray_bundle)
-        return self._render_rays(ray_bundle)
-
-    def _render_patches(self, bundle: RayBundle) -> Outputs:
-        """World normals (not normalised), accumulation and depths of patches, differentiable in field and poses."""
-        side = int(bundle.metadata["patch_size"].view(-1)[0])
-        rays = side * side
-        # Single rays have no neighbours to take differences with.
-        gradients = "numerical" if side == 1 and self.gradients == "directional" else self.gradients
-        hits = self.grid.trace(bundle.origins.detach(), bundle.directions.detach())
-        norms = bundle.metadata["directions_norm"].view(-1, rays)
-        origins, directions = bundle.origins.view(-1, rays, 3), bundle.directions.view(-1, rays, 3)
-        footprint = (hits.t * bundle.pixel_area[:, 0].sqrt()).view(-1, rays).amax(dim=1)
-        planes = rendering.patch_planes(
-            hits,
-            norms,
-            self.samples_per_ray,
-            self.half_width(),
-            self.config.window_reach_px * footprint,
-            jitter=True,
-        )
-        # Work on the patches that meet the surface, and on no others: masks are judged without samples.
-        chosen = planes.meets
-        distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
-        positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
-        square = (len(positions), side, side, self.samples_per_ray)
-        sdf, slopes = self._sdf_and_gradients(positions.view(*square, 3), gradients)
-        weights = rendering.neus_weights(sdf, self.field.inv_s()).view_as(distances)
-        depth, accumulation = rendering.along_rays(weights, rendering.between_samples(distances)[..., None])
-        if slopes is None:
-            surface = origins[chosen] + depth.detach() * directions[chosen]
-            slopes = normals = self.field.numerical_gradient(surface, self.field.active_voxel)
-        else:
-            normals, _ = rendering.along_rays(weights, slopes.view_as(positions))
-
-        index = torch.nonzero(chosen.repeat_interleave(rays))[:, 0]
-        count = len(bundle.origins)
-
-        def spread(values: Float[Tensor, "p k2 c"]) -> Float[Tensor, "r c"]:
-            return values.new_zeros(count, values.shape[-1]).index_copy(0, index, values.reshape(len(index), -1))
-
-        return {
-            "normal_world": spread(normals),
-            "accumulation": spread(accumulation[..., None]),
-            "depth": spread(depth),
-            "valid": planes.valid.view(-1, 1),
-            "near": hits.near[:, None],
-            "lowest": hits.lowest[:, None],
-            "gradients": slopes.reshape(-1, 3),
-            "surface": bundle.origins + hits.t[:, None] * bundle.directions,
-            "hit": hits.hit[:, None],
-            "origins": bundle.origins,
-            "directions": bundle.directions,
-            "directions_norm": bundle.metadata["directions_norm"],
-        }
-
-    def _sdf_and_gradients(
-        self, positions: Float[Tensor, "p k k s 3"], kind: str
-    ) -> Tuple[Float[Tensor, "p k k s"], Optional[Float[Tensor, "p k k s 3"]]]:
-        """Signed distances at samples, and gradients there, unless they are to be taken at the surface."""
-        if kind == "analytic":
-            return self.field.sdf_and_gradient(positions)
-        sdf = self.field.sdf(positions)
-        if kind == "surface":
-            return sdf, None
-        if kind == "numerical":
-            return sdf, self.field.numerical_gradient(positions, self.field.active_voxel)
-        return sdf, rendering.directional_gradients(sdf, positions)
-
-    @torch.no_grad()
-    def _render_rays(self, bundle: RayBundle) -> Outputs:
-        """The outputs that viewer and exporters ask for; `depth` is the distance along the unit ray.
-
-        Where a ray meets no surface, depth lies behind the scene: nerfstudio's TSDF takes what no ray has passed for
-        solid, and a depth of zero for unknown.
-        """
-        hits = self.grid.trace(bundle.origins, bundle.directions)
-        index = torch.nonzero(hits.near)[:, 0]
-        origins, directions = bundle.origins[index], bundle.directions[index]
-        half = self.half_width()
-        offsets = half * torch.linspace(-1.0, 1.0, self.samples_per_ray, device=origins.device)
-        distances = hits.t[index][:, None] + offsets
-        sdf = self.field.sdf(origins[:, None] + distances[..., None] * directions[:, None])
-        weights = rendering.neus_weights(sdf, self.field.inv_s())
-        mean, visible = rendering.along_rays(weights, rendering.between_samples(distances)[..., None])
-        surface = origins + mean * directions
-        gradient = self.field.numerical_gradient(surface, self.field.active_voxel)
-        count = len(bundle.origins)
-        # Weights sum to at most 1 but for rounding, and pictures must stay in [0, 1].
-        accumulation = origins.new_zeros(count).index_copy(0, index, visible.clamp(max=1.0))
-        behind = bundle.origins.norm(dim=-1) + 3**0.5  # the corners of the cube about the unit sphere
-        depth = behind.index_copy(0, index, torch.where(visible > 0.5, mean[:, 0], behind[index]))
-        normals = torch.zeros_like(bundle.origins).index_copy(0, index, nn.functional.normalize(gradient, dim=-1))
-        # A headlight: enough to judge a shape by, whatever the side it is seen from.
-        facing = -(normals * bundle.directions).sum(dim=-1).clamp(max=0.0)
-        shade = (0.15 + 0.8 * facing) * accumulation
-        return {
-            "rgb": shade[:, None].expand(-1, 3),
-            "normals": ((normals + 1.0) / 2.0).clamp(0.0, 1.0),
-            "depth": depth[:, None],
-            "accumulation": accumulation[:, None],
-        }
+            return render_patches(ray_bundle, self.field, self.grid, sampling, self.gradients)
+        return render_rays(ray_bundle, self.field, self.grid, sampling)
 
     @torch.no_grad()
     def render_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
-        """Renders a camera, at its optimised pose if it is a training view's (metadata `cam_idx`).
+        """Render a camera, at its optimized pose if it belongs to a training view (metadata `cam_idx`).
 
-        Besides the model's outputs: `normals_camera`, unit, in the camera's OpenCV axes, zero off the object.
+        Returns:
+            The outputs of `render_rays`, and `normals_camera`: unit normals in the camera's OpenCV axes, zero off the
+            object.
         """
         return self._render_camera(camera, obb_box)[0]
 
     def _render_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None]) -> Tuple[Outputs, RayBundle]:
-        """With the rays, (H, W)."""
+        """Outputs of `render_camera`, and the rays (H, W)."""
         posed = self.camera_optimizer.at_current_pose(camera).to(self.device)
         bundle = posed.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
         outputs = self.get_outputs_for_camera_ray_bundle(bundle)
-        axes = posed.camera_to_worlds[0, :, :3] * torch.tensor([1.0, -1.0, -1.0], device=self.device)
-        seen = outputs["accumulation"] > 0.5
-        outputs["normals_camera"] = torch.where(seen, (outputs["normals"] * 2 - 1) @ axes.to(outputs["normals"]), 0.0)
+        world_from_camera = flip_camera_axes(posed.camera_to_worlds[0])[:, :3].to(outputs["normals"])
+        on_surface = outputs["accumulation"] > 0.5
+        outputs["normals_camera"] = torch.where(on_surface, (outputs["normals"] * 2 - 1) @ world_from_camera, 0.0)
         return outputs, bundle
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: Union[OrientedBox, None] = None) -> Outputs:
-        """`render_camera`, as a page shows it.
+        """Render a camera for the viewer.
 
-        Besides: `angular_error`, a picture of how far normals are from those that the training view nearest to the
-        camera has there.
+        Returns:
+            The outputs of `render_camera`, and `angular_error`: an image of the angles between the rendered normals and
+            those observed in the training view nearest to the camera.
 
         Raises:
-            SystemExit: a GPU's memory runs out even with the fewest rays at once; with code 1, after one line on stderr.
+            SystemExit: The GPU's memory is exhausted even with the fewest rays at once; with code 1, after one line on
+                stderr.
         """
-        with exit_on_error():  # nerfstudio's programs ask for this, which know no error of ours
+        with exit_on_error():  # nerfstudio's programs, which do not handle our errors, call this
             outputs, rays = self._render_camera(camera, obb_box)
-        eye, seen = rays.origins[0, 0], outputs["accumulation"][..., 0] > 0.5
-        error = self.supervision.nearest_view_error(
-            rays.origins[seen] + outputs["depth"][seen] * rays.directions[seen],
-            outputs["normals"][seen] * 2 - 1,
-            eye,
+        center, on_surface = rays.origins[0, 0], outputs["accumulation"][..., 0] > 0.5
+        error_deg = self.supervision.nearest_view_error_deg(
+            rays.origins[on_surface] + outputs["depth"][on_surface] * rays.directions[on_surface],
+            outputs["normals"][on_surface] * 2 - 1,
+            center,
             self.camera_optimizer,
             self.grid,
         )
-        outputs["angular_error"] = error_picture(error, seen)
+        outputs["angular_error"] = error_image(error_deg, on_surface)
         if self.camera_optimizer.training_view(camera) is None:
-            # A page draws the cameras into the picture by its depth, and those behind the object are behind nothing.
-            beyond = eye.norm() + self.camera_optimizer.base_c2w[:, :, 3].norm(dim=-1).max()
-            outputs["depth"] = torch.where(seen[..., None], outputs["depth"], beyond)
+            # The viewer hides camera frusta by this depth: the background must lie behind all cameras.
+            background = center.norm() + self.camera_optimizer.base_c2w[:, :, 3].norm(dim=-1).max()
+            outputs["depth"] = torch.where(on_surface[..., None], outputs["depth"], background)
         return outputs
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> Outputs:
-        """Renders given rays where they are: a whole image's bundle has its pose in it, whoever made it.
+        """Render the rays of a whole image, which already have their final pose.
 
         Raises:
-            PmniError: a GPU's memory runs out even with the fewest rays at once.
+            PmniError: The GPU's memory is exhausted even with the fewest rays at once.
         """
         camera_ray_bundle.camera_indices = None
         render = super().get_outputs_for_camera_ray_bundle
 
-        def outputs_by(rays: int) -> Outputs:
+        def render_in_chunks(rays: int) -> Outputs:
             self.config.eval_num_rays_per_chunk = rays
             return render(camera_ray_bundle)
 
-        return self.ray_chunks.run(outputs_by)
+        return self.ray_chunks.run(render_in_chunks)
 
     # ---- losses and metrics ----
 
     def get_loss_dict(self, outputs: Outputs, batch: Dict[str, Tensor], metrics_dict=None) -> Dict[str, Tensor]:
-        """Every loss with a weight at this stage of the run, weighted, under its own name."""
-        if not self.training:  # single rays in evaluation have no gradients: the mask's loss alone says how far it is
+        """Weighted losses by name, those with a weight at this stage of the run.
+
+        In evaluation only the mask loss is computed, because single rays have no gradients.
+        """
+        if not self.training:
             accumulation, mask = outputs["accumulation"][:, 0], batch["mask"].to(self.device)[:, 0]
             return {"mask_loss": mask_loss(accumulation, mask, torch.ones_like(mask))}
         weights = self.config.loss_weights.weights_at(self.fraction)
@@ -364,7 +336,7 @@ class PmniModel(Model):
         return loss_dict
 
     def get_metrics_dict(self, outputs: Outputs, batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Sharpness of the surface and how far poses have moved."""
+        """Sharpness of the surface and size of the pose corrections."""
         metrics: Dict[str, Tensor] = {"inv_s": self.field.inv_s().detach()}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
@@ -373,7 +345,7 @@ class PmniModel(Model):
     def get_image_metrics_and_images(
         self, outputs: Outputs, batch: Dict[str, Tensor]
     ) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
-        """See `image_metrics` and `image_pictures`."""
+        """Metrics and images of a rendered view: see `image_metrics` and `comparison_images`."""
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(outputs["depth"]) > 0.5
         error_deg, metrics = image_metrics(outputs, observed, mask)
-        return metrics, image_pictures(outputs, observed, mask, error_deg)
+        return metrics, comparison_images(outputs, observed, mask, error_deg)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera poses that learn: SE(3) corrections about the object's centre, composed the same way by everyone who asks."""
+"""Pose optimization: SE(3) corrections about the object's center, used alike by training, viewer and export."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ from pmni_nerfstudio.geometry.transforms import flip_camera_axes, homogeneous
 
 @dataclass
 class PmniPoseOptimizerConfig(CameraOptimizerConfig):
-    """Configuration of the pose corrections."""
+    """Pose corrections."""
 
     _target: Type = field(default_factory=lambda: PmniPoseOptimizer)
     """Target class to instantiate."""
     mode: Literal["off", "SE3"] = "SE3"  # fewer than the parent
-    """Whether camera poses learn: off leaves them exactly as the data has them."""
+    """Pose optimization: SE3 optimizes rotation and translation of each view; off keeps the poses of the dataset."""
     trans_l2_penalty: float = 0.0
-    """Weight of the mean squared translation since the start, in scene radii."""
+    """Weight of the mean squared translation from the initial poses, in squared scene radii."""
     rot_l2_penalty: float = 0.0
-    """Weight of the mean squared rotation since the start, in radians."""
+    """Weight of the mean squared rotation from the initial poses, in squared radians."""
 
 
 class PmniPoseOptimizer(CameraOptimizer):
     """Pose corrections of all training views.
 
-    With base_i the pose that the dataset made view i's rays from and start_i the one that optimisation began at,
+    With base_i the pose from which the dataset generates view i's rays and start_i the initial pose of the optimization,
     all camera-to-world,
 
-        c2w_i = exp(gauge(A_i (translation_i, rotation_i))) start_i,        A_i: from camera i's axes to the world's.
+        c2w_i = exp(gauge(A_i (translation_i, rotation_i))) start_i,        A_i: rotation from camera i to the world.
 
-    The correction is thus a motion about the *world's origin*, the object's centre, told in the camera's axes:
-    `rotation` turns the object as the camera sees it, `translation` shifts it sideways (x, y) and in depth (z).
-    Rotation about the camera's own centre, many radii away, would throw the object out of the frame. `fix_gauge`
-    says what the gauge takes out: twists alone are projected, a linear map, so that gradients pass as they are.
+    A correction is a motion about the *world's origin*, the object's center, expressed in camera axes: `rotation` turns
+    the object as seen by the camera, `translation` shifts it sideways (x, y) and in depth (z). A rotation about the
+    camera's own center, many radii away, would move the object out of the frame. pypose computes the exponential map
+    (see `choose_exponential`), and `fix_gauge` removes the gauge freedom by a linear projection of the twists.
 
-    One rule of composition serves all: `forward` returns delta = base^-1 c2w, which the viewer and `apply_to_camera`
-    put behind a camera's own matrix (camera @ delta), and `apply_to_raybundle` moves rays in the world by the same
-    motion, c2w base^-1. Everything is composed in double precision: cameras stand fifteen radii away, and automatic
-    mixed precision leaves doubles alone.
+    All users compose poses in the same way: `forward` returns delta = base^-1 c2w, by which the viewer and
+    `apply_to_camera` multiply a camera's matrix from the right, and `apply_to_raybundle` moves rays in the world by
+    c2w base^-1. Composition uses double precision: cameras may be fifteen radii away, and automatic mixed precision
+    does not change doubles.
 
-    `start_c2w` and the parameters are in the checkpoint. `base_c2w` isn't: it belongs to the dataset in hand, and
-    one restored from elsewhere would move rays that don't start there.
+    Checkpoints contain `start_c2w` and the parameters, but not `base_c2w`: rays start at the base poses of the dataset
+    in use, which may differ from those of the dataset that was trained on.
 
     Args:
-        config: of the corrections.
-        num_cameras: training views.
-        device: where the tensors live.
-        base_c2w: poses of the dataset's cameras, OpenGL axes, in the unit-sphere world.
+        config: Configuration of the corrections.
+        num_cameras: Number of training views.
+        device: Device of the tensors.
+        base_c2w: Camera-to-world poses of the dataset, OpenGL axes, unit-sphere world.
 
     Raises:
-        ValueError: base_c2w has the wrong shape or holds no rigid motions.
+        ValueError: `base_c2w` has the wrong shape or contains a matrix that is not a rigid motion.
     """
 
     base_c2w: Tensor
@@ -77,7 +77,7 @@ class PmniPoseOptimizer(CameraOptimizer):
         base_c2w: Float[Tensor, "n 3 4"],
         **kwargs: Any,
     ) -> None:
-        # Not the parent's own: it would make the one parameter that ours replace.
+        # Not super().__init__(): it would create the parameter that ours replace.
         nn.Module.__init__(self)
         self.config = config
         self.num_cameras = num_cameras
@@ -87,111 +87,111 @@ class PmniPoseOptimizer(CameraOptimizer):
         self.register_buffer("_base_w2c", torch.linalg.inv(homogeneous(base.double())), persistent=False)
         self.register_buffer("start_c2w", base.clone())
         self.depth_log_scale = nn.Parameter(torch.zeros(num_cameras, device=device))
-        if self.learns:
+        if self.enabled:
             self.translation = nn.Parameter(torch.zeros(num_cameras, 3, device=device))
             self.rotation = nn.Parameter(torch.zeros(num_cameras, 3, device=device))
             provider, self._exponential = choose_exponential()
             CONSOLE.log(f"Pose optimizer: SE(3) exponential map from {provider}.")
 
     @property
-    def learns(self) -> bool:
-        """Whether poses can differ from the dataset's."""
+    def enabled(self) -> bool:
+        """Whether poses can differ from those of the dataset."""
         return self.config.mode != "off"
 
     @torch.no_grad()
     def set_start(self, c2w: Float[Tensor, "n 3 4"]) -> None:
-        """Take over poses found elsewhere (registration, a Gauss-Newton step); corrections begin anew from there.
+        """Replace the poses, for example by those of a registration or a Gauss-Newton step, and reset the corrections.
 
         Args:
-            c2w: OpenGL axes, in the unit-sphere world.
+            c2w: Camera-to-world poses, OpenGL axes, unit-sphere world.
 
         Raises:
-            ValueError: mode is off, or c2w has the wrong shape or holds no rigid motions.
+            ValueError: The mode is off, or `c2w` has the wrong shape or contains a matrix that is not a rigid motion.
         """
-        if not self.learns:
-            raise ValueError("set_start: the pose optimizer's mode is off, poses are the dataset's")
+        if not self.enabled:
+            raise ValueError("set_start: the pose optimizer's mode is off; its poses are fixed")
         self.start_c2w.copy_(_checked_poses(c2w, self.num_cameras))
         self.translation.zero_()
         self.rotation.zero_()
 
     def freeze(self) -> None:
-        """Keep the poses where they start: they are as good as they get, and no gradients need computing."""
+        """Stop gradient descent on the poses; `set_start` can still replace them."""
         self.translation.requires_grad_(False)
         self.rotation.requires_grad_(False)
 
     def twists(self) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-        """Corrections since the start in world axes, gauge taken out: translation in radii, rotation in radians."""
+        """Corrections in world axes without gauge freedom: translations in scene radii, rotation vectors in radians."""
         to_world = self.start_c2w[:, :, :3].double()
         translation = (to_world @ self.translation.double()[..., None]).squeeze(-1)
         rotation = (to_world @ self.rotation.double()[..., None]).squeeze(-1)
         return fix_gauge(translation, rotation, self.start_c2w[:, :, 3].double())
 
     def _c2w_double(self) -> Float[Tensor, "n 4 4"]:
-        """Current poses, OpenGL axes, homogeneous, in double precision."""
-        if not self.learns:
+        """Current camera-to-world poses, OpenGL axes, homogeneous, double precision."""
+        if not self.enabled:
             return homogeneous(self.base_c2w.double())
         motion = self._exponential(torch.cat(self.twists(), dim=-1))
         return homogeneous(motion) @ homogeneous(self.start_c2w.double())
 
     def c2w(self) -> Float[Tensor, "n 3 4"]:
-        """Current poses of all views, OpenGL axes; differentiable."""
+        """Current camera-to-world poses of all views, OpenGL axes; differentiable."""
         return self._c2w_double()[:, :3].to(self.base_c2w.dtype)
 
     def w2c_opencv(self) -> Float[Tensor, "n 3 4"]:
-        """World-to-camera of all views, OpenCV axes (as losses project with); differentiable."""
+        """Current world-to-camera poses of all views, OpenCV axes; differentiable."""
         return torch.linalg.inv(flip_camera_axes(self._c2w_double()))[:, :3].to(self.base_c2w.dtype)
 
     @torch.no_grad()
     def c2w_opencv_double(self) -> Float[np.ndarray, "n 4 4"]:
-        """Current poses for export: OpenCV axes, homogeneous, double precision throughout."""
+        """Current camera-to-world poses for export, OpenCV axes, homogeneous, double precision."""
         return flip_camera_axes(self._c2w_double()).cpu().numpy()
 
     def forward(self, indices: Int[Tensor, "b"]) -> Float[Tensor, "b 3 4"]:
-        """Corrections delta with c2w = base @ delta: exactly the identity with mode off.
+        """Corrections delta with c2w = base @ delta; exactly the identity if the mode is off.
 
         Args:
-            indices: of training views.
+            indices: Indices of training views.
         """
-        if not self.learns:
+        if not self.enabled:
             return torch.eye(4, dtype=self.base_c2w.dtype, device=self.base_c2w.device)[:3].repeat(len(indices), 1, 1)
         delta = self._base_w2c @ self._c2w_double()
         return delta[indices.long().to(delta.device), :3].to(self.base_c2w.dtype)
 
     def apply_to_raybundle(self, raybundle: RayBundle) -> None:
-        """Move rays of training views, in place, from where the dataset's cameras see to where the current ones do.
+        """Move the rays of training views from the base poses to the current poses, in place.
 
         Args:
-            raybundle: any shape; `camera_indices` number training views. None: no view's rays, left as they are.
+            raybundle: Rays of any shape; `camera_indices` are indices of training views. Rays without them do not move.
         """
-        if not self.learns or raybundle.camera_indices is None:
+        if not self.enabled or raybundle.camera_indices is None:
             return
         motions = self._c2w_double() @ self._base_w2c
         rays = raybundle.directions
-        # index_select: its gradient is several times faster than that of indexing. Exporters hand over float indices.
+        # The gradient of index_select is several times faster than that of indexing. Exporters pass float indices.
         view = raybundle.camera_indices.long().reshape(-1).to(motions.device)
         motion = motions[:, :3].to(rays.dtype).index_select(0, view).view(*rays.shape[:-1], 3, 4)
         raybundle.directions = (motion[..., :3] * rays[..., None, :]).sum(dim=-1)
         raybundle.origins = (motion[..., :3] * raybundle.origins[..., None, :]).sum(dim=-1) + motion[..., 3]
 
     def apply_to_camera(self, camera: Cameras) -> Float[Tensor, "*b 3 4"]:
-        """Camera-to-world of a camera with its correction.
+        """Corrected camera-to-world poses of cameras.
 
         Args:
-            camera: of the dataset; `metadata["cam_idx"]` numbers the training view that it is. The pose of one that
-                isn't (see `training_view`) is returned unchanged.
+            camera: Cameras; `metadata["cam_idx"]` is the index of the training view. The poses of cameras that are not
+                training views (see `training_view`) are returned unchanged.
         """
         c2w = camera.camera_to_worlds
         view = self.training_view(camera)
-        if not self.learns or view is None:
+        if not self.enabled or view is None:
             return c2w
         delta = homogeneous(self(view).double()).to(c2w.device)
         return (c2w.double() @ delta.view(*c2w.shape[:-2], 4, 4)).to(c2w.dtype)
 
     def training_view(self, camera: Cameras) -> Optional[Int[Tensor, "b"]]:
-        """Which training views a camera is; None for a held-out view and for a camera that somebody steers.
+        """Indices of the training views that cameras belong to; None for other cameras.
 
-        The viewer numbers its own camera too, by the view that was clicked last: what stands elsewhere than the dataset
-        has that view is none.
+        The viewer's own camera carries the index of the view that was clicked last, so the pose is compared with the
+        dataset's as well.
         """
         index = (camera.metadata or {}).get("cam_idx")
         if index is None:
@@ -202,7 +202,7 @@ class PmniPoseOptimizer(CameraOptimizer):
         return view if inside and torch.allclose(c2w, self.base_c2w[view], atol=1e-6) else None
 
     def at_current_pose(self, camera: Cameras) -> Cameras:
-        """The same camera, moved by `apply_to_camera`; without its metadata, so that nothing moves it again."""
+        """Copy of a camera at its corrected pose, without metadata so that it is not corrected twice."""
         return Cameras(
             camera_to_worlds=self.apply_to_camera(camera).view(-1, 3, 4),
             fx=camera.fx,
@@ -216,28 +216,28 @@ class PmniPoseOptimizer(CameraOptimizer):
         )
 
     def depth_scales(self) -> Float[Tensor, "n"]:
-        """Learnt factor from each view's integrated depth map to the unit-sphere world."""
+        """Learned factor from each view's integrated depth map to the unit-sphere world."""
         return self.depth_log_scale.exp()
 
     @torch.no_grad()
     def set_depth_scales(self, scales: Float[Tensor, "n"]) -> None:
-        """Start the depth maps' scales from known values, all positive."""
+        """Initialize the scales of the depth maps with positive values."""
         self.depth_log_scale.copy_(scales.log())
 
     def param_groups(self) -> Dict[str, List[nn.Parameter]]:
-        """Parameters by learning rate. Depth scales belong to maps, not to poses: they learn with mode off too."""
+        """Parameters by optimizer. The scales of the depth maps are optimized with mode off as well."""
         groups = {"pose_depth_scale": [self.depth_log_scale]}
-        if self.learns:
+        if self.enabled:
             groups |= {"pose_rotation": [self.rotation], "pose_translation": [self.translation]}
         return groups
 
     def get_param_groups(self, param_groups: dict) -> None:
-        """Add `param_groups()` to the model's."""
+        """Add `param_groups()` to a model's parameter groups."""
         param_groups.update(self.param_groups())
 
     def get_loss_dict(self, loss_dict: dict) -> None:
-        """Add the penalty on corrections, where it has a weight."""
-        if not self.learns or not (self.config.trans_l2_penalty or self.config.rot_l2_penalty):
+        """Add the penalty on the corrections if it has a weight."""
+        if not self.enabled or not (self.config.trans_l2_penalty or self.config.rot_l2_penalty):
             return
         translation, rotation = (twist.square().sum(dim=-1).mean().float() for twist in self.twists())
         loss_dict["pose_regularizer"] = (
@@ -246,8 +246,8 @@ class PmniPoseOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def get_metrics_dict(self, metrics_dict: dict) -> None:
-        """Add how far the views have turned (degrees) and shifted (radii, beyond the turn) since the start."""
-        if not self.learns:
+        """Add the size of the corrections: mean and maximum rotation in degrees, mean translation in scene radii."""
+        if not self.enabled:
             return
         translation, rotation = (twist.norm(dim=-1).float() for twist in self.twists())
         metrics_dict["pose_rotation_mean_deg"] = rotation.mean() * (180 / math.pi)
@@ -255,20 +255,22 @@ class PmniPoseOptimizer(CameraOptimizer):
         metrics_dict["pose_translation_mean"] = translation.mean()
 
     def _apply(self, fn: Any, recurse: bool = True) -> PmniPoseOptimizer:
-        """Follow `.to(device)`: the viewer reads `.device`, which the parent sets once and for all."""
+        """Update `device`, which the viewer reads, when the module is moved."""
         super()._apply(fn, recurse)
         self.device = self.base_c2w.device
         return self
 
 
 def _checked_poses(c2w: Float[Tensor, "n 3 4"], num_cameras: int) -> Float[Tensor, "n 3 4"]:
-    """Poses in single precision, once they are known to be what they should be."""
+    """Poses in single precision, after a check of their shape and rigidity."""
     if tuple(c2w.shape) != (num_cameras, 3, 4):
         raise ValueError(f"poses: expected shape {(num_cameras, 3, 4)}, got {tuple(c2w.shape)}")
     rotation = c2w[:, :, :3].double()
-    off = (rotation @ rotation.mT - torch.eye(3, dtype=rotation.dtype, device=c2w.device)).abs().amax(dim=(1, 2))
-    # Written so that NaN fails too.
-    wrong = ~((off < 1e-3) & (torch.linalg.det(rotation) > 0) & c2w[:, :, 3].isfinite().all(dim=-1))
+    error = (rotation @ rotation.mT - torch.eye(3, dtype=rotation.dtype, device=c2w.device)).abs().amax(dim=(1, 2))
+    # Written so that NaN fails as well.
+    wrong = ~((error < 1e-3) & (torch.linalg.det(rotation) > 0) & c2w[:, :, 3].isfinite().all(dim=-1))
     if wrong.any():
-        raise ValueError(f"poses: view {int(wrong.nonzero()[0])} is no rigid motion (rotation and finite position)")
+        raise ValueError(
+            f"poses: view {int(wrong.nonzero()[0])} is not a rigid motion (a rotation and a finite position)"
+        )
     return c2w.detach().float()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volume rendering of an SDF as pure functions of tensors: where to sample, opacities, gradients, sums along rays."""
+"""Volume rendering of an SDF: sample planes, NeuS weights, gradients and sums along rays, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pmni_nerfstudio.model.marching import SurfaceHits
 
 @dataclass
 class PatchPlanes:
-    """Planes parallel to the image on which the rays of each patch are sampled together."""
+    """Planes parallel to the image on which the rays of a patch take their samples."""
 
     z: Float[Tensor, "p s"]
-    """Depth along the camera's axis of each plane, ascending."""
+    """Depth of each plane along the optical axis, ascending."""
     valid: Bool[Tensor, "p k2"]
-    """Rays whose first surface lies between the planes, or that cross nothing; the others see something else."""
-    meets: Bool[Tensor, "p"]
-    """Patches with a ray that crosses the surface."""
+    """Rays whose first crossing lies between the planes, or that cross nothing; the others see another sheet."""
+    hits_surface: Bool[Tensor, "p"]
+    """Patches with at least one ray that crosses the surface."""
 
 
 def patch_planes(
@@ -32,47 +32,51 @@ def patch_planes(
     reach: Float[Tensor, "p"],
     jitter: bool,
 ) -> PatchPlanes:
-    """Planes for patches of k x k rays, from just before the nearest crossing of a patch to just behind its farthest.
+    """Sample planes of patches of k x k rays, from before the nearest crossing of each patch to behind its farthest.
 
-    Crossings farther than `reach` from the patch's median one belong to another sheet of the surface (a limb before a
-    body): they don't stretch the planes, and their rays are marked invalid. (Shared planes: Cao and Taketomi,
-    "SuperNormal", CVPR 2024.)
+    Crossings farther than `reach` from the patch's median crossing belong to another sheet of the surface (a limb in
+    front of a body): they do not extend the planes, and their rays are marked invalid. Shared planes follow Cao and
+    Taketomi, "SuperNormal", CVPR 2024.
 
     Args:
-        hits: of all rays, patch-major.
-        norms: length of the ray's direction whose part along the axis is 1: turns distance into depth.
-        count: planes per patch.
-        half_width: added before and behind, in depth.
-        reach: largest distance in depth from the median crossing.
-        jitter: shift the planes at random by up to one spacing.
+        hits: Surface hits of all rays, patch by patch.
+        norms: Length of each ray's direction scaled to depth 1: the ratio of distance along the ray to depth.
+        count: Number of planes per patch.
+        half_width: Margin before the nearest and behind the farthest crossing, in depth.
+        reach: Maximum difference in depth from the median crossing.
+        jitter: Shift each patch's planes by a random offset of up to half their spacing.
     """
     z = hits.t.view_as(norms) / norms
     hit = hits.hit.view_as(norms)
-    middle = torch.where(hit, z, torch.nan).nanmedian(dim=1).values[:, None]
-    same_sheet = hit & ((z - middle).abs() <= reach[:, None])
+    median = torch.where(hit, z, torch.nan).nanmedian(dim=1).values[:, None]
+    same_sheet = hit & ((z - median).abs() <= reach[:, None])
     first = torch.where(same_sheet, z, torch.inf).amin(dim=1) - half_width
     last = torch.where(same_sheet, z, -torch.inf).amax(dim=1) + half_width
-    some = hit.any(dim=1)
-    # Patches off the surface get planes too, so that shapes stay regular; the caller leaves them out.
-    first, last = torch.where(some, first, 0.0), torch.where(some, last, 1.0)
+    any_hit = hit.any(dim=1)
+    # Patches off the surface get planes as well, which keeps shapes regular; the caller discards them.
+    first, last = torch.where(any_hit, first, 0.0), torch.where(any_hit, last, 1.0)
     fraction = torch.arange(count, device=z.device, dtype=z.dtype).expand(len(z), count)
     offset = torch.rand(len(z), 1, device=z.device) - 0.5 if jitter else torch.zeros(len(z), 1, device=z.device)
     planes = first[:, None] + (last - first)[:, None] * (fraction + offset) / (count - 1)
-    return PatchPlanes(z=planes, valid=~hit | same_sheet, meets=some)
+    return PatchPlanes(z=planes, valid=~hit | same_sheet, hits_surface=any_hit)
 
 
 def neus_weights(sdf: Float[Tensor, "*rays s"], inv_s: Float[Tensor, ""]) -> Float[Tensor, "*rays s"]:
-    """Weight of each sample along a ray from the SDF at the samples, nearest first.
+    """Rendering weights of samples along rays, computed from their SDF (Wang et al., "NeuS", 2021, eq. 13).
 
-    The opacity of the interval that ends at a sample is the relative drop of the logistic distribution Phi between
-    its ends (Wang et al., "NeuS", 2021, eq. 13); before the first sample Phi is 1, so that nothing is lost there.
+    The opacity of the interval that ends at a sample is the relative decrease of the logistic function Phi between its
+    ends. Phi is 1 before the first sample, so that no opacity is lost there.
+
+    Args:
+        sdf: Signed distance at the samples, nearest first.
+        inv_s: Sharpness of the logistic density.
     """
     phi = torch.sigmoid(sdf * inv_s)
     before = torch.cat([torch.ones_like(phi[..., :1]), phi[..., :-1]], dim=-1)
-    # In float32 the sigmoid underflows deep inside; by then nothing of the ray is left to absorb.
+    # The sigmoid underflows in float32 deep inside, where the transmittance is zero anyway.
     alpha = ((before - phi) / before.clamp(min=1e-6)).clamp(0.0, 1.0)
-    passed = torch.cumprod(1.0 - alpha, dim=-1)
-    return alpha * torch.cat([torch.ones_like(alpha[..., :1]), passed[..., :-1]], dim=-1)
+    transmittance = torch.cumprod(1.0 - alpha, dim=-1)
+    return alpha * torch.cat([torch.ones_like(alpha[..., :1]), transmittance[..., :-1]], dim=-1)
 
 
 def _differences(values: Tensor, dim: int) -> Tensor:
@@ -87,11 +91,11 @@ def _differences(values: Tensor, dim: int) -> Tensor:
 def directional_gradients(
     sdf: Float[Tensor, "p k k s"], positions: Float[Tensor, "p k k s 3"]
 ) -> Float[Tensor, "p k k s 3"]:
-    """Gradient of the SDF at samples of patches by differences between neighbouring samples: no extra evaluation.
+    """SDF gradients at the samples of patches, by differences between neighboring samples without extra evaluations.
 
-    Three differences (along both sides of the patch and along the ray) fix the gradient g by
-    g . (x' - x) = f' - f, solved with cross products. Exact where the SDF is linear. (Cao and Taketomi,
-    "SuperNormal", CVPR 2024, with other stencils.) Needs k >= 2 and two samples a ray.
+    Three differences (along both sides of the patch and along the ray) determine the gradient g by
+    g . (x' - x) = f' - f, solved with cross products. The result is exact for a linear SDF. Requires k >= 2 and two
+    samples per ray. After Cao and Taketomi, "SuperNormal", CVPR 2024, with different stencils.
     """
     a, b, c = (_differences(positions, dim) for dim in (1, 2, 3))
     fa, fb, fc = (_differences(sdf, dim)[..., None] for dim in (1, 2, 3))
@@ -99,13 +103,14 @@ def directional_gradients(
     return (fa * bc + fb * ca + fc * ab) / (a * bc).sum(dim=-1, keepdim=True)
 
 
-def between_samples(distances: Float[Tensor, "*rays s"]) -> Float[Tensor, "*rays s"]:
-    """Where along the ray the opacity of each sample belongs: the middle of the interval that ends at it.
+def interval_midpoints(distances: Float[Tensor, "*rays s"]) -> Float[Tensor, "*rays s"]:
+    """Distances at which the samples' opacities are placed: the midpoint of the interval that ends at each sample.
 
-    At the interval's end the surface would lie half a spacing too deep; training then puts it so much too far out.
+    Placed at the end of the interval, the surface would be rendered half a spacing too deep, and training would then
+    inflate it by the same amount.
     """
-    middles = 0.5 * (distances[..., 1:] + distances[..., :-1])
-    return torch.cat([distances[..., :1], middles], dim=-1)
+    midpoints = 0.5 * (distances[..., 1:] + distances[..., :-1])
+    return torch.cat([distances[..., :1], midpoints], dim=-1)
 
 
 def along_rays(
@@ -113,7 +118,7 @@ def along_rays(
 ) -> tuple[Float[Tensor, "*rays c"], Float[Tensor, "*rays"]]:
     """Weighted mean of values along rays, and the accumulated weight.
 
-    The mean is divided by the accumulation, which halves the outward shift that a soft surface otherwise gives.
+    Dividing by the accumulation halves the outward bias of a soft surface.
     """
     accumulation = weights.sum(dim=-1)
     mean = (weights[..., None] * values).sum(dim=-2) / accumulation.clamp(min=1e-3)[..., None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cameras see a point of the surface, asked of the SDF itself."""
+"""Visibility of surface points from cameras, computed from the signed distance field."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 
 def view_cosines(
-    points: Float[Tensor, "p 3"], normals: Float[Tensor, "p 3"], camera_centres: Float[Tensor, "v 3"]
+    points: Float[Tensor, "p 3"], normals: Float[Tensor, "p 3"], camera_centers: Float[Tensor, "v 3"]
 ) -> Float[Tensor, "p v"]:
-    """Cosine between each point's outward unit normal and the direction to each camera: positive where it faces."""
-    towards = torch.nn.functional.normalize(camera_centres[None] - points[:, None], dim=-1)
-    return (towards * normals[:, None]).sum(dim=-1)
+    """Cosines between each point's outward unit normal and its directions to the cameras; positive if it faces them."""
+    to_camera = torch.nn.functional.normalize(camera_centers[None] - points[:, None], dim=-1)
+    return (to_camera * normals[:, None]).sum(dim=-1)
 
 
 @torch.no_grad()
 def visible_by_sphere_tracing(
     sdf: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]],
     points: Float[Tensor, "p 3"],
-    camera_centres: Float[Tensor, "v 3"],
+    camera_centers: Float[Tensor, "v 3"],
     candidates: Optional[Bool[Tensor, "p v"]] = None,
     *,
     start: float = 0.03,
@@ -31,42 +31,42 @@ def visible_by_sphere_tracing(
     step_scale: float = 0.9,
     max_steps: int = 64,
 ) -> Bool[Tensor, "p v"]:
-    """Whether the way from each point to each camera is free, by sphere tracing (Hart, 1996) from the point.
+    """Whether the segment from each point to each camera is unoccluded, by sphere tracing from the point (Hart, 1996).
 
-    All ways march together, and those decided drop out; outside the unit sphere nothing can stand in the way. A way
-    that grazes the surface and isn't decided after the last step counts as hidden: a wrong "visible" costs more than
-    a wrong "hidden".
+    All segments advance together, and decided ones drop out; nothing occludes outside the unit sphere. A segment that
+    grazes the surface and is undecided after the last step counts as occluded, because a false "visible" costs more
+    than a false "occluded".
 
     Args:
-        sdf: negative inside; in the unit-sphere world's units, called on a shrinking set of points.
-        points: on the surface.
-        camera_centres: of all views.
-        candidates: pairs to ask about, None: all; the others come back False. (Leave out what faces away: half of the
-            work.)
-        start: distance from the point at which marching begins: a voxel or more, since f(point) is about zero. A
-            point seen at an angle whose cosine is below `tolerance / start` is hidden.
-        tolerance: an SDF below it is a hit.
-        step_scale: part of the SDF's value by which to step: below 1 for SDFs whose slope is not exactly 1.
-        max_steps: evaluations per pair, at most.
+        sdf: Signed distance, negative inside, in the units of the unit-sphere world; called on a shrinking set of points.
+        points: Surface points.
+        camera_centers: Camera centers of all views.
+        candidates: Pairs to test, None for all; the others are returned as False. (Excluding points that face away
+            halves the work.)
+        start: Distance from the point at which tracing begins; at least a voxel, because the SDF is about zero at the
+            point. A point seen at an angle whose cosine is below `tolerance / start` counts as occluded.
+        tolerance: SDF below which a segment counts as occluded.
+        step_scale: Step length as a fraction of the SDF; below 1 for fields whose gradient norm is not exactly 1.
+        max_steps: Maximum number of SDF evaluations per pair.
     """
-    visible = torch.zeros(len(points), len(camera_centres), dtype=torch.bool, device=points.device)
+    visible = torch.zeros(len(points), len(camera_centers), dtype=torch.bool, device=points.device)
     pairs = torch.ones_like(visible) if candidates is None else candidates
     point, view = pairs.nonzero(as_tuple=True)
     origin = points[point]
-    way = camera_centres[view] - origin
-    distance = way.norm(dim=-1, keepdim=True)
-    direction = way / distance
-    travelled = torch.full_like(distance, start)
+    segment = camera_centers[view] - origin
+    distance = segment.norm(dim=-1, keepdim=True)
+    direction = segment / distance
+    traveled = torch.full_like(distance, start)
     for _ in range(max_steps):
         if len(point) == 0:
             break
-        position = origin + travelled * direction
+        position = origin + traveled * direction
         value = sdf(position).unsqueeze(-1)
-        free = ((position.norm(dim=-1, keepdim=True) > 1) | (travelled >= distance)).squeeze(-1)
+        free = ((position.norm(dim=-1, keepdim=True) > 1) | (traveled >= distance)).squeeze(-1)
         visible[point[free], view[free]] = True
-        going = ~free & (value >= tolerance).squeeze(-1)
-        travelled = travelled + step_scale * value
-        point, view, origin, direction, distance, travelled = (
-            t[going] for t in (point, view, origin, direction, distance, travelled)
+        undecided = ~free & (value >= tolerance).squeeze(-1)
+        traveled = traveled + step_scale * value
+        point, view, origin, direction, distance, traveled = (
+            t[undecided] for t in (point, view, origin, direction, distance, traveled)
         )
     return visible

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training starts from: poses and a first surface. The seam where registration plugs in."""
+"""Initial poses and surface of a run, by registration or at given poses."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
-from torch import Tensor
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.hull import visual_hull
+from pmni_nerfstudio.model.initialization import Initialization
+from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.pipeline import RegistrationSettings, Watcher
@@ -25,150 +25,138 @@ from pmni_nerfstudio.registration.stereo.sweep_surface import hull_agreement, sw
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.threads import one_thread
 
-_LEAST_AGREEMENT = 0.77
-"""Of the views on their hull. Turntable captures of solid objects have .81 to .95, a courtyard seen from one side .74."""
+_MIN_HULL_AGREEMENT = 0.77
+"""Agreement of the views on their visual hull below which depths are searched by plane sweep. Turntable captures of solid
+objects have 0.81 to 0.95, a concave scene (a courtyard) captured from one side 0.74."""
 _SWEEP_RESOLUTION = 129
 
 
-StartKind = Literal["hull", "sweep", "surface"]
+def find_initialization(model: PmniModel, views: Views, cache: Path, watcher: Watcher | None) -> Initialization:
+    """Find the poses and the surface that a run starts from, as the model's configuration specifies.
+
+    Args:
+        model: Model to initialize.
+        views: Observations of its training views.
+        cache: Folder of cached registrations; created if necessary.
+        watcher: Notified of the registration's progress, if any.
+
+    Raises:
+        PmniError: The views cannot be registered, or the masks have no visual hull at the given poses.
+    """
+    given, config = model.views, model.config
+    if model.uses_registration:
+        rough_c2w = given.c2w if given.has_poses else None
+        settings = RegistrationSettings(config.registration_seed)
+        return initialize_by_registration(views, rough_c2w, settings, cache, watcher)
+    hull = initialize_from_hull(views.masks, views.K, given.c2w, config.hull_resolution, config.hull_votes)
+    if not bool((hull.sdf < 0).any()):
+        raise PmniError(f"{given.root}: the masks have no visual hull at these poses; check the cameras and masks")
+    surface = model.initial_surface
+    if surface == "hull":
+        return hull
+    found = None
+    if surface in ("auto", "sweep"):
+        found = initialize_by_plane_sweep(views, given.c2w, always=surface == "sweep")
+    if found is None and surface != "sweep":
+        found = initialize_from_normals(views, given.c2w)
+    return hull if found is None else found
 
 
-@dataclass
-class Start:
-    """Handed to the model before the first training step."""
-
-    c2w: Float[np.ndarray, "n 4 4"]
-    """Camera-to-world of the training views, OpenCV axes, unit-sphere world."""
-    sdf: Float[Tensor, "r r r"]
-    """Signed distance to the first surface on a grid over [-1, 1]^3, corners on the bounds, x slowest."""
-    kind: StartKind = "hull"
-    """hull: coarse, to be carved. sweep: jagged, with walls where they belong. surface: integrated from the normals, by
-    a registration or at given poses, with most of its detail. The last two are to be trained gently."""
-    trusted: Bool[np.ndarray, " n"] | None = None
-    """Views that fit the others; None: all of them."""
-
-
-def start_from_hull(
+def initialize_from_hull(
     masks: Bool[np.ndarray, "n h w"],
     K: Float[np.ndarray, "n 3 3"],
     c2w: Float[np.ndarray, "n 4 4"],
     resolution: int,
     votes: int,
-) -> Start:
-    """The given poses and their visual hull (see `visual_hull`).
+) -> Initialization:
+    """Given poses and their visual hull (see `visual_hull`).
 
-    With few views fewer votes are asked, since every second opinion widens the hull; and where the masks agree on
-    nothing at all (rough poses), more, until something is left.
-    """
-    most = len(masks)
-    allowed = max(1, min(votes, most // 5))
-    sdf = visual_hull(masks, K, c2w, resolution, allowed)
-    while not bool((sdf < 0).any()) and allowed < most:
-        allowed += 1
-        sdf = visual_hull(masks, K, c2w, resolution, allowed)
-    return Start(c2w=c2w, sdf=sdf)
-
-
-def start_from_masks(
-    root: Path,
-    views: Views,
-    c2w: Float[np.ndarray, "n 4 4"],
-    resolution: int,
-    votes: int,
-    wanted: Literal["auto", "hull", "surface", "sweep"],
-    console: Console,
-) -> Start:
-    """The hull's surface, or one that is found at these poses before training.
+    The number of votes is reduced for few views, because each additional vote enlarges the hull, and increased while the
+    hull is empty, as happens with rough poses.
 
     Args:
-        root: of the scene, to name it.
-        views: to start from.
-        c2w: their poses.
-        resolution: of the hull.
-        votes: of the hull.
-        wanted: auto: a plane sweep where the views contradict each other on the hull, else a surface integrated from
-            their normals within it.
-        console: for a line that says so.
-
-    Raises:
-        PmniError: the masks have no hull.
+        masks: Masks of the views.
+        K: Intrinsics in pixels.
+        c2w: Camera-to-world poses, unit-sphere world.
+        resolution: Number of grid vertices per axis.
+        votes: Number of views that have to see a point outside their mask to exclude it.
     """
-    start = start_from_hull(views.masks, views.K, c2w, resolution, votes)
-    if not bool((start.sdf < 0).any()):
-        raise PmniError(f"{root}: the masks have no visual hull at these poses; check cameras and masks")
-    if wanted == "hull":
-        return start
-    found = None if wanted == "surface" else start_from_sweep(views, c2w, console, always=wanted == "sweep")
-    if found is None and wanted != "sweep":
-        found = start_from_normals(views, c2w, console)
-    return start if found is None else found
+    num_views = len(masks)
+    allowed = max(1, min(votes, num_views // 5))
+    sdf = visual_hull(masks, K, c2w, resolution, allowed)
+    while not bool((sdf < 0).any()) and allowed < num_views:
+        allowed += 1
+        sdf = visual_hull(masks, K, c2w, resolution, allowed)
+    return Initialization(c2w=c2w, sdf=sdf)
 
 
-def start_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"], console: Console) -> Start | None:
-    """The surface that the views' normals ask for within their hull, at given poses (see `alternate`).
+def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> Initialization | None:
+    """Given poses and the surface integrated from the normals within the visual hull (see `alternate`).
+
+    Args:
+        views: Observations.
+        c2w: Camera-to-world poses, unit-sphere world.
 
     Returns:
-        None where nothing is left of it.
+        None if the surface is empty.
     """
     schedule = AlternationSchedule()
     fine = replace(schedule, levels=tuple(level for level in schedule.levels if not level.blur))
-    clock = time.perf_counter()
+    started_at = time.perf_counter()
     with one_thread():
         _, surface = alternate(views, Poses.from_c2w(c2w), fine, fixed_poses=True)
-    console.log(f"Start: a surface integrated from the normals, in {time.perf_counter() - clock:.0f} s.")
-    return Start(c2w, torch.from_numpy(surface.sdf), kind="surface") if surface.exists else None
+    CONSOLE.log(f"Initialization: integrated a surface from the normals in {time.perf_counter() - started_at:.0f} s.")
+    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface") if surface.exists else None
 
 
-def start_from_sweep(
-    views: Views, c2w: Float[np.ndarray, "n 4 4"], console: Console, always: bool = False
-) -> Start | None:
-    """The surface of a plane sweep (see `sweep_start`), where the views contradict each other on their visual hull.
+def initialize_by_plane_sweep(views: Views, c2w: Float[np.ndarray, "n 4 4"], always: bool) -> Initialization | None:
+    """Given poses and the surface of a plane sweep (see `sweep_start`), if the views disagree on their visual hull.
 
     Args:
-        views: to start from.
-        c2w: their known poses, unit-sphere world.
-        console: for a line that says so.
-        always: sweep even where the views agree on the hull.
+        views: Observations.
+        c2w: Camera-to-world poses, unit-sphere world.
+        always: Sweep even if the views agree on the hull.
 
     Returns:
-        None where the hull serves, or the sweep finds nothing.
+        None if the views agree on the hull, or the sweep finds no surface.
     """
     poses = Poses.from_c2w(c2w)
     agreement = hull_agreement(views, poses)
-    # No agreement at all: too few matches to tell (a handful of views).
-    if not always and not 0 < agreement < _LEAST_AGREEMENT:
+    # An agreement of 0 means that there are too few matches to tell, as with a handful of views.
+    if not always and not 0 < agreement < _MIN_HULL_AGREEMENT:
         return None
-    console.log(f"Start: views agree on {agreement:.0%} of their visual hull; depths are searched by plane sweep.")
+    CONSOLE.log(f"Initialization: views agree on {agreement:.0%} of their visual hull; running a plane sweep.")
     surface = sweep_start(views, poses, _SWEEP_RESOLUTION)
-    return Start(c2w, torch.from_numpy(surface.sdf), kind="sweep") if surface.exists else None
+    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="sweep") if surface.exists else None
 
 
-def start_from_registration(
+def initialize_by_registration(
     views: Views,
     c2w: Float[np.ndarray, "n 4 4"] | None,
     settings: RegistrationSettings,
-    folder: Path,
-    console: Console,
+    cache: Path,
     watcher: Watcher | None = None,
-) -> Start:
-    """Registered poses and surface; from the folder's cache where the same scene was registered alike before.
+) -> Initialization:
+    """Registered poses and surface, read from the cache if the same views were registered with the same settings.
 
     Args:
-        views: to register.
-        c2w: rough poses in the unit-sphere world, or None.
-        settings: of the registration.
-        folder: of the cache; made if need be.
-        console: for progress and warnings.
-        watcher: shown how poses and surface come about.
+        views: Observations.
+        c2w: Rough camera-to-world poses, unit-sphere world; None if unknown.
+        settings: Settings of the registration.
+        cache: Folder of cached registrations; created if necessary.
+        watcher: Notified of the progress, if any.
+
+    Raises:
+        PmniError: The views cannot be registered.
     """
-    path = folder / f"{registration_key(views, c2w, settings)}.npz"
+    path = cache / f"{registration_key(views, c2w, settings)}.npz"
     if path.is_file():
         registration = load_registration(path)
-        console.print(f"Registration: taken from {path}", highlight=False, soft_wrap=True)
-        show_summary(registration, views, console)
+        CONSOLE.print(f"Registration: loaded from {path}", highlight=False, soft_wrap=True)
+        show_summary(registration, views, CONSOLE)
     else:
-        registration = register_shown(views, c2w, settings, console, watcher)
-        folder.mkdir(parents=True, exist_ok=True)
+        registration = register_shown(views, c2w, settings, CONSOLE, watcher)
+        cache.mkdir(parents=True, exist_ok=True)
         save_registration(path, registration)
     sdf = torch.from_numpy(registration.surface.sdf)
-    return Start(c2w=registration.c2w, sdf=sdf, kind="surface", trusted=registration.trusted)
+    return Initialization(registration.c2w, sdf, kind="surface", inlier_views=registration.trusted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock that training and pages share, which gives pages their turn at once, and a bounded part of the time."""
+"""Fair lock between training and the viewer: viewer threads go first, for a bounded share of the time."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ import time
 from collections.abc import Callable
 from typing import Any, Optional
 
-SHARE = 0.05
-"""Of the wall clock, for pages while training runs. They take processor time outside the lock too (pictures are packed
-and sent), and a browser on the same machine takes its own: benchmarks/bench_viewer.py measures what all of it costs."""
-MOST_CREDIT = 0.05
-"""Seconds that a page may hold the lock after long rest before it has to wait."""
+VIEWER_SHARE = 0.05
+"""Share of the wall clock time that viewer threads may hold the lock during training.
+
+They also use processor time outside the lock (images are encoded and sent), and a browser on the same machine uses its
+own: benchmarks/bench_viewer.py measures the total cost."""
+MAX_CREDIT_SECONDS = 0.05
+"""Time in seconds that viewer threads may hold the lock after a long idle period before they have to wait."""
 
 
 class TrainingLock:
-    """In the place of the trainer's `threading.Lock`.
+    """Replacement of the trainer's `threading.Lock`, which is neither fair nor bounds the viewer's share of the time.
 
-    A plain lock knows no fairness: the training loop lets go of it and has it again before a waiting thread has woken,
-    so that frames come when chance has it. And nothing there bounds how much of the time frames take. Here a page's
-    thread that waits, and has time to its credit, goes before the next training step; what it holds is taken off its
-    credit, which grows by SHARE of the wall clock. While training rests (paused or complete) nothing is counted.
+    With a plain lock, the training loop releases the lock and acquires it again before a waiting thread has woken up, so
+    that frames are rendered at random times. Here a waiting viewer thread with credit goes before the next training
+    step. The time for which it holds the lock is subtracted from the credit, which grows by VIEWER_SHARE of the wall
+    clock time. Nothing is counted while training is paused or complete.
 
-    Until `open` is called pages wait: there is nothing yet to be rendered.
+    Viewer threads wait until `open` is called, because there is nothing to render before.
 
     Args:
-        training: whether training runs now.
-        clock: in seconds.
+        is_training: Returns whether training is running.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, training: Callable[[], bool], clock: Callable[[], float] = time.perf_counter) -> None:
-        self._training, self._clock = training, clock
+    def __init__(self, is_training: Callable[[], bool], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._is_training, self._clock = is_training, clock
         self._changed = threading.Condition()
         self._trainer: Optional[int] = None
         self._holder: Optional[int] = None
         self._waiting = 0
-        self._credit, self._counted, self._since = MOST_CREDIT, clock(), 0.0
+        self._credit, self._credited_at, self._acquired_at = MAX_CREDIT_SECONDS, clock(), 0.0
 
     def open(self) -> None:
-        """Let pages in; the calling thread is the one that trains."""
+        """Admit viewer threads; the calling thread becomes the training thread."""
         with self._changed:
             self._trainer = threading.get_ident()
             self._changed.notify_all()
@@ -49,52 +51,52 @@ class TrainingLock:
         """Whether `open` was called."""
         return self._trainer is not None
 
-    def affordable(self) -> bool:
-        """Whether a page's thread would be let in as soon as the lock is free."""
+    def has_credit(self) -> bool:
+        """Whether a viewer thread would be admitted as soon as the lock is free."""
         with self._changed:
-            return self.is_open and self._wait_needed() == 0
+            return self.is_open and self._seconds_to_credit() == 0
 
-    def _wait_needed(self) -> float:
-        """Seconds until pages have credit again."""
+    def _seconds_to_credit(self) -> float:
+        """Update the credit; time in seconds until viewer threads have credit again."""
         now = self._clock()
-        self._credit = min(self._credit + SHARE * (now - self._counted), MOST_CREDIT)
-        self._counted = now
-        return 0.0 if not self._training() else max(-self._credit / SHARE, 0.0)
+        self._credit = min(self._credit + VIEWER_SHARE * (now - self._credited_at), MAX_CREDIT_SECONDS)
+        self._credited_at = now
+        return 0.0 if not self._is_training() else max(-self._credit / VIEWER_SHARE, 0.0)
 
     def acquire(self) -> bool:
-        """Wait for the lock, as long as it takes."""
+        """Wait for the lock without a timeout."""
         me = threading.get_ident()
         with self._changed:
             if me == self._trainer or self._trainer is None and me == threading.main_thread().ident:
-                while self._holder is not None or (self.is_open and self._waiting and self._wait_needed() == 0):
-                    # Waiting pages were woken when the last holder let go; the time is for the case that one has died.
+                while self._holder is not None or (self.is_open and self._waiting and self._seconds_to_credit() == 0):
+                    # Waiting threads were notified at the last release; the timeout covers one that has since died.
                     self._changed.wait(0.05)
             else:
                 self._waiting += 1
                 try:
                     while True:
-                        wait = self._wait_needed()
+                        wait = self._seconds_to_credit()
                         if self.is_open and self._holder is None and wait == 0:
                             break
-                        # Not for long: a pause, which lifts the bound, tells nobody.
+                        # A short timeout, because pausing the training lifts the bound without a notification.
                         self._changed.wait(min(wait, 0.1) or 0.1)
                 finally:
                     self._waiting -= 1
-            self._holder, self._since = me, self._clock()
+            self._holder, self._acquired_at = me, self._clock()
         return True
 
     def release(self) -> None:
-        """Let go.
+        """Release the lock.
 
         Raises:
-            RuntimeError: the calling thread doesn't hold it.
+            RuntimeError: The calling thread does not hold the lock.
         """
         with self._changed:
             if self._holder != threading.get_ident():
                 raise RuntimeError("the training lock is not held by this thread")
             if self.is_open and self._holder != self._trainer:
-                self._wait_needed()
-                self._credit -= self._clock() - self._since
+                self._seconds_to_credit()
+                self._credit -= self._clock() - self._acquired_at
             self._holder = None
             self._changed.notify_all()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam and its learning rate over the run, as fractions of it."""
+"""Adam, and learning rate schedules in fractions of the run."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 @dataclass
 class FusedAdamConfig(OptimizerConfig):
-    """Adam in PyTorch's fused form: one pass over the parameters, several times faster on a CPU than the loop."""
+    """Adam in PyTorch's fused implementation, which is several times faster on a CPU than the default loop."""
 
     _target: Type = torch.optim.Adam
     """Optimizer class."""
     betas: Tuple[float, float] = (0.9, 0.99)
-    """Decay of the running means of the gradient and of its square."""
+    """Decay rates of the running means of the gradient and of its square."""
     fused: bool = True
-    """Use the fused form."""
+    """Use the fused implementation."""
 
 
 Decay = Literal["exponential", "cosine", "third"]
 
 
 class RunFraction:
-    """Factor on the learning rate: a linear warm-up, then a decay to `final` at the schedule's end.
+    """Learning rate factor as a function of the step: linear warm-up, then a decay to `final` at the schedule's end.
 
-    exponential: goes on falling beyond it. cosine: half a period. third: `final` at once, after a third of the run.
+    The decay is exponential (it continues beyond the end), cosine (half a period), or third (`final` after a third of
+    the run).
 
-    A callable object, so that PyTorch saves its numbers (Python's own, which load without an allow-list) with the
-    checkpoint; the model fills in `max_steps` from the trainer, whatever number of iterations the user asks for.
+    It is an object rather than a closure, so that PyTorch saves its plain numbers in checkpoints. `max_steps` is set
+    when training starts, because it depends on the requested number of iterations.
+
+    Args:
+        warmup: Fraction of the run over which the factor rises from zero.
+        final: Factor at the end of the schedule.
+        decay: Shape of the decay.
     """
-
-    decay: Decay = "exponential"
-    """Of checkpoints of before there were others."""
 
     def __init__(self, warmup: float, final: float, decay: Decay) -> None:
         self.warmup = warmup
@@ -58,39 +61,39 @@ class RunFraction:
 
 @dataclass
 class RunFractionSchedulerConfig(SchedulerConfig):
-    """Learning rate as a function of the fraction of the run that is done."""
+    """Learning rate as a function of the completed fraction of the run."""
 
     _target: Type = field(default_factory=lambda: RunFractionScheduler)
     """Scheduler class."""
     warmup: float = 0.02
-    """Fraction of the run over which the rate rises from zero."""
+    """Fraction of the run over which the learning rate rises linearly from zero."""
     final: float = 0.05
-    """Share of the rate that is left at the end."""
+    """Learning rate at the end of the schedule, as a fraction of the initial learning rate."""
     decay: Decay = "exponential"
-    """How it gets there: exponential, cosine, or third: at once after a third of the run."""
+    """Shape of the decay: exponential, cosine, or third (a single drop after a third of the run)."""
 
 
 class RunFractionScheduler(Scheduler):
-    """See `RunFraction`."""
+    """nerfstudio scheduler with the factors of `RunFraction`."""
 
     config: RunFractionSchedulerConfig
 
     def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LRScheduler:
-        """The scheduler; its steps are counted by the trainer."""
+        """PyTorch scheduler of an optimizer, stepped by the trainer."""
         del lr_init
         return LambdaLR(optimizer, RunFraction(self.config.warmup, self.config.final, self.config.decay))
 
 
-def set_run_length(schedulers: Dict[str, LRScheduler], max_steps: int) -> None:
-    """Tells every `RunFraction` schedule how long the run is."""
+def set_schedule_length(schedulers: Dict[str, LRScheduler], max_steps: int) -> None:
+    """Set the length, in steps, of every `RunFraction` schedule."""
     for scheduler in schedulers.values():
         for factor in getattr(scheduler, "lr_lambdas", []):
             if isinstance(factor, RunFraction):
                 factor.max_steps = max_steps
 
 
-def scale_rate(scheduler: LRScheduler, factor: float) -> None:
-    """Multiplies a schedule's learning rate, from now on; saved with the scheduler in checkpoints."""
+def scale_learning_rate(scheduler: LRScheduler, factor: float) -> None:
+    """Multiply a schedule's learning rate by a factor, which checkpoints preserve."""
     scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
     for group in scheduler.optimizer.param_groups:
         group["lr"] *= factor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The random generators' state, as a checkpoint holds it: tensors and Python's own numbers, which load as weights do."""
+"""State of the random number generators for checkpoints, as tensors and plain Python numbers that load as weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def random_state() -> Dict[str, Any]:
-    """Of torch (and of all its GPUs), of NumPy's global generator and of Python's."""
+    """State of the global generators of PyTorch (with all GPUs), NumPy and Python."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -22,7 +22,7 @@ def random_state() -> Dict[str, Any]:
 
 
 def restore_random_state(state: Dict[str, Any]) -> None:
-    """Sets them all; those of GPUs only where there are as many."""
+    """Restore the state of all generators; those of GPUs only if the number of GPUs is the same."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained run, loaded from its config.yml and its latest checkpoint.
+"""Loading of a trained run from its config.yml and its latest checkpoint.
 
-nerfstudio's `eval_setup` does the same for `ns-eval` and `ns-export`. Ours chooses the device, looks for checkpoints
-beside the config (so that a run may be moved, or exported from another working directory), and says in one line what is
-missing; `eval_setup` fails an assertion there. torch and nerfstudio are imported once the path is known to be right.
+nerfstudio's `eval_setup` does this for `ns-eval` and `ns-export`. In addition, `load_run` selects the device, looks for
+checkpoints next to the config (so that a run can be moved, or exported from another working directory), and reports what
+is missing in one line where `eval_setup` fails an assertion. torch and nerfstudio, which load slowly, are imported after
+the path has been checked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Run:
-    """A pipeline with its trained weights, in evaluation mode."""
+    """A trained pipeline in evaluation mode, with the files that it was loaded from."""
 
     config_path: Path
     config: TrainerConfig
@@ -37,17 +38,21 @@ class Run:
 
 
 def load_run(config_path: Path, device: Device = "auto") -> Run:
-    """Load a run for inference: no sampler is built, nothing of training starts.
+    """Load a run for inference, without the samplers and optimizers of training.
+
+    Args:
+        config_path: The config.yml of the run.
+        device: Device to load to; auto uses CUDA if available.
 
     Raises:
-        PmniError: no such config, no run of this program, no checkpoint, or one that can't be read or doesn't fit,
-            or the GPU is too small for it.
+        PmniError: The config or the checkpoint is missing, unreadable or does not match, or the GPU's memory is too
+            small.
     """
     config = read_config(config_path)
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise PmniError("device: no CUDA device found: use --device cpu")
+        raise PmniError("device: no CUDA device found; use --device cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint, step = latest_checkpoint(config_path.parent / config.relative_model_dir)
@@ -56,16 +61,16 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
         pipeline = config.pipeline.setup(device=device, test_mode="inference")
     except torch.cuda.OutOfMemoryError as error:
         raise PmniError(
-            f"{config_path}: the GPU's memory doesn't hold this run ({one_line(error)[:200]}): free some of it "
-            "(nvidia-smi names who has it), or give --device cpu"
+            f"{config_path}: the run does not fit into the GPU's memory ({one_line(error)[:200]}); stop other programs "
+            "that use the GPU (nvidia-smi lists them) or use --device cpu"
         ) from error
     pipeline.eval()
     try:
         pipeline.load_pipeline(state["pipeline"], state["step"])
     except RuntimeError as error:
         raise PmniError(
-            f"{checkpoint}: doesn't fit {config_path} and its data ({one_line(error)[:200]}): "
-            "export with the scene and the version that it was trained with"
+            f"{checkpoint}: does not match {config_path} and its data ({one_line(error)[:200]}); "
+            "use the scene and the program version that the run was trained with"
         ) from error
     return Run(config_path, config, pipeline, checkpoint, step)
 
@@ -74,30 +79,30 @@ def read_config(path: Path) -> TrainerConfig:
     """Read the config.yml of a run.
 
     Raises:
-        PmniError: it isn't there or is none.
+        PmniError: The file is missing or is not a training config.
     """
     if path.is_dir():
-        raise PmniError(f"{path}: is a folder: give the run's config.yml")
+        raise PmniError(f"{path}: is a folder; give the config.yml of the run")
     if not path.is_file():
-        raise PmniError(f"{path}: does not exist: give the config.yml that ns-train wrote beside its checkpoints")
+        raise PmniError(f"{path}: does not exist; give the config.yml in the run's folder, which ns-train wrote")
     from nerfstudio.engine.trainer import TrainerConfig
 
     try:
         config = load_config(path.read_text(encoding="utf-8"))
-    except Exception as error:  # PyYAML's constructors raise whatever int(), float() and a class's parts do
+    except Exception as error:  # PyYAML's constructors pass on the exceptions of int(), float() and classes
         raise PmniError(
-            f"{path}: can't be read as a run's config ({reason(error)}): give the config.yml that ns-train wrote"
+            f"{path}: can't be read as a training config ({reason(error)}); give the config.yml that ns-train wrote"
         ) from error
     if not isinstance(config, TrainerConfig):
-        raise PmniError(f"{path}: holds no training config: give the config.yml that ns-train wrote")
+        raise PmniError(f"{path}: is not a training config; give the config.yml that ns-train wrote")
     return config
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path, int]:
-    """The checkpoint of the highest step and that step.
+    """Path and step of the latest checkpoint in a folder.
 
     Raises:
-        PmniError: there is none.
+        PmniError: The folder contains no checkpoint.
     """
     found = {}
     for path in folder.glob("step-*.ckpt"):
@@ -105,7 +110,7 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int]:
         if match:
             found[int(match[1])] = path
     if not found:
-        raise PmniError(f"{folder}: holds no checkpoint (step-*.ckpt): let the training run to its first one")
+        raise PmniError(f"{folder}: contains no checkpoint (step-*.ckpt); train until the first one is saved")
     step = max(found)
     return found[step], step
 
@@ -114,9 +119,9 @@ def _read_checkpoint(path: Path) -> dict:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle could hold any program
+        state = torch.load(path, map_location="cpu", weights_only=True)  # a full pickle could execute code
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise PmniError(f"{path}: can't be read ({one_line(error)[:200]}): use an earlier checkpoint") from error
+        raise PmniError(f"{path}: can't be read ({one_line(error)[:200]}); use an earlier checkpoint") from error
     if not isinstance(state, dict) or not {"pipeline", "step"} <= state.keys():
-        raise PmniError(f"{path}: is no checkpoint of nerfstudio's trainer")
+        raise PmniError(f"{path}: is not a checkpoint of nerfstudio's trainer; use an earlier checkpoint")
     return state

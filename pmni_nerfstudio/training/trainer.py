@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's Trainer, whose checkpoints are whole or not there, and which stops where numbers stop being numbers."""
+"""nerfstudio's trainer with explicit start-up, atomic checkpoints, and a stop at values that are not finite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Protocol, Type, cast
+from typing import Any, Dict, List, Literal, Optional, Protocol, Type, cast
 
 import torch
 import yaml
@@ -21,25 +21,30 @@ from torch.cuda.amp.grad_scaler import GradScaler
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.errors import PmniError, exit_on_error
+from pmni_nerfstudio.training.controller import RunController
 from pmni_nerfstudio.training.lock import TrainingLock
+from pmni_nerfstudio.training.startup import start_up
+from pmni_nerfstudio.training.trained_run import latest_checkpoint
 
-BATCH_FILE = "not_finite.pt"
-"""In a run's folder: the batch and the losses of the step that ended it."""
+NOT_FINITE_FILE = "not_finite.pt"
+"""File in the run's folder with the batch and the losses of a step whose values were not finite."""
+_RUN_STATE = "run"
+"""Entry of a checkpoint with the state of the `RunController`."""
 
 
 class NotFiniteError(Exception):
-    """A loss or a gradient is NaN or infinite: what of it, in words."""
+    """A loss or a gradient is NaN or infinite; the message names it."""
 
 
 @dataclass
 class PmniTrainerConfig(TrainerConfig):
-    """Of a run."""
+    """Configuration of a training run."""
 
     _target: Type = field(default_factory=lambda: PmniTrainer)
     """Target class to instantiate."""
 
     def save_config(self) -> None:
-        """config.yml in the run's folder: whole or not there."""
+        """Write config.yml to the run's folder atomically."""
         folder = self.get_base_dir()
         folder.mkdir(parents=True, exist_ok=True)
         CONSOLE.log(f"Saving config to: {folder / 'config.yml'}")
@@ -48,144 +53,186 @@ class PmniTrainerConfig(TrainerConfig):
 
 
 class Page(Protocol):
-    """What the training tells a page that shows it."""
+    """Live page that follows the training."""
 
     def begin(self) -> None:
-        """Training begins."""
+        """Called when training begins."""
 
     def update(self, step: int) -> None:
-        """A step is done."""
+        """Called after each step."""
 
     def finish(self) -> None:
-        """Training has ended, and the page stays."""
+        """Called when training has ended and the page stays open."""
 
     def close(self) -> None:
-        """Training has ended, and so has the page."""
+        """Called when training has ended and the page closes."""
 
 
 class CheckedOptimizers(Optimizers):
-    """Clips gradients as configured, and makes no step with one that isn't finite."""
+    """Optimizers that clip gradients as configured and never step with a gradient that is not finite."""
 
     def optimizer_scaler_step_some(self, grad_scaler: GradScaler, param_groups: List[str]) -> None:
-        """A step of these groups, or of none.
+        """Step the optimizers of all given groups, or of none.
 
         Raises:
-            NotFiniteError: naming the groups; no parameter has changed.
+            NotFiniteError: A gradient is not finite; no parameter has changed.
         """
         norms: Dict[str, Tensor] = {}
-        learning = [name for name in param_groups if any(p.grad is not None for p in self.parameters[name])]
-        for name in learning:
+        active = [name for name in param_groups if any(p.grad is not None for p in self.parameters[name])]
+        for name in active:
             grad_scaler.unscale_(self.optimizers[name])
-            most = self.config[name]["optimizer"].max_norm
-            norms[name] = torch.nn.utils.clip_grad_norm_(self.parameters[name], float("inf") if most is None else most)
-        # With a scaler (half precision) an infinite gradient is its business: it skips the step and scales less.
+            limit = self.config[name]["optimizer"].max_norm
+            norms[name] = torch.nn.utils.clip_grad_norm_(
+                self.parameters[name], float("inf") if limit is None else limit
+            )
+        # With half precision, the scaler handles infinite gradients: it skips the step and reduces the scale.
         if norms and not grad_scaler.is_enabled() and not bool(torch.stack(list(norms.values())).isfinite().all()):
             bad = [name for name, norm in norms.items() if not bool(norm.isfinite())]
             raise NotFiniteError(f"the gradient of {', '.join(bad)}")
-        for name in learning:
+        for name in active:
             grad_scaler.step(self.optimizers[name])
 
 
 class PmniTrainer(Trainer):
-    """See above."""
+    """Trainer of PMNI's methods.
+
+    `setup` initializes the run (registration included), checkpoints are written atomically, values that are not finite
+    end the training with the last good state saved, and viewer threads share the training's time fairly.
+    """
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         super().__init__(config, local_rank, world_size)
-        # Of the lock nerfstudio asks for no more than `with` and its callers: see TrainingLock.
+        # nerfstudio uses the lock only as a context manager, which TrainingLock is.
         self.train_lock = cast(Any, TrainingLock(lambda: self.training_state == "training"))
+        self.controller: Optional[RunController] = None
+        """Controller of the run; None until it has started up."""
+        self._resumed_state: Optional[Dict[str, Any]] = None
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build pipeline, optimizers and viewer, load the checkpoint of a resumed run, and start up the run.
+
+        Raises:
+            SystemExit: The run cannot start; with code 1, after one line on stderr.
+        """
+        super().setup(test_mode)
+        self.controller = start_up(self, self._resumed_state)
+
+    def setup_optimizers(self) -> Optimizers:
+        """Optimizers of the pipeline's parameter groups."""
+        return CheckedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
+
+    # ---- checkpoints ----
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint with nerfstudio's entries and the state of the run's controller.
+
+        It is written to another folder and then moved, so that no incomplete checkpoint is ever found; older ones are
+        deleted (`save_only_latest_checkpoint`) only afterwards.
+        """
+        state = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            _RUN_STATE: None if self.controller is None else self.controller.state_dict(),
+        }
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.base_dir, prefix=".checkpoint-") as folder:
+            torch.save(state, Path(folder) / path.name)
+            os.replace(Path(folder) / path.name, path)
+        if self.config.save_only_latest_checkpoint:
+            for other in self.checkpoint_dir.glob("*.ckpt"):
+                if other != path:
+                    other.unlink(missing_ok=True)  # another run in this folder may already have deleted it
+
+    def _load_checkpoint(self) -> None:
+        """Load the checkpoint of a resumed run, and keep the controller's state for `start_up`."""
+        super()._load_checkpoint()
+        folder, path = self.config.load_dir, self.config.load_checkpoint
+        if folder is not None:
+            step = self.config.load_step
+            path = latest_checkpoint(folder)[0] if step is None else folder / f"step-{step:09d}.ckpt"
+        if path is not None:
+            self._resumed_state = torch.load(path, map_location="cpu", weights_only=True)[_RUN_STATE]
+
+    # ---- live page ----
 
     @property
     def _page(self) -> Optional[Page]:
-        """Where there is one."""
-        return getattr(self.pipeline, "watcher", None)
+        """Live page of the pipeline, if any."""
+        return getattr(self.pipeline, "page", None)
 
     def _init_viewer_state(self) -> None:
-        """Training begins."""
+        """Admit the viewer and notify the page: training begins."""
         cast(TrainingLock, self.train_lock).open()
         super()._init_viewer_state()
         if self._page is not None:
             self._page.begin()
 
     def _update_viewer_state(self, step: int) -> None:
-        """In the place of nerfstudio's, which has training wait while the camera moves."""
+        """Notify the page, instead of nerfstudio's update, which blocks training while the viewer's camera moves."""
         if self._page is not None:
             self._page.update(step)
         else:
             super()._update_viewer_state(step)
 
     def _after_train(self) -> None:
-        """Training has ended, and so has the page, unless it is to stay."""
+        """Save the last checkpoint; then close the page unless it stays open."""
         super()._after_train()
         if self._page is not None:
             self._page.close()
 
     def _train_complete_viewer(self) -> None:
-        """Training has ended, and the page stays."""
+        """Notify the page that training has ended, and keep it open."""
         if self._page is not None:
             self._page.finish()
         super()._train_complete_viewer()
 
-    def setup_optimizers(self) -> Optimizers:
-        """Of the pipeline's parameter groups."""
-        return CheckedOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
-
-    @check_main_thread
-    def save_checkpoint(self, step: int) -> None:
-        """Written elsewhere in the run's folder, then put in its place; only then do older ones go."""
-        final = self.checkpoint_dir
-        final.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.base_dir, prefix=".checkpoint-") as folder:
-            self.checkpoint_dir = Path(folder)
-            try:
-                super().save_checkpoint(step)
-            finally:
-                self.checkpoint_dir = final
-            (written,) = Path(folder).glob("*.ckpt")
-            os.replace(written, final / written.name)
-        if self.config.save_only_latest_checkpoint:
-            for other in final.glob("*.ckpt"):
-                if other.name != written.name:
-                    other.unlink(missing_ok=True)  # another run in this folder may have been faster
+    # ---- steps ----
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
-        """A step; where it isn't finite or the GPU is too small for it, the state before it is saved and the program ends.
+        """Train one step; if it fails, save the state before it and exit.
 
         Raises:
-            SystemExit: with code 1, after one line on stderr.
+            SystemExit: A value is not finite, or the GPU's memory is exhausted; with code 1, after one line on stderr.
         """
         try:
             return super().train_iteration(step)
         except NotFiniteError as error:
             with exit_on_error():
-                raise self._stopped(step, error) from None
+                raise self._not_finite(step, error) from None
             raise
         except torch.cuda.OutOfMemoryError as error:
             with exit_on_error():
-                raise self._too_large(step, error) from None
+                raise self._out_of_memory(step, error) from None
             raise
 
-    def _too_large(self, step: int, error: torch.cuda.OutOfMemoryError) -> PmniError:
+    def _not_finite(self, step: int, error: NotFiniteError) -> PmniError:
+        """Save the batch of a step and the state before it; the error to report."""
+        with atomic_path(self.base_dir / NOT_FINITE_FILE) as path:
+            torch.save({"step": step, **getattr(self.pipeline, "last_step", {})}, path)
+        saved = self._save_state_before(step)
+        return PmniError(
+            f"{self.base_dir}: training stopped at step {step}: {error} is not finite; {saved}"
+            f"the batch is in {self.base_dir / NOT_FINITE_FILE}; lower the learning rates, or report both files"
+        )
+
+    def _out_of_memory(self, step: int, error: torch.cuda.OutOfMemoryError) -> PmniError:
+        """Save the state before a step; the error to report."""
         rays = getattr(self.config.pipeline.datamanager, "train_num_rays_per_batch")
         return PmniError(
-            f"{self.base_dir}: step {step} ended training: the GPU's memory ran out ({reason(error)[:120]}); "
-            f"{self._state_saved(step)}lower --pipeline.datamanager.train-num-rays-per-batch ({rays} now), "
+            f"{self.base_dir}: training stopped at step {step}: the GPU's memory is exhausted ({reason(error)[:120]}); "
+            f"{self._save_state_before(step)}lower --pipeline.datamanager.train-num-rays-per-batch ({rays} now), "
             "--pipeline.model.samples-per-ray, or the field's levels (--pipeline.model.sdf-field.grid-vertices, "
             ".hash-levels, .hash-log2-table)"
         )
 
-    def _state_saved(self, step: int) -> str:
-        """Writes the state before a step, and says where it is; nothing at the first step."""
+    def _save_state_before(self, step: int) -> str:
+        """Save the state before a step; the clause of the error message that says where. Empty at the first step."""
         if step == 0:
             return ""
         self.save_checkpoint(step - 1)
-        return f"the state before it is in {self.checkpoint_dir}, "
-
-    def _stopped(self, step: int, error: NotFiniteError) -> PmniError:
-        state: Dict[str, Any] = getattr(self.pipeline, "last_step", {})
-        with atomic_path(self.base_dir / BATCH_FILE) as path:
-            torch.save({"step": step, **state}, path)
-        where = self._state_saved(step)
-        return PmniError(
-            f"{self.base_dir}: step {step} ended training: {error} is not finite; {where}"
-            f"its batch in {self.base_dir / BATCH_FILE}: lower the learning rates, or report both"
-        )
+        return f"the state before it is in {self.checkpoint_dir}; "

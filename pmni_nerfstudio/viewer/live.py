@@ -84,9 +84,9 @@ class Live(ViewerControl):
         K, start = dataset.scene.K[list(dataset.views)], self._page_poses(self._start)
         self.frusta = Frusta(server, names, K, images, SCALE, start, self._clicked)
         sets: List[CameraSet] = ["refined", "registered", "start", "hidden"]
-        if not model.camera_optimizer.learns:
+        if not model.camera_optimizer.enabled:
             sets = ["refined", "hidden"]
-        elif not model.registers:
+        elif not model.uses_registration:
             sets.remove("registered")
         actions = Actions(self._place, self._show_overlay, self._export, None if trainer is None else self._save)
         self.panel = Panel(server, names, sets, actions)
@@ -168,16 +168,17 @@ class Live(ViewerControl):
         if not viewer.render_statemachines:
             return
         lock, now = viewer.train_lock, time.perf_counter()
-        if not isinstance(lock, TrainingLock) or lock.affordable():
+        if not isinstance(lock, TrainingLock) or lock.has_credit():
             self._ask_for_frames()
         if now - self._panel_at < PANEL_SECONDS:
             return
         self._panel_at = now
-        course = self._model.course
-        assert course is not None
+        trainer = self._trainer
+        assert trainer is not None and trainer.controller is not None
+        run = trainer.controller
         self.panel.show_stage(
-            f"**Training**: step {step + 1}, schedule of {course.length}, at most {course.cap}",
-            (step + 1) / max(course.length, 1),
+            f"**Training**: step {step + 1}, schedule of {run.schedule_steps}, at most {run.max_steps}",
+            (step + 1) / max(run.schedule_steps, 1),
         )
         viewer.update_step(step)
         self._place()
@@ -204,8 +205,8 @@ class Live(ViewerControl):
         self._panel_at = self._plot_at = -np.inf
 
     def _model_steps(self) -> int:
-        course = self._model.course
-        return 0 if course is None else course.done
+        trainer = self._trainer
+        return 0 if trainer is None or trainer.controller is None else trainer.controller.steps_done
 
     # ---- cameras ----
 
@@ -238,7 +239,7 @@ class Live(ViewerControl):
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         from pmni_nerfstudio.evaluation.picture import object_windows
         from pmni_nerfstudio.geometry.normals import normals_to_rgb
-        from pmni_nerfstudio.model.eval_images import error_colours, image_metrics, rendered_picture
+        from pmni_nerfstudio.model.eval_images import error_colors, image_metrics, rendered_normals_image
 
         name = self._dataset.scene.names[self._dataset.views[view]]
         if not self._renders:
@@ -252,7 +253,7 @@ class Live(ViewerControl):
         observed, mask = batch["normal"].to(outputs["normals_camera"]), batch["mask"].to(self._model.device)
         error_deg, metrics = image_metrics(outputs, observed, mask)
         rows, columns = object_windows(mask[None, ..., 0].cpu().numpy())[0]
-        parts = (normals_to_rgb(observed, mask), rendered_picture(outputs), error_colours(error_deg).to(observed))
+        parts = (normals_to_rgb(observed, mask), rendered_normals_image(outputs), error_colors(error_deg).to(observed))
         strip = torch.cat([part[rows, columns] for part in parts], dim=1)
         said = f"input, rendered, error (mean {metrics['normal_mae_deg']:.2f} deg)"
         self.panel.show_view(name, (strip * 255).round().to(torch.uint8).cpu().numpy(), said)

@@ -81,7 +81,7 @@ def test_along_rays_divides_by_the_accumulation():
 
 
 def hits_of(t: list[float], hit: list[bool], near: list[bool]) -> SurfaceHits:
-    return SurfaceHits(t=torch.tensor(t), hit=torch.tensor(hit), near=torch.tensor(near), lowest=torch.tensor(t))
+    return SurfaceHits(t=torch.tensor(t), hit=torch.tensor(hit), near=torch.tensor(near), t_min_sdf=torch.tensor(t))
 
 
 def test_planes_span_the_patch_and_leave_out_another_sheet():
@@ -94,7 +94,7 @@ def test_planes_span_the_patch_and_leave_out_another_sheet():
     )
     norms = torch.ones(3, 9)
     planes = patch_planes(hits, norms, 6, 0.02, torch.full((3,), 0.3), jitter=False)
-    assert planes.meets.tolist() == [True, False, False]
+    assert planes.hits_surface.tolist() == [True, False, False]
     assert planes.valid[0].tolist() == [True] * 8 + [False]
     assert planes.valid[1:].all()
     torch.testing.assert_close(planes.z[0, [0, -1]], torch.tensor([9.98, 10.09]))

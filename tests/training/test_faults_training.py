@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may happen to a training run: it is cut off, its numbers stop being numbers, it is run again."""
+"""Faults during training: interruption, values that are not finite, failed checkpoints."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Losses = Dict[int, Dict[str, float]]
 
 
 def train(trainer: Trainer) -> Losses:
-    """Trains; losses by step and name."""
-    found: Losses = {}
+    """Train; the losses by step and name."""
+    losses_by_step: Losses = {}
     iteration = trainer.train_iteration
 
     def recorded(step: int):
         out = iteration(step)
-        found[step] = {name: float(loss) for name, loss in out[1].items()}
+        losses_by_step[step] = {name: float(loss) for name, loss in out[1].items()}
         return out
 
     trainer.train_iteration = recorded
     trainer.train()
-    return found
+    return losses_by_step
 
 
-def difference(some: Losses, others: Losses) -> float:
-    """The largest over the steps that both have."""
-    common = some.keys() & others.keys()
+def max_difference(a: Losses, b: Losses) -> float:
+    """Maximum difference of the losses over the common steps."""
+    common = a.keys() & b.keys()
     assert common
-    return max(abs(some[step][name] - others[step][name]) for step in common for name in some[step])
+    return max(abs(a[step][name] - b[step][name]) for step in common for name in a[step])
 
 
 def tensors_of(trainer: Trainer) -> Dict[str, torch.Tensor]:
@@ -46,38 +46,38 @@ def tensors_of(trainer: Trainer) -> Dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight small views whose poses are 4 deg off."""
+    """Eight small views with pose errors of 4 deg."""
     folder = tmp_path_factory.mktemp("scene")
     SynthCommand(out=folder, views=8, width=64, height=54, mesh_resolution=32, rotation_noise_deg=4, jitter=1).main()
     return folder
 
 
 def configured(scene: Path, out: Path, name: str, **changes: Any):
-    """60 steps of registered poses, with pose steps, checks for convergence, pictures, and all checkpoints kept."""
-    kept: Dict[str, Any] = {"timestamp": name, "steps_per_save": 25, "save_only_latest_checkpoint": False}
-    kept |= {"steps_per_eval_image": 20, "pipeline__model__steps_per_pose_step": 15}
-    kept |= {"pipeline__model__converged_normals_deg": 1e-9, "pipeline__model__schedule_steps": 30}
-    return make_config("pmni", scene, out, 60, **(kept | changes))
+    """Configuration of 60 steps with pose steps, convergence checks, evaluation images, and all checkpoints kept."""
+    options: Dict[str, Any] = {"timestamp": name, "steps_per_save": 25, "save_only_latest_checkpoint": False}
+    options |= {"steps_per_eval_image": 20, "pipeline__model__steps_per_pose_step": 15}
+    options |= {"pipeline__model__converged_normals_deg": 1e-9, "pipeline__model__schedule_steps": 30}
+    return make_config("pmni", scene, out, 60, **(options | changes))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("registration", [False, True])
-def test_a_resumed_run_is_the_run_that_was_never_stopped(registration: bool, scene: Path, tmp_path: Path):
-    """To the last bit, and so is a run that is made twice."""
-    how = {"pipeline__model__registration": registration}
-    whole = set_up(configured(scene, tmp_path, "whole", **how))
+def test_a_resumed_run_equals_an_uninterrupted_one(registration: bool, scene: Path, tmp_path: Path):
+    """A resumed run continues exactly, and a repeated run is identical."""
+    options = {"pipeline__model__registration": registration}
+    whole = set_up(configured(scene, tmp_path, "whole", **options))
     first = train(whole)
-    assert difference(first, train(set_up(configured(scene, tmp_path, "again", **how)))) == 0
-    resumed = set_up(configured(scene, tmp_path, "on", load_dir=whole.checkpoint_dir, load_step=25, **how))
+    assert max_difference(first, train(set_up(configured(scene, tmp_path, "again", **options)))) == 0
+    resumed = set_up(configured(scene, tmp_path, "on", load_dir=whole.checkpoint_dir, load_step=25, **options))
     second = train(resumed)
     assert set(second) == set(range(26, 60))
-    assert difference(first, second) <= 1e-6
+    assert max_difference(first, second) <= 1e-6
     for name, value in tensors_of(whole).items():
         torch.testing.assert_close(tensors_of(resumed)[name], value, msg=name)
 
 
-def stops(trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> str:
-    """Trains to the end that must come; what was said."""
+def train_until_error(trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> str:
+    """Train until the expected failure; its error message."""
     with pytest.raises(SystemExit) as stop:
         trainer.train()
     assert stop.value.code == 1
@@ -86,7 +86,7 @@ def stops(trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_training_by_name(
+def test_a_loss_that_is_not_finite_stops_training_by_name(
     value: float, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     trainer = set_up(configured(scene, tmp_path, "t"))
@@ -97,12 +97,12 @@ def test_a_loss_that_is_no_number_ends_training_by_name(
         return real(gradients) * (value if len(calls) == 8 else 1.0)
 
     monkeypatch.setattr(losses, "eikonal_loss", injected)
-    line = stops(trainer, capsys)
+    line = train_until_error(trainer, capsys)
     assert "step 7" in line and "eikonal_loss" in line and "normal_loss" not in line
-    check_what_is_left(trainer, 6)
+    check_saved_state(trainer, 6)
 
 
-def test_a_gradient_that_is_no_number_ends_training_before_the_step(
+def test_a_gradient_that_is_not_finite_stops_training_before_the_step(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     trainer = set_up(configured(scene, tmp_path, "t"))
@@ -114,23 +114,23 @@ def test_a_gradient_that_is_no_number_ends_training_before_the_step(
         return gradient * float("nan") if len(calls) == 5 else gradient
 
     parameter.register_hook(injected)
-    line = stops(trainer, capsys)
+    line = train_until_error(trainer, capsys)
     assert "step 4" in line and "gradient of sdf" in line
-    check_what_is_left(trainer, 3)
+    check_saved_state(trainer, 3)
 
 
-def check_what_is_left(trainer: Trainer, step: int) -> None:
-    """The state before the step that went wrong, from which training goes on, and its batch."""
+def check_saved_state(trainer: Trainer, step: int) -> None:
+    """Check that the state before the failed step, from which training can continue, and its batch were saved."""
     state = torch.load(trainer.checkpoint_dir / f"step-{step:09d}.ckpt", weights_only=True)
     values = [value for value in state["pipeline"].values() if torch.is_tensor(value)]
     assert values and all(bool(value.isfinite().all()) for value in values)
-    left = torch.load(trainer.base_dir / trainer_module.BATCH_FILE, weights_only=True)
-    assert left["step"] == step + 1 and {"normal", "mask", "indices"} <= set(left["batch"])
-    assert {"normal_loss", "eikonal_loss"} <= set(left["losses"])
+    failed = torch.load(trainer.base_dir / trainer_module.NOT_FINITE_FILE, weights_only=True)
+    assert failed["step"] == step + 1 and {"normal", "mask", "indices"} <= set(failed["batch"])
+    assert {"normal_loss", "eikonal_loss"} <= set(failed["losses"])
 
 
 def test_gradients_are_clipped_as_configured(scene: Path, tmp_path: Path):
-    """The field's to 1, the poses' to .1, whatever the loss is multiplied by."""
+    """The norm is clipped to 1 for the field and 0.1 for poses, whatever factor scales the loss."""
     config = configured(scene, tmp_path, "t")
     limits = {name: part["optimizer"].max_norm for name, part in config.optimizers.items()}
     assert limits["sdf"] == 1.0 and limits["pose_rotation"] == limits["pose_translation"] == 0.1
@@ -143,17 +143,17 @@ def test_gradients_are_clipped_as_configured(scene: Path, tmp_path: Path):
         assert torch.nn.utils.get_total_norm(gradients) == pytest.approx(limits[name], rel=1e-3)
 
 
-def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(
+def test_a_failed_checkpoint_leaves_the_previous_one_intact(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     trainer = set_up(configured(scene, tmp_path, "t", save_only_latest_checkpoint=True))
     trainer.save_checkpoint(1)
 
-    def cut_off(state: object, path: Path) -> None:
+    def interrupted(state: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", cut_off)
+    monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(OSError, match="No space"):
         trainer.save_checkpoint(2)
     assert [path.name for path in trainer.checkpoint_dir.iterdir()] == ["step-000000001.ckpt"]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start-up of a training run: initialization, warm start, schedules and callbacks."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+from nerfstudio.engine.trainer import Trainer
+
+from pmni_nerfstudio.data.datamanager import PmniDataManager
+from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.model.grid_levels import matching_schedule_steps
+from pmni_nerfstudio.model.pmni_model import PmniModel
+from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
+from pmni_nerfstudio.registration.views import Views, views_of_scene
+from pmni_nerfstudio.training.controller import RunController
+from pmni_nerfstudio.training.initialization import find_initialization
+from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
+
+
+def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunController:
+    """Prepare a run for its first step; a new run is initialized, which includes registration if configured.
+
+    Args:
+        trainer: Trainer after its setup, with the checkpoint loaded if the run is resumed.
+        resumed_state: State of the `RunController` in that checkpoint; None for a new run.
+
+    Returns:
+        The run's controller, whose callbacks the trainer now calls.
+
+    Raises:
+        SystemExit: The views cannot be initialized; with code 1, after one line on stderr.
+    """
+    model = trainer.pipeline.model
+    assert isinstance(model, PmniModel)
+    moves_poses = model.uses_registration and model.config.registered_poses == "gauss-newton"
+    # In single precision, these take several times the memory of the scene's maps: only if needed.
+    views = views_of_scene(model.views) if resumed_state is None or moves_poses else None
+
+    if resumed_state is None:
+        assert views is not None
+        _initialize(trainer, model, views)
+    inliers = model.inlier_indices()
+    if len(inliers) < model.views.num_views:
+        datamanager = trainer.pipeline.datamanager
+        assert isinstance(datamanager, PmniDataManager)
+        datamanager.draw_from(inliers)
+
+    schedule_steps = _schedule_steps(model, trainer.config.max_num_iterations)
+    set_schedule_length(trainer.optimizers.schedulers, schedule_steps)
+
+    pose_steps = None
+    if moves_poses:
+        assert views is not None
+        pose_steps = PoseSteps(views.subset(inliers), seed=model.config.registration_seed)
+    controller = RunController(trainer, model, pose_steps, schedule_steps)
+    if resumed_state is not None:
+        controller.load_state_dict(resumed_state)
+    trainer.callbacks += controller.callbacks()
+    return controller
+
+
+def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> None:
+    """Find the initial poses and surface, and warm-start the model with them."""
+    page = getattr(trainer.pipeline, "page", None)
+    with exit_on_error():
+        initialization = find_initialization(model, views, trainer.base_dir / "registration", page)
+    model.warm_start(initialization)
+    if initialization.kind != "hull":
+        scale_learning_rate(trainer.optimizers.schedulers["sdf"], model.config.detailed_lr_factor)
+
+
+def _schedule_steps(model: PmniModel, max_steps: int) -> int:
+    """Length of the schedules: shorter than the run if it starts from a detailed surface."""
+    if model.initialization_kind != "surface":
+        return max_steps
+    return min(
+        max_steps, model.config.schedule_steps or matching_schedule_steps(model.views.height * model.views.width)
+    )
