@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on a GPU: steps per second, waits of the host and memory, by encoding, at full DiLiGenT-MV size.
+"""Measure training on a GPU by encoding: steps per second, synchronizations and memory, at the size of DiLiGenT-MV.
 
     python benchmarks/bench_cuda.py [--width 612] [--height 512] [--steps 300] [--device cuda]
 
-Each encoding trains `pmni-calibrated` on the same synthetic scene as `ns-train` does, with CUDA's defaults otherwise; its
-error is that of rendered normals at the end. tinycudann is left out, with a line, where it isn't installed. A wait is a
-place of the step where the host asks the GPU for a value and stops until it has it (torch's own count); copying the
-batch is one, and each tensor whose length depends on the data (which patches meet the surface) is another. With
-`--device cpu` the same code runs on a CPU, to see that it does.
+Each encoding trains `pmni-calibrated` as ns-train does on the same synthetic scene, with the defaults for CUDA. The column
+"syncs" counts, per step, how often the host waits for the GPU, as reported by PyTorch: once to copy the batch, and once
+for each tensor whose length depends on the data, such as the patches that meet the surface. "normals" is the error of the
+rendered normals after the training: a faster encoding is worthwhile only if this is not larger. tinycudann is skipped if
+it is not installed. --device cpu checks that the script runs.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 
 @dataclass(frozen=True)
 class Result:
-    """Of one encoding."""
+    """Measurements of one encoding."""
 
     steps_per_second: float
-    waits: float
-    """A step, in the mean; NaN on a CPU."""
+    syncs: float
+    """Mean number of synchronizations per step; NaN on a CPU."""
     device_gb: float
-    """Most memory of the GPU allocated at once; NaN on a CPU."""
+    """Peak memory allocated on the GPU in GB; NaN on a CPU."""
     mae_deg: float
+    """Mean angular error of the rendered normals in degrees."""
 
 
 def measure(trainer: Trainer, steps: int) -> Result:
-    """Trains, and counts."""
+    """Train for some steps, and measure them."""
     cuda = trainer.device.startswith("cuda")
-    seconds, waits = [], []
+    seconds, syncs = [], []
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     for step in range(steps):
@@ -67,29 +68,29 @@ def measure(trainer: Trainer, steps: int) -> Result:
                 torch.cuda.set_sync_debug_mode("default")
                 torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-        waits.append(sum("synchroniz" in str(warning.message) for warning in caught))
+        syncs.append(sum("synchroniz" in str(warning.message) for warning in caught))
     metrics = trainer.pipeline.get_average_eval_image_metrics()
     return Result(
         steps_per_second=1 / statistics.median(seconds[steps // 10 :]),
-        waits=statistics.mean(waits) if cuda else float("nan"),
+        syncs=statistics.mean(syncs) if cuda else float("nan"),
         device_gb=torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan"),
         mae_deg=metrics["normal_mae_deg"],
     )
 
 
 def main() -> None:
-    """Make the scene, train with each encoding, print."""
+    """Train with each encoding on one scene, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="figure", help="of pmni synth")
+    parser.add_argument("--shape", default="figure", help="shape of pmni synth")
     parser.add_argument("--views", type=int, default=20)
     parser.add_argument("--width", type=int, default=612)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rays", type=int, default=8192, help="a batch")
+    parser.add_argument("--rays", type=int, default=8192, help="rays per batch")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device here: --device cpu shows that the script runs")
+        parser.error("no CUDA device found; use --device cpu to check that the script runs")
     fields = {
         "grid": PmniFieldConfig(encoding="grid"),
         "hash, PyTorch": PmniFieldConfig(encoding="hash", hash_implementation="torch"),
@@ -98,10 +99,10 @@ def main() -> None:
     console = Console(width=100)
     if not tcnn_usable():
         del fields["hash, tinycudann"]
-        console.print("tinycudann: not installed, or no GPU: left out")
+        console.print("tinycudann is skipped: it is not installed, or there is no GPU")
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
-    table = Table(title=f"{arguments.width}x{arguments.height}, {arguments.rays} rays a step, {name}")
-    for column in ("encoding", "steps/s", "times", "waits a step", "GB", "normals, deg"):
+    table = Table(title=f"{arguments.width}x{arguments.height}, {arguments.rays} rays per step, {name}")
+    for column in ("encoding", "steps/s", "ratio", "syncs", "GB", "normals, deg"):
         table.add_column(column, justify="left" if column == "encoding" else "right")
     with tempfile.TemporaryDirectory() as folder:
         scene = Path(folder) / "scene"
@@ -118,7 +119,7 @@ def main() -> None:
                 encoding,
                 f"{result.steps_per_second:.1f}",
                 f"{result.steps_per_second / first:.2f}",
-                f"{result.waits:.1f}",
+                f"{result.syncs:.1f}",
                 f"{result.device_gb:.2f}",
                 f"{result.mae_deg:.2f}",
             )

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the field's encodings beside nerfstudio's PyTorch HashEncoding with the same hidden layer, in one run.
+"""Measure the speed of the field's encodings, compared with nerfstudio's PyTorch HashEncoding and the same hidden layer.
 
     python benchmarks/bench_encodings.py [--points 18000] [--threads 2] [--repeats 7]
 
-Points per second (median of the repeats) of four jobs: the signed distance alone; with its backward pass; the signed
-distance and analytic gradient with the backward pass of both (double backward for the networks); and the same of
-six-point differences, counted by gradients. Adam isn't in them: it costs the same for any encoding of a
-size, and its share is printed apart.
+Prints points per second (median of the repeats), and in parentheses the ratio to nerfstudio's encoding, of four jobs: the
+signed distance; the same with its backward pass; signed distance and analytic gradient with the backward pass of both;
+and the gradient by six-point differences with its backward pass. With the last, which training uses, the plain grid is
+typically fifty times as fast (docs/benchmarks.md). The time of an Adam step depends only on the number of parameters, and
+is printed separately.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LEVELS, BASE, GROWTH, LOG2_TABLE, FEATURES = 14, 32, 1.32, 19, 2
 
 
 class NerfstudioLevels(LevelEncoding):
-    """nerfstudio's encoding in our network's place for one, so that only the encoding differs."""
+    """nerfstudio's encoding as an encoding of our network, so that only the encoding differs."""
 
     def __init__(self) -> None:
         vertices = level_vertices(LEVELS, BASE, GROWTH)
@@ -41,7 +42,7 @@ class NerfstudioLevels(LevelEncoding):
 
 
 def field(encoding: str) -> PmniField:
-    """A field of the default sizes with every level unlocked."""
+    """Field of the default size with all levels unlocked."""
     built = PmniField(
         PmniFieldConfig(
             encoding=encoding,  # type: ignore[arg-type]
@@ -66,14 +67,14 @@ def seconds(job: Callable[[], object]) -> float:
 
 
 def six_points(geometry: nn.Module, x: Tensor) -> Tensor:
-    """Six-point differences, as the field's own, of anything with an `sdf`."""
+    """Gradient by six-point differences, as the field computes it."""
     steps = 0.01 * torch.eye(3)
     values = geometry.sdf((x[:, None, None] + torch.stack([steps, -steps])).view(-1, 3)).view(-1, 2, 3)  # type: ignore[operator]
     return (values[:, 0] - values[:, 1]) / 0.02
 
 
 def jobs(geometry: nn.Module, x: Tensor) -> list[Callable[[], None]]:
-    """The four jobs."""
+    """The four jobs: forward, backward, analytic gradient, six-point differences."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -96,14 +97,15 @@ def jobs(geometry: nn.Module, x: Tensor) -> list[Callable[[], None]]:
 
 
 def main() -> None:
+    """Time all encodings, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=18000, help="points of each job")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's threads")
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each job")
+    parser.add_argument("--points", type=int, default=18000, help="points per job")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of threads of PyTorch")
+    parser.add_argument("--repeats", type=int, default=7, help="timed calls per job")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    # About a surface, as in training: a shell of the sphere.
+    # Points around a surface, as in training: a thin spherical shell.
     direction = nn.functional.normalize(torch.randn(arguments.points, 3), dim=-1)
     x = direction * (0.5 + 0.05 * torch.randn(arguments.points, 1))
 
@@ -115,7 +117,7 @@ def main() -> None:
         "grid": grid.geometry,
     }
     work = {name: jobs(geometry, x) for name, geometry in geometries.items()}
-    # In turns, so that whatever else the machine does falls on all of them; the first round warms up, uncounted.
+    # The encodings take turns, so that other load on the machine affects all alike; the first round is a warm-up.
     rounds = [
         {name: [seconds(job) for job in each] for name, each in work.items()} for _ in range(arguments.repeats + 1)
     ][1:]
@@ -125,7 +127,7 @@ def main() -> None:
     }
 
     titles = ("sdf", "sdf, backward", "sdf + gradient, backward", "six-point, backward")
-    print(f"{arguments.points} points, {arguments.threads} threads: thousand points/s (times nerfstudio's encoding)")
+    print(f"{arguments.points} points, {arguments.threads} threads: thousand points/s (ratio to nerfstudio's encoding)")
     print(f"{'encoding':12}" + "".join(f"{title:>28}" for title in titles))
     for name, row in rows.items():
         cells = (f"{speed / 1e3:,.0f} (x{speed / base:.1f})" for speed, base in zip(row, rows["nerfstudio"]))
@@ -136,7 +138,7 @@ def main() -> None:
         optimizer.step()
         step = statistics.median(seconds(optimizer.step) for _ in range(arguments.repeats))
         values = sum(parameter.numel() for parameter in grid.parameters())
-        print(f"Adam on the grid's {values:,} values, fused={fused}: {1e3 * step:.1f} ms a step")
+        print(f"Adam on the grid's {values:,} values, fused={fused}: {1e3 * step:.1f} ms per step")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni` beside PMNI's own recipe (`pmni-original`) on one scene: what each reaches in the same time, and when.
+"""Compare `pmni` with PMNI's original training schedule (`pmni-original`) on one scene, at equal wall time.
 
     python benchmarks/bench_methods.py [--shape figure] [--width 153] [--height 128] [--longest 4] [--target-pct 0.2]
 
-The scene is synthetic: 20 views whose cameras are turned by 15 deg and shifted by half a radius. `ns-train pmni` is run
-whole, registration included. `pmni-original` begins on its ring of cameras, as published, at the right elevation and in
-the right direction, and is then given as many steps as fit the same wall time, its schedule in small; then twice as
-many, and so on up to `--longest` times, until it is within the target. It is run twice over: with its published hash
-encoding, and with our plain grid in its place, which is some ten times faster on a CPU. The depth maps that its losses
-need are made before, and aren't in its times.
+The scene is synthetic: 20 views, with initial poses rotated by 15 deg and shifted by half a radius. `ns-train pmni` runs
+completely, including registration. `pmni-original` starts from its published ring of cameras, with the true elevation and
+direction, and gets as many steps as fit into the same wall time, with its schedule scaled to them; then twice as many, and
+so on up to --longest times, until its Chamfer distance is below the target. It runs with its published hash encoding and
+with the plain grid, which is about ten times as fast on a CPU. The depth maps for its losses are made before, and are not
+included in its times. In the table, factors in parentheses are errors relative to those of pmni; the last lines say
+whether, and after how much time, the original reached the target.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 PROBE = (8, 40)
-"""Steps of the two runs whose difference says what a step takes."""
+"""Steps of the two runs whose difference gives the time per step."""
 FIELDS = {
     "hash grid, as published": [],
     "plain grid": [
@@ -33,8 +34,8 @@ FIELDS = {
 }  # fmt: skip
 
 
-def seconds_a_step(scene: Path, out: Path, options: list[str]) -> tuple[float, float]:
-    """What pmni-original takes before its first step, and for each, in seconds."""
+def time_per_step(scene: Path, out: Path, options: list[str]) -> tuple[float, float]:
+    """Time of pmni-original before its first step, and per step, in seconds."""
     short, long = (
         runs.train("pmni-original", scene, out / str(steps), [*options, "--max-num-iterations", str(steps)]).seconds
         for steps in PROBE
@@ -44,7 +45,7 @@ def seconds_a_step(scene: Path, out: Path, options: list[str]) -> tuple[float, f
 
 
 def row(name: str, trained: runs.Trained, steps: str, ours: runs.Trained) -> list[str]:
-    """Cells of the table; ratios are to ours."""
+    """Cells of the table; ratios are relative to `ours`."""
     rotation, chamfer, normals = "-", "-", "-"
     assert ours.metrics is not None
     if trained.metrics is not None:
@@ -54,22 +55,22 @@ def row(name: str, trained: runs.Trained, steps: str, ours: runs.Trained) -> lis
         if trained is not ours:
             rotation += f" (x{degrees / ours.metrics['poses']['rot_deg']:.0f})"
             chamfer += f" (x{percent / ours.metrics['surface']['chamfer_pct']:.0f})"
-    seconds, gb = f"{trained.spent.seconds:.0f}", f"{trained.spent.peak_mb / 1024:.1f}"
+    seconds, gb = f"{trained.usage.seconds:.0f}", f"{trained.usage.peak_mb / 1024:.1f}"
     return [name, steps, seconds, rotation, chamfer, normals, gb]
 
 
 def main() -> None:
-    """Make the scene, run both, print."""
+    """Run both methods on one scene, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="figure", help="of pmni synth")
+    parser.add_argument("--shape", default="figure", help="shape of pmni synth")
     parser.add_argument("--views", type=int, default=20)
     parser.add_argument("--width", type=int, default=153)
     parser.add_argument("--height", type=int, default=128)
+    parser.add_argument("--longest", type=float, default=4, help="maximum wall time of pmni-original, relative to pmni")
+    parser.add_argument("--target-pct", type=float, default=0.2, help="target Chamfer distance in %% of the diameter")
     parser.add_argument(
-        "--longest", type=float, default=4, help="times our wall time that pmni-original is given at most"
+        "--ours", nargs=argparse.REMAINDER, default=[], help="additional flags of ns-train pmni; must come last"
     )
-    parser.add_argument("--target-pct", type=float, default=0.2, help="Chamfer distance to reach, %% of the diameter")
-    parser.add_argument("--ours", nargs=argparse.REMAINDER, default=[], help="more flags of ns-train pmni, last")
     arguments = parser.parse_args()
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as name:
@@ -89,22 +90,22 @@ def main() -> None:
             console.print("done:", *cells)
 
         add("pmni", ours, "")
-        lines = [f"Chamfer of {arguments.target_pct:g}%: pmni has {ours.metrics['surface']['chamfer_pct']:.3f}% "
-                 f"after {ours.spent.seconds:.0f} s"]  # fmt: skip
+        lines = [f"Chamfer of {arguments.target_pct:g}%: pmni reaches {ours.metrics['surface']['chamfer_pct']:.3f}% "
+                 f"after {ours.usage.seconds:.0f} s"]  # fmt: skip
         for field, options in FIELDS.items():
-            before, step = seconds_a_step(scene, folder / field, options)
-            times, found = 1.0, ""
-            while times <= arguments.longest and "reached" not in found:
-                steps = max(10, int((times * ours.spent.seconds - before) / step))
+            before, step = time_per_step(scene, folder / field, options)
+            times, outcome = 1.0, ""
+            while times <= arguments.longest and "reached" not in outcome:
+                steps = max(10, int((times * ours.usage.seconds - before) / step))
                 run = [*options, "--max-num-iterations", str(steps)]
                 theirs = runs.train_and_score("pmni-original", scene, folder / field / f"x{times:g}", run)
                 add(f"pmni-original, {field}", theirs, str(steps))
-                ratio = theirs.spent.seconds / ours.spent.seconds
+                ratio = theirs.usage.seconds / ours.usage.seconds
                 chamfer = float("inf") if theirs.metrics is None else theirs.metrics["surface"]["chamfer_pct"]
                 reached = chamfer <= arguments.target_pct
-                found = f"reached after {ratio:.1f} times ours" if reached else f"not in {ratio:.1f} times ours"
+                outcome = f"reached after {ratio:.1f} times as long" if reached else f"not in {ratio:.1f} times as long"
                 times *= 2
-            lines.append(f"  pmni-original, {field}: {found}")
+            lines.append(f"  pmni-original, {field}: {outcome}")
         console.print(table)
         for line in lines:
             console.print(line)

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training speed on one core of a CPU, beside a small neus-facto on the same scene, in one process and one run.
+"""Measure training speed on one CPU core, compared with reduced versions of neus-facto on the same scene.
 
     python benchmarks/bench_training.py [--steps 120] [--stock-steps 8] [--threads 1]
 
-Ours is `pmni-calibrated` as `ns-train` runs it: batches drawn, callbacks, losses, Adam. All is the default but the
-run's length: its schedules (levels, sharpness, learning rates) go by the fraction of the run, so a short run passes
-through all of them, and its first and last quarters are shown apart. Setting up, the visual hull and the warm start
-come before the first step and aren't in the times; they are printed.
+`pmni-calibrated` is trained as by ns-train: sampling of batches, callbacks, losses and Adam. All settings but the number
+of steps have their defaults. The schedules (levels, sharpness, learning rates) depend on the fraction of the run, so that a
+short run passes through all of them; its first and last quarters are also shown separately. The setup with visual hull
+and warm start is not included in the speed, and printed separately.
 
-neus-facto runs on no CPU as nerfstudio ships it: this is `neus-facto-small` (pmni_nerfstudio/baselines), where
-nerfstudio's own PyTorch HashEncoding stands in for tinycudann's and no LPIPS is built, with larger hash grids than that
-method's own. Two sizes of it are timed, both below nerfstudio's own, which would take seconds for what we do in a few
-milliseconds:
+nerfstudio's neus-facto does not run on a CPU. It is replaced by `neus-facto-small` (pmni_nerfstudio/baselines), which uses
+nerfstudio's PyTorch HashEncoding and no LPIPS, in two sizes:
 
-- small: the hash grids are nerfstudio's (16 levels of 2^19 entries up to 2048, proposals 5 levels of 2^17); cut are the
-  widths of the networks (256 to 64) and the samples along a ray (256 + 96 + 48 to 32 + 16 + 16). Each cut makes it
-  faster. This is the peer to quote.
-- tiny: 8 levels of 2^15 entries up to 1024 as well, proposals of 2^15: no longer a method anyone would run.
+- small: the hash grids of neus-facto (16 levels of 2^19 entries up to 2048, proposals with 5 levels of 2^17) with
+  narrower networks (64 instead of 256) and fewer samples per ray (32 + 16 + 16 instead of 256 + 96 + 48). Each reduction
+  makes it faster, so that its ratio is a lower bound.
+- tiny: also hash grids of 8 levels of 2^15 entries up to 1024, and proposals of 2^15; not a usable method.
 
-Their batches are the same rays, drawn outside their times. All take turns, so that whatever else the machine does
-falls on each. The mean counts what only some steps do (our grid's refresh, any hiccup); the median is of a step.
+Both get the same rays, sampled outside the measured time. The methods take turns, so that other load on the machine
+affects all alike. Typically pmni-calibrated processes over thirty times as many rays per second as small, and seven times
+as many as tiny (docs/benchmarks.md). The mean includes work that only some steps do, such as refreshing the occupancy
+grid; the median does not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import argparse
 import copy
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the core from the one that works
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would take the core from the working one
 
 import platform
 import statistics
@@ -52,22 +52,22 @@ from pmni_nerfstudio.baselines.neus_facto import small_model
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.pmni_config import pmni_calibrated
 
-WARM_UP = 5  # of our steps, and STOCK_WARM_UP of the other's: allocator, thread pools, Adam's state
-STOCK_WARM_UP = 2
+WARM_UP = 5  # first steps that are not measured: they set up the allocator, thread pools and Adam's state
+STOCK_WARM_UP = 2  # the same for neus-facto
 
 
 @dataclass(frozen=True)
 class HashSize:
-    """What sets the sizes of neus-facto apart."""
+    """Sizes of the hash grids of neus-facto."""
 
     levels: int
-    """Of the field's hash grid."""
+    """Number of levels of the field's hash grid."""
     log2_table: int
-    """Entries of each of its levels."""
+    """Binary logarithm of the number of entries per level."""
     max_res: int
-    """Cells per axis of its finest level."""
+    """Cells per axis of the finest level."""
     proposal_log2_table: int
-    """Entries of the proposal networks' levels."""
+    """Binary logarithm of the number of entries per level of the proposal networks."""
 
 
 STOCK_SIZES = {"small": HashSize(16, 19, 2048, 17), "tiny": HashSize(8, 15, 1024, 15)}
@@ -75,29 +75,36 @@ STOCK_SIZES = {"small": HashSize(16, 19, 2048, 17), "tiny": HashSize(8, 15, 1024
 
 @dataclass
 class Timed:
-    """A method being trained: a step that returns its loss, its rays, and what steps took and their losses."""
+    """Method in training, with the times and losses of its steps."""
 
     step: Callable[[int], float]
+    """Trains one step, and returns its loss."""
     rays: int
+    """Rays per step."""
     seconds: List[float] = field(default_factory=list)
     losses: List[float] = field(default_factory=list)
 
     def run(self, step: int) -> None:
-        """One step, timed."""
+        """Train one step and measure its time."""
         start = time.perf_counter()
         loss = self.step(step)
         self.seconds.append(time.perf_counter() - start)
         self.losses.append(loss)
 
     def speed(self, first: int, last: int, average: Callable[[List[float]], float]) -> float:
-        """Rays per second, from the average of the steps first to last (excluded)."""
+        """Rays per second, from the average time of the steps from `first` to `last` (exclusive)."""
         return self.rays / average(self.seconds[first:last])
 
 
 def set_up_ours(data: Path, out: Path, steps: int, device: str = "cpu", **changes: Any) -> Trainer:
-    """The trainer of `ns-train pmni-calibrated --data DATA --max-num-iterations STEPS`, before its first step.
+    """Trainer of `ns-train pmni-calibrated --data DATA --max-num-iterations STEPS`, before its first step.
 
-    Changes are to the pipeline's configuration, given as model__x=value.
+    Args:
+        data: scene folder.
+        out: output folder.
+        steps: length of the run.
+        device: cpu or cuda.
+        changes: changes of the pipeline's config, such as model__x=value.
     """
     config: TrainerConfig = copy.deepcopy(pmni_calibrated.config)
     config.data = config.pipeline.datamanager.data = data  # type: ignore[attr-defined]
@@ -114,13 +121,13 @@ def set_up_ours(data: Path, out: Path, steps: int, device: str = "cpu", **change
 
 
 def run_callbacks(callbacks: List[TrainingCallback], step: int, location: TrainingCallbackLocation) -> None:
-    """As the trainer's loop does."""
+    """Run callbacks as nerfstudio's trainer does."""
     for callback in callbacks:
         callback.run_callback_at_location(step, location=location)
 
 
 def ours(trainer: Trainer) -> Timed:
-    """A step as in Trainer.train, without the logging after it."""
+    """`pmni-calibrated`, with steps as in Trainer.train but without logging."""
 
     def step(number: int) -> float:
         trainer.pipeline.train()
@@ -133,9 +140,9 @@ def ours(trainer: Trainer) -> Timed:
 
 
 def small_neus_facto(views: int, size: HashSize) -> NeuSFactoModel:
-    """`neus-facto-small` with hash grids of this size."""
+    """Model of `neus-facto-small` with hash grids of the given size."""
     config = small_model()
-    config.background_color = "white"  # as the pictures of our batches
+    config.background_color = "white"  # as in the images of the batches
     field, proposals = config.sdf_field, config.proposal_net_args_list
     field.num_levels, field.max_res, field.log2_hashmap_size = size.levels, size.max_res, size.log2_table
     for proposal in proposals:
@@ -146,7 +153,7 @@ def small_neus_facto(views: int, size: HashSize) -> NeuSFactoModel:
 
 
 def neus_facto(model: NeuSFactoModel, batches: List[Tuple[RayBundle, Dict[str, Tensor]]]) -> Timed:
-    """Steps of the stock model's own forward pass, losses and callbacks, and Adam with its learning rates."""
+    """neus-facto, with its own forward pass, losses, callbacks and learning rates, and Adam."""
     groups = model.get_param_groups()
     optimizer = torch.optim.Adam(
         [{"params": groups["fields"], "lr": 5e-4}, {"params": groups["proposal_networks"], "lr": 1e-2}], eps=1e-15
@@ -170,32 +177,32 @@ def neus_facto(model: NeuSFactoModel, batches: List[Tuple[RayBundle, Dict[str, T
 
 
 def stock_batches(trainer: Trainer, count: int, rays: int) -> List[Tuple[RayBundle, Dict[str, Tensor]]]:
-    """Batches of our data manager, as the stock model wants them: a random choice of a batch's rays."""
+    """Batches of the data manager in the format of neus-facto, each a random subset of a batch's rays."""
     batches = []
     for number in range(count):
         bundle, batch = trainer.pipeline.datamanager.next_train(number)
         chosen = torch.randperm(len(bundle))[:rays]
         small = bundle[chosen]
         small.metadata = {"directions_norm": torch.ones(rays, 1)}
-        # 'fg_mask' is nerfstudio's name for the mask in the losses of surface models
+        # nerfstudio's surface models expect the mask under the key 'fg_mask'.
         batches.append((small, {"image": batch["image"][chosen], "fg_mask": batch["mask"][chosen]}))
     return batches
 
 
 def report(console: Console, own: Timed, stock: Dict[str, Timed]) -> None:
-    """The table. Ratios are of all of our steps to those of each size of neus-facto."""
+    """Print a table; ratios compare all steps of pmni-calibrated with those of each neus-facto."""
     steps, quarter = len(own.seconds), (len(own.seconds) - WARM_UP) // 4
     machine = (
         f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}, {os.cpu_count()} cores"
     )
     table = Table(title=f"Training on the CPU: {machine}")
-    for column in ("method", "rays a step", "steps", "mean rays/s", "ours is", "median rays/s", "ours is", "loss"):
+    for column in ("method", "rays/step", "steps", "mean rays/s", "ratio", "median rays/s", "ratio", "loss"):
         table.add_column(column, justify="left" if column == "method" else "right")
     rows = [(f"neus-facto, {name}", timed, STOCK_WARM_UP, len(timed.seconds)) for name, timed in stock.items()]
     rows += [
         ("pmni-calibrated", own, WARM_UP, steps),
-        ("  its first quarter", own, WARM_UP, WARM_UP + quarter),
-        ("  its last quarter", own, steps - quarter, steps),
+        ("  first quarter", own, WARM_UP, WARM_UP + quarter),
+        ("  last quarter", own, steps - quarter, steps),
     ]
     for name, timed, first, last in rows:
         cells = [name, str(timed.rays), str(last - first)]
@@ -208,15 +215,15 @@ def report(console: Console, own: Timed, stock: Dict[str, Timed]) -> None:
 
 
 def main() -> None:
-    """Make the scene, train all in turns, print."""
+    """Train all methods in turns on one scene, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=120, help="steps of pmni-calibrated: the length of its run")
-    parser.add_argument("--stock-steps", type=int, default=8, help="timed steps of each neus-facto")
-    parser.add_argument("--stock-rays", type=int, default=512, help="rays of a step of neus-facto")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads")
+    parser.add_argument("--steps", type=int, default=120, help="number of steps of pmni-calibrated")
+    parser.add_argument("--stock-steps", type=int, default=8, help="measured steps of each neus-facto")
+    parser.add_argument("--stock-rays", type=int, default=512, help="rays per step of neus-facto")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of PyTorch")
     arguments = parser.parse_args()
     if arguments.steps < 2 * WARM_UP or arguments.stock_steps < 1:
-        parser.error(f"give at least {2 * WARM_UP} steps, and 1 stock step")
+        parser.error(f"give --steps of at least {2 * WARM_UP}, and --stock-steps of at least 1")
     torch.manual_seed(0)
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder:
@@ -224,8 +231,8 @@ def main() -> None:
         SynthCommand(out=scene, shape="figure", mesh_resolution=32).main()
         start = time.perf_counter()
         trainer = set_up_ours(scene, Path(folder) / "out", arguments.steps)
-        console.print(f"pmni-calibrated: set up, with hull and warm start, in {time.perf_counter() - start:.1f} s")
-        torch.set_num_threads(arguments.threads)  # after the setup, which settles threads for itself
+        console.print(f"pmni-calibrated: setup with visual hull and warm start in {time.perf_counter() - start:.1f} s")
+        torch.set_num_threads(arguments.threads)  # after the setup, which sets the number of threads itself
         turns = STOCK_WARM_UP + arguments.stock_steps
         own = ours(trainer)
         views = len(trainer.pipeline.datamanager.train_dataset)  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All benchmarks, one after another, each printing ratios measured in one run.
+"""Run all benchmarks on the CPU one after another.
 
     python benchmarks/run_all.py [--quick] [--only bench_training.py ...]
 
-About half an hour on two cores; --quick only shows that everything runs. bench_cuda.py is left out: it wants a GPU.
+Takes about half an hour on two cores; --quick only checks that everything runs. Not included: bench_cuda.py, which needs
+a GPU, and bench_viewer.py, which needs Chromium. Compare ratios, not absolute numbers: each benchmark measures its
+ratios within one run.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ SCRIPTS = {
     "bench_growth.py": ["--quick"],
     "bench_integration.py": ["--sizes", "60x50"],
 }
-"""And what makes each of them quick."""
+"""Benchmarks, and the flags of each with --quick."""
 
 
 def main() -> None:
-    """Run them; the first that fails ends it."""
+    """Run the benchmarks until one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny scenes and few steps: does it run?")
-    parser.add_argument("--only", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="which of them")
+    parser.add_argument("--quick", action="store_true", help="tiny scenes and few steps, to check that everything runs")
+    parser.add_argument("--only", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="benchmarks to run")
     arguments = parser.parse_args()
     console = Console()
     for script in arguments.only:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole commands, each a process of its own: what they take and what comes out. For the benchmarks beside this file."""
+"""Helpers of the benchmarks: commands run in processes of their own, their time and memory, and their metrics."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.studies.job import config_of, train_command
-from pmni_nerfstudio.studies.processes import Spent, run_command
+from pmni_nerfstudio.studies.job import config_path, train_command
+from pmni_nerfstudio.studies.processes import ResourceUsage, run_command
 
 NOISE = ["--jitter", "1", "--rotation-noise-deg", "15", "--translation-noise", "0.5"]
-"""Of pmni synth: cameras off their ring, and poses that are off them in turn."""
+"""Flags of `pmni synth`: cameras scattered around a ring, and initial poses perturbed from the true ones."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A method's run and its scores against the truth."""
+    """Cost and metrics of a training run."""
 
-    spent: Spent
+    usage: ResourceUsage
+    """Time and memory of ns-train."""
     metrics: dict | None
-    """What `pmni eval` says; None where it found nothing to measure."""
+    """Metrics of `pmni eval`; None if the surface cannot be evaluated."""
 
 
-def run(command: list[str], log: Path) -> Spent:
-    """Runs a command of this environment to its end; what it prints goes to a file.
+def run(command: list[str], log: Path) -> ResourceUsage:
+    """Run a command of this Python environment, with its output in a log file.
 
     Raises:
-        SystemExit: it failed; the end of its log is shown.
+        SystemExit: the command failed; the message shows the end of the log.
     """
     try:
         return run_command(command, log)
@@ -37,28 +38,28 @@ def run(command: list[str], log: Path) -> Spent:
 
 
 def make_scene(folder: Path, options: list[str]) -> Path:
-    """A synthetic scene, its truth in a folder of its own beside it."""
+    """Make a synthetic scene, and its ground truth in the folder FOLDER_truth."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     run(["pmni", "synth", str(folder), "--truth", f"{folder}_truth", *options], folder.with_suffix(".log"))
     return folder
 
 
-def train(method: str, scene: Path, out: Path, options: list[str]) -> Spent:
-    """`ns-train`, without a viewer and with one checkpoint, at its end."""
+def train(method: str, scene: Path, out: Path, options: list[str]) -> ResourceUsage:
+    """Run ns-train without a viewer and with one final checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     return run(train_command(method, scene, out, options), out / "train.log")
 
 
 def train_and_score(method: str, scene: Path, out: Path, options: list[str]) -> Trained:
-    """Trains, and measures mesh, poses and rendered normals."""
-    spent = train(method, scene, out, options)
-    config = str(config_of(method, out))
+    """Train, and evaluate mesh, poses and rendered normals against the ground truth."""
+    usage = train(method, scene, out, options)
+    config = str(config_path(method, out))
     try:
         run(
             ["pmni", "eval", "--load-config", config, "--truth", f"{scene}_truth", "--output-dir", str(out)],
             out / "eval.log",
         )
-    except SystemExit as error:  # of a result that has nothing to do with the truth
+    except SystemExit as error:  # the result is too far from the ground truth
         print(str(error).splitlines()[-1])
-        return Trained(spent, None)
-    return Trained(spent, json.loads((out / "metrics.json").read_text()))
+        return Trained(usage, None)
+    return Trained(usage, json.loads((out / "metrics.json").read_text()))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a result: input normals, rendered normals, their angle, and the mesh, for four views.
+"""Draw input normals, rendered normals, angular error and the shaded mesh of some views in one picture.
 
     python examples/01_picture.py SCENE RESULT picture.png
 
-SCENE is the folder that was trained on; RESULT is what `pmni export --maps` wrote.
+Needs the SCENE folder of a training run, and the RESULT folder that `pmni export --maps` wrote for it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def main(
     """Draw the picture.
 
     Args:
-        scene_folder: the scene.
-        result: what `pmni export --maps` wrote for it.
-        picture: PNG to write.
-        views: how many views to show.
+        scene_folder: scene folder.
+        result: folder that `pmni export --maps` wrote for the scene.
+        picture: PNG file to write.
+        views: number of views to show.
     """
     with exit_on_error():
         scene = read_scene(scene_folder)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a trained run from views that no camera took: a turntable round the object, and an animation of it.
+"""Render a turntable around the object, from novel views of a trained run, and animate it.
 
     python examples/02_render_novel_views.py CONFIG OUT
 
-CONFIG is the config.yml of a run. In OUT: rgb/, normals/ and depth/NNN.png, turntable.gif, and poses.npy and
-intrinsics.npy of the views (camera to the data's world, OpenCV axes; pixel centres at integers).
+Needs the config.yml (CONFIG) of a training run. Writes OUT/rgb, OUT/normals and OUT/depth (NNN.png), turntable.gif, and the
+cameras: poses.npy (camera-to-world in the data world, OpenCV axes) and intrinsics.npy (pixel centers at integers).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.resample import resample_intrinsics, resampled_size
 from pmni_nerfstudio.errors import PmniError, exit_on_error
-from pmni_nerfstudio.export.maps import depth_picture
+from pmni_nerfstudio.export.maps import depth_preview
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.model.pmni_model import PmniModel
@@ -31,7 +31,12 @@ from pmni_nerfstudio.training.trained_run import load_run
 
 
 def turntable(c2w: np.ndarray, views: int) -> np.ndarray:
-    """Poses (views, 4, 4) of the first camera of c2w (N, 4, 4) going round the origin, about the cameras' mean up."""
+    """Poses (views, 4, 4) of a full turn of the first camera around the origin, about the mean up vector of all cameras.
+
+    Args:
+        c2w: (N, 4, 4) poses, OpenCV axes.
+        views: number of poses.
+    """
     up = -c2w[:, :3, 1].mean(axis=0)
     turns = np.tile(np.eye(4), (views, 1, 1))
     angles = 2 * np.pi * np.arange(views) / views
@@ -45,20 +50,20 @@ def main(
     """Render the turntable.
 
     Args:
-        config: the run's config.yml.
-        out: folder to write to.
-        views: how many, evenly round the circle.
-        scale: size of the pictures; 2 doubles the sides of the run's maps.
+        config: config.yml of the run.
+        out: output folder, created if necessary.
+        views: number of views, evenly spaced around the circle.
+        scale: size of the images relative to the scene's maps; 2 doubles width and height.
     """
     run = load_run(config)
     model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
     if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
-        raise PmniError(f"{config}: is a run of {run.config.method_name}: give one of pmni's")
+        raise PmniError(f"{config}: is a run of {run.config.method_name}; give a run of a pmni method")
     scene = dataset.scene
     width, height = resampled_size(scene.width, scene.height, scale)
     K = resample_intrinsics(scene.K[0], (scene.width, scene.height), (width, height))
     c2w = turntable(model.camera_optimizer.c2w_opencv_double(), views)
-    # No cam_idx: these are not training views, and so no pose correction moves them.
+    # Without cam_idx no pose correction of a training view is applied.
     cameras = nerfstudio_cameras(np.tile(K, (views, 1, 1)), c2w, width, height, cam_idx=False)
 
     for name in ("rgb", "normals", "depth"):
@@ -69,7 +74,7 @@ def main(
         hit = outputs["accumulation"] > 0.5
         rgb = (outputs["rgb"] * 255).byte().numpy()
         normals = (normals_to_rgb(outputs["normals_camera"], hit) * 255).byte().numpy()
-        depth = depth_picture((outputs["depth"] * hit)[..., 0].numpy())
+        depth = depth_preview((outputs["depth"] * hit)[..., 0].numpy())
         for name, picture in (("rgb", rgb), ("normals", normals), ("depth", depth)):
             write_png(out / name / f"{i:03d}.png", picture)
         frames.append(Image.fromarray(np.hstack([rgb, normals, np.repeat(depth[..., None], 3, axis=2)])))

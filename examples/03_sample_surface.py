@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points on the surface with unit normals, from a run's signed distance itself: no mesh, and no resolution of one.
+"""Sample points and normals on the surface of a trained run, directly from its signed distance and without a mesh.
 
     python examples/03_sample_surface.py CONFIG points.ply
 
-CONFIG is the config.yml of a run. The points are in the data's world and units, coloured by their normals.
+Needs the config.yml (CONFIG) of a training run. The points are in the data world and its units, colored by their normals.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.export.world_sdf import WorldSdf, world_sdf
 from pmni_nerfstudio.training.trained_run import load_run
 
-BAND = 0.02  # in radii of the scene's sphere: points are drawn this near to the surface
-DRAWN = 1 << 18  # points a round
+BAND = 0.02  # maximum distance of initial samples from the surface, in radii of the scene's sphere
+BATCH = 1 << 18  # samples per iteration
 
 
 def sample(sdf: WorldSdf, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points and unit normals, (count, 3) each.
+    """Points on the surface and unit normals, (count, 3) each.
 
-    Points drawn evenly from a thin band round the surface and then moved onto it lie evenly on it, but for the bend
-    of the surface over the band's width.
+    Uniform samples of a thin band around the surface are projected onto it, which gives a uniform density on the surface
+    up to its curvature over the width of the band.
     """
-    kept, found = [], 0
+    samples, found = [], 0
     while found < count:
-        inside = rng.uniform(-1, 1, (DRAWN, 3))
-        points = sdf.centre + sdf.radius * inside[np.linalg.norm(inside, axis=1) < 1]
+        cube = rng.uniform(-1, 1, (BATCH, 3))
+        points = sdf.center + sdf.radius * cube[np.linalg.norm(cube, axis=1) < 1]
         points = points[np.abs(sdf(points)[0]) < BAND * sdf.radius]
         if len(points) == 0:
-            raise PmniError("the run has no surface: was it trained long enough?")
-        for _ in range(10):  # Newton's steps along the gradient
+            raise PmniError("the run has no surface; train it longer")
+        for _ in range(10):  # Newton's method along the gradient
             value, gradient = sdf(points)
             points = points - (value / (gradient**2).sum(axis=1).clip(1e-6))[:, None] * gradient
         value, gradient = sdf(points)
-        on = np.abs(value) < 1e-4 * sdf.radius  # false for NaN: points that left the scene
-        kept.append(np.concatenate([points[on], gradient[on]], axis=1))
-        found += int(on.sum())
-    points, gradient = np.split(np.concatenate(kept)[:count], 2, axis=1)
+        converged = np.abs(value) < 1e-4 * sdf.radius  # false for NaN, outside the scene
+        samples.append(np.concatenate([points[converged], gradient[converged]], axis=1))
+        found += int(converged.sum())
+    points, gradient = np.split(np.concatenate(samples)[:count], 2, axis=1)
     return points, gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
 
 
@@ -53,10 +53,10 @@ def main(
     """Sample the surface.
 
     Args:
-        config: the run's config.yml.
+        config: config.yml of the run.
         out: point cloud to write (.ply).
-        count: how many points.
-        seed: the same seed gives the same points.
+        count: number of points.
+        seed: random seed.
     """
     points, normals = sample(world_sdf(load_run(config)), count, np.random.default_rng(seed))
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A result's mesh in other formats and with fewer faces, and how far each level is from the full mesh.
+"""Simplify a mesh to several levels of detail, measure the deviation from the full mesh, and write common formats.
 
     python examples/05_mesh_formats.py RESULT OUT
 
-RESULT is what `pmni export` wrote. In OUT: mesh_100.stl, .obj and .glb, mesh_25.*, mesh_5.*, named by the percentage
-of the faces. All of them keep the data's axes and units (glTF viewers take y for up and units for metres).
+Needs the RESULT folder that `pmni export` wrote. Writes OUT/mesh_100.stl, .obj and .glb, mesh_25.* and mesh_5.*, named by
+the percentage of the faces. All files keep the axes and units of the data (glTF viewers assume y up and meters).
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ def main(
     percent: tuple[float, ...] = (100.0, 25.0, 5.0),
     formats: tuple[str, ...] = ("stl", "obj", "glb"),
 ) -> None:
-    """Write the levels.
+    """Write the levels of detail.
 
     Args:
-        result: folder of a result, with mesh.ply.
-        out: folder to write to.
-        percent: faces of each level in % of the full mesh's.
-        formats: of the files.
+        result: folder with mesh.ply.
+        out: output folder, created if necessary.
+        percent: number of faces of each level, in percent of the full mesh.
+        formats: file formats.
     """
-    if not all(0 < share <= 100 for share in percent):
-        raise PmniError(f"percent: {percent} are no shares: give numbers above 0 and up to 100")
+    if not all(0 < percentage <= 100 for percentage in percent):
+        raise PmniError(f"percent: {percent} is out of range; give numbers above 0 and up to 100")
     full = read_mesh(result / "mesh.ply")
     rays, samples = RayCaster(full), np.asarray(full.sample(SAMPLES, seed=0))
     out.mkdir(parents=True, exist_ok=True)
-    table = Table("level", "faces", "mean distance", "largest", title=f"{result / 'mesh.ply'} (in its units)")
-    for share in percent:
-        level = simplify(full, round(share / 100 * len(full.faces)))
-        # Both ways: a level that lost an arm is near the full mesh, and the full mesh is not near it.
-        there = rays.distance(np.asarray(level.sample(SAMPLES, seed=0)))
-        back = RayCaster(level).distance(samples)
-        mean, largest = (there.mean() + back.mean()) / 2, max(there.max(), back.max())
-        table.add_row(f"{share:g}%", f"{len(level.faces):,}", f"{mean:.4g}", f"{largest:.4g}")
+    table = Table("level", "faces", "mean distance", "maximum", title=f"{result / 'mesh.ply'} (in its units)")
+    for percentage in percent:
+        level = simplify(full, round(percentage / 100 * len(full.faces)))
+        # In both directions: a level without an arm is close to the full mesh, but not the full mesh to the level.
+        to_full = rays.distance(np.asarray(level.sample(SAMPLES, seed=0)))
+        to_level = RayCaster(level).distance(samples)
+        mean, maximum = (to_full.mean() + to_level.mean()) / 2, max(to_full.max(), to_level.max())
+        table.add_row(f"{percentage:g}%", f"{len(level.faces):,}", f"{mean:.4g}", f"{maximum:.4g}")
         for suffix in formats:
-            write_mesh(out / f"mesh_{share:g}.{suffix}", level)
+            write_mesh(out / f"mesh_{percentage:g}.{suffix}", level)
     Console().print(table)
 
 

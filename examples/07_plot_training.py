@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves of a training run: every loss term on one logarithmic scale, and each metric and learning rate by itself.
+"""Plot the losses, metrics and learning rates of a training run.
 
     python examples/07_plot_training.py RUN_FOLDER picture.png
 
-RUN_FOLDER is the folder of the run's config.yml; it was trained with --vis tensorboard (or viewer+tensorboard).
+Needs the folder of the run's config.yml (RUN_FOLDER), trained with --vis tensorboard or viewer+tensorboard. All loss terms
+share one logarithmic plot; each metric has a plot of its own.
 """
 
 from __future__ import annotations
@@ -20,24 +21,22 @@ from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 
 LOSSES, METRICS, RATES = "Train Loss Dict/", "Train Metrics Dict/", "learning_rate/"
-"""How nerfstudio's names begin. What else it logs (seconds, memory) is no curve of the training."""
+"""Prefixes of nerfstudio's tags that are plotted; others are times and memory."""
 TOTAL = "Train Loss"
 
 
 def read_curves(folder: Path) -> dict[str, np.ndarray]:
-    """Each logged number's steps and values, (n, 2), by nerfstudio's name for it."""
+    """Steps and values (n, 2) of all logged scalars, by nerfstudio's tag."""
     if not any(folder.glob("events.out.tfevents.*")):
-        raise PmniError(
-            f"{folder}: holds no events of TensorBoard: train with --vis tensorboard, give the run's folder"
-        )
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all of them
+        raise PmniError(f"{folder}: has no TensorBoard events; give the folder of a run trained with --vis tensorboard")
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0 reads all values
     events.Reload()
     tags = events.Tags()["scalars"]
     return {tag: np.array([(event.step, event.value) for event in events.Scalars(tag)]) for tag in tags}
 
 
 def draw(curves: dict[str, np.ndarray]) -> Figure:
-    """Losses on top, a panel for each metric and one for the learning rates below."""
+    """Draw a plot of the losses, below it one plot per metric, and one of the learning rates."""
     losses = [tag for tag in curves if tag == TOTAL or tag.startswith(LOSSES)]
     panels = [[tag] for tag in curves if tag.startswith(METRICS)] + [[tag for tag in curves if tag.startswith(RATES)]]
     panels = [panel for panel in panels if panel]
@@ -59,7 +58,7 @@ def draw(curves: dict[str, np.ndarray]) -> Figure:
         axis.set_ylabel(panel[0].split("/")[0].removesuffix(" Dict").replace("_", " ") if panel else "")
     if any((curves[tag][:, 1] > 0).any() for tag in losses):
         axes[0].set_yscale("log")
-    axes[0].set_ylabel("loss, each term with its weight")
+    axes[0].set_ylabel("weighted loss terms")
     axes[-1].set_xlabel("step")
     return figure
 
@@ -69,7 +68,7 @@ def main(run: tyro.conf.Positional[Path], picture: tyro.conf.Positional[Path], /
 
     Args:
         run: folder of the run.
-        picture: PNG to write.
+        picture: PNG file to write.
     """
     figure = draw(read_curves(run))
     picture.parent.mkdir(parents=True, exist_ok=True)

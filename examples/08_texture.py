@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A result's mesh in the colours of the scene's photographs: at its vertices, and as a texture.
+"""Color a mesh from the scene's photographs, by vertex colors and by a texture.
 
     python examples/08_texture.py SCENE RESULT OUT
 
-SCENE has photographs in image/, named as its views; RESULT is what `pmni export` wrote for it. In OUT: coloured.ply,
-the full mesh with a colour at each vertex, and textured.glb, fewer faces with a texture image.
+Needs the SCENE folder of a training run, with photographs image/NN.png named like its views, and the RESULT folder that
+`pmni export` wrote for it. Writes OUT/coloured.ply, the full mesh with vertex colors, and OUT/textured.glb, a simplified
+mesh with a texture image.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from trimesh.visual import ColorVisuals
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses, write_mesh
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import exit_on_error
-from pmni_nerfstudio.export.texture import read_photographs, surface_colours, textured
+from pmni_nerfstudio.export.texture import read_photographs, surface_colors, texture_mesh
 from pmni_nerfstudio.geometry.mesh import simplify
 
 
@@ -30,14 +31,14 @@ def main(
     faces: int = 20_000,
     size: int = 1024,
 ) -> None:
-    """Colour the mesh.
+    """Color the mesh.
 
     Args:
-        scene_folder: the scene.
-        result: what `pmni export` wrote for it.
-        out: folder to write to.
-        faces: of the textured mesh.
-        size: about the texture's side in pixels.
+        scene_folder: scene folder.
+        result: folder that `pmni export` wrote for the scene.
+        out: output folder, created if necessary.
+        faces: number of faces of the textured mesh.
+        size: approximate side length of the texture in pixels.
     """
     scene = read_scene(scene_folder)
     mesh = read_mesh(result / "mesh.ply")
@@ -45,14 +46,16 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
 
     vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-    colours, seen = surface_colours(mesh, vertices, normals, read_photographs(scene, poses))
-    mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
+    colors, seen = surface_colors(mesh, vertices, normals, read_photographs(scene, poses))
+    mesh.visual = ColorVisuals(mesh, vertex_colors=colors)
     write_mesh(out / "coloured.ply", mesh)
 
-    few = textured(simplify(mesh, faces), read_photographs(scene, poses), size)
-    write_mesh(out / "textured.glb", few)
-    print(f"wrote coloured.ply and textured.glb ({len(few.faces):,} faces) to {out}")
-    print(f"{seen.mean():.1%} of the vertices are seen by a photograph; the others have the nearest one's colour")
+    simplified = texture_mesh(simplify(mesh, faces), read_photographs(scene, poses), size)
+    write_mesh(out / "textured.glb", simplified)
+    print(f"wrote coloured.ply and textured.glb ({len(simplified.faces):,} faces) to {out}")
+    print(
+        f"{seen.mean():.1%} of the vertices are seen in a photograph; the others get the color of the nearest of them"
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """nerfstudio's pipeline with metrics against ground truth, if the scene's folder contains it.
 
 Besides the metrics of single views, `ns-eval` and the training curves then contain `chamfer`, `chamfer_pct`, `fscore`,
-`rot_deg`, `rot_deg_max` and `position` (defined in docs/results.md), computed during training from a coarse mesh and a subset of
-the pixels.
+`rot_deg`, `rot_deg_max` and `position` (defined in docs/results.md). During training they are computed from a coarse mesh
+and a subset of the pixels.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.training.trainer import NotFiniteError
-from pmni_nerfstudio.viewer.live import Live
+from pmni_nerfstudio.viewer.live import LivePage
 
 if TYPE_CHECKING:
-    from pmni_nerfstudio.evaluation.ground_truth import Truth
+    from pmni_nerfstudio.evaluation.ground_truth import GroundTruth
     from pmni_nerfstudio.model.pmni_model import PmniModel
 
 COARSE_CELLS, COARSE_FIT_POINTS, COARSE_RAYS = 128, 2_000, 200_000
-"""During training: mesh cells along the diameter of the unit sphere, points for the alignment, and rays."""
+"""Mesh cells along the diameter of the unit sphere, alignment points and rays of evaluations during training."""
 FINE_CELLS, FINE_FIT_POINTS = 512, 20_000
-"""For `ns-eval`: mesh cells along the diameter of the unit sphere, and points for the alignment."""
+"""Mesh cells along the diameter of the unit sphere and alignment points of `ns-eval`."""
 
 
 @dataclass
@@ -52,10 +52,10 @@ class PmniPipeline(VanillaPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.live = Live()
+        self.live = LivePage()
 
     @property
-    def page(self) -> Optional[Live]:
+    def page(self) -> Optional[LivePage]:
         """Live page that follows registration and training; None without a viewer."""
         return self.live if self.live.attached else None
 
@@ -66,13 +66,13 @@ class PmniPipeline(VanillaPipeline):
         return dataset.scene
 
     @cached_property
-    def ground_truth(self) -> Optional[Truth]:
+    def ground_truth(self) -> Optional[GroundTruth]:
         """Ground truth of the scene, read at first use. Invalid ground truth is ignored with a warning."""
-        from pmni_nerfstudio.evaluation.ground_truth import find_truth
+        from pmni_nerfstudio.evaluation.ground_truth import find_ground_truth
 
         scene = self._scene
         try:
-            truth = find_truth(scene)
+            truth = find_ground_truth(scene)
         except PmniError as error:
             CONSOLE.log(f"[bold yellow]Warning: no comparison with ground truth: {escape(str(error))}")
             return None
@@ -99,7 +99,7 @@ class PmniPipeline(VanillaPipeline):
         if not bool(torch.stack(list(self.last_step["losses"].values())).isfinite().all()):
             bad = [name for name, loss in losses.items() if not bool(loss.isfinite())]
             raise NotFiniteError(", ".join(bad))
-        self.live.note(outputs, batch)
+        self.live.add_batch(outputs, batch)
         return outputs, losses, metrics
 
     def get_eval_image_metrics_and_images(self, step: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
@@ -119,7 +119,7 @@ class PmniPipeline(VanillaPipeline):
             metrics.update(self.ground_truth_metrics(self.ground_truth, FINE_CELLS, FINE_FIT_POINTS))
         return metrics
 
-    def ground_truth_metrics(self, truth: Truth, resolution: int, fit_points: int) -> Dict[str, float]:
+    def ground_truth_metrics(self, truth: GroundTruth, resolution: int, fit_points: int) -> Dict[str, float]:
         """Errors of surface and poses, as `pmni eval` computes them.
 
         Args:
@@ -130,7 +130,7 @@ class PmniPipeline(VanillaPipeline):
         Returns:
             Metrics by name; empty, with a line in the log, if there is no surface to evaluate.
         """
-        from pmni_nerfstudio.evaluation.score import score
+        from pmni_nerfstudio.evaluation.geometry_scores import score_geometry
         from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
         from pmni_nerfstudio.geometry.mesh import transformed_mesh
 
@@ -142,7 +142,7 @@ class PmniPipeline(VanillaPipeline):
         except PmniError as error:
             CONSOLE.log(f"Evaluation: {error}")
             return {}
-        found = score(
+        found = score_geometry(
             transformed_mesh(mesh, world_from_unit),
             transform_poses(world_from_unit, poses.c2w_opencv_double()),
             truth,

@@ -19,66 +19,66 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class CompareCommand:
-    """Train several methods on one scene, measure all alike, and put them side by side: a table and a page of pictures.
+    """Train several methods on one scene, evaluate all in the same way, and write a table and a page with images.
 
-    Methods that need poses get the true ones, where DIR/truth or --truth has them, else the scene's own; those of
-    nerfstudio's surface family get the scene in sdfstudio's format, with its photographs or pictures shaded from its
-    normals. What was finished in the folder before is not done again.
+    Methods that need poses get the true poses if the scene has ground truth (DIR/truth or --truth), or else the scene's
+    own poses. nerfstudio's surface methods get the scene in sdfstudio's format, with its photographs or images shaded
+    from its normals. Methods that finished earlier in the output folder are not run again.
     """
 
     data: tyro.conf.Positional[Path]
-    """The scene."""
+    """Scene folder."""
     methods: tuple[str, ...] = ("pmni", "pmni-calibrated", "pmni-original", "neus-facto")
-    """Methods of ns-train, with flags of theirs if need be, in quotes: "pmni-original --max-num-iterations 1000". Without a
-    GPU neus-facto is neus-facto-small."""
+    """Methods of ns-train; a method with flags is quoted: "pmni-original --max-num-iterations 1000". Without a GPU,
+    neus-facto is replaced by neus-facto-small."""
     output_dir: Path
-    """Folder for runs, compare.json, compare.csv and compare.html."""
+    """Folder for the runs, compare.json, compare.csv and compare.html."""
     truth: Path | None = None
-    """Truth folder, where it isn't in the scene's."""
+    """Ground-truth folder, if it is not in the scene folder."""
     seed: int = 42
-    """Of every run."""
+    """Random seed of all runs."""
 
     def main(self) -> None:
-        """Run, print the table, write the page.
+        """Run the methods, print the table and write the page.
 
         Raises:
-            PmniError: a mistake in the options, or the scene is broken.
+            PmniError: an option or the scene is invalid, or all methods failed.
         """
         import torch
         from rich.console import Console
 
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.studies.comparison import write_comparison
-        from pmni_nerfstudio.studies.engines import gpu_ids, run_locally
-        from pmni_nerfstudio.studies.running import do_jobs
-        from pmni_nerfstudio.studies.summary import outcome_table, write_outcomes
+        from pmni_nerfstudio.studies.engines import available_gpus, run_locally
+        from pmni_nerfstudio.studies.running import run_jobs
+        from pmni_nerfstudio.studies.summary import result_table, write_results
 
         console = Console()
-        if not all(words.split() for words in self.methods):
-            raise PmniError("methods: one of them is empty: give names, as in --methods pmni neus-facto")
+        if not all(method.split() for method in self.methods):
+            raise PmniError("methods: one of the names is empty; give names, as in --methods pmni neus-facto")
         on_cuda = torch.cuda.is_available()
-        jobs = list(dict.fromkeys(self._job(words, on_cuda) for words in self.methods))
-        # What is wrong with the scene is said before anything trains. Elsewhere, since a process is said to have held
-        # what the one that began it held at most.
+        jobs = list(dict.fromkeys(self._job(method, on_cuda) for method in self.methods))
+        # An invalid scene fails before any training. It is read in another process, because the peak memory of a child
+        # process includes that of its parent.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             pool.submit(_check_scene, self.data).result()
         if self.truth is not None and not self.truth.is_dir():
-            raise PmniError(f"{self.truth}: no such truth folder")
+            raise PmniError(f"{self.truth}: no such folder; give a ground-truth folder")
         make_output_folder(self.output_dir)
         out = self.output_dir.resolve()
-        # one after another: their times are to be compared
-        outcomes = do_jobs(jobs, out, lambda left: run_locally(left, out, 1, gpu_ids()), console)
-        files = write_outcomes(out, "compare", outcomes)
-        console.print(outcome_table(outcomes, f"{self.data}"))
-        for outcome in outcomes:
-            if outcome.reason is not None:
-                console.print(f"{outcome.label}: {outcome.reason}", highlight=False, soft_wrap=True, markup=False)
+        # One job at a time, so that the times are comparable.
+        results = run_jobs(jobs, out, lambda remaining: run_locally(remaining, out, 1, available_gpus()), console)
+        files = write_results(out, "compare", results)
+        console.print(result_table(results, f"{self.data}"))
+        for result in results:
+            if result.reason is not None:
+                console.print(f"{result.label}: {result.reason}", highlight=False, soft_wrap=True, markup=False)
         files.append(out / "compare.html")
-        write_comparison(files[-1], self.data.resolve(), outcomes)
+        write_comparison(files[-1], self.data.resolve(), results)
         for file in files:
             console.print(f"wrote {file}", highlight=False, soft_wrap=True)
-        if all(outcome.reason is not None for outcome in outcomes):
-            raise PmniError(f"{self.output_dir}: none of the methods has a result: see compare.csv for why")
+        if all(result.reason is not None for result in results):
+            raise PmniError(f"{self.output_dir}: all methods failed; see compare.csv for the reasons")
 
     def _job(self, method: str, on_cuda: bool) -> Job:
         import shlex
@@ -86,14 +86,14 @@ class CompareCommand:
         from pmni_nerfstudio.studies.job import Job
 
         try:
-            words = shlex.split(method)
+            name, *flags = shlex.split(method)
         except ValueError as error:
-            raise PmniError(f"methods: {method}: {error}: put flags as in a shell") from error
-        name = "neus-facto-small" if words[0] == "neus-facto" and not on_cuda else words[0]
-        if name != words[0]:
-            print("neus-facto needs a GPU: neus-facto-small runs in its place.")
-        truth = None if self.truth is None else self.truth.resolve()
-        return Job(name, self.data.resolve(), self.seed, tuple(words[1:]), truth=truth)
+            raise PmniError(f"methods: {method}: {error}; quote flags as in a shell") from error
+        if name == "neus-facto" and not on_cuda:
+            print("neus-facto needs a GPU; running neus-facto-small instead.")
+            name = "neus-facto-small"
+        ground_truth = None if self.truth is None else self.truth.resolve()
+        return Job(name, self.data.resolve(), self.seed, tuple(flags), ground_truth=ground_truth)
 
 
 def _check_scene(folder: Path) -> None:

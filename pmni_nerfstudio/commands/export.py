@@ -1,101 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni export`: mesh, cameras and maps of a trained run, in the data's own world and units."""
+"""`pmni export`: mesh, cameras and maps of a trained run, in the data world and its units."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from pmni_nerfstudio.data.files import make_output_folder
-from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.mesh import transformed_mesh
 
 if TYPE_CHECKING:
     import trimesh
 
-    from pmni_nerfstudio.model.pmni_model import PmniModel
-
 
 @dataclass(kw_only=True)
 class ExportCommand:
-    """Write the mesh and the refined cameras of a trained run in the data's own world and units."""
+    """Write the mesh and the refined cameras of a trained run, in the world and units of the scene's camera file."""
 
     load_config: Path
-    """The run's config.yml, as ns-train wrote it."""
+    """config.yml of the run, as written by ns-train."""
     output_dir: Path
-    """Folder to write to; made if need be."""
+    """Output folder, created if necessary."""
     resolution: int = 512
-    """Cells of marching cubes along the diameter of the scene's sphere; time and memory grow with its square."""
+    """Number of marching cubes cells along the diameter of the scene's sphere; time and memory grow with its square."""
     format: Literal["ply", "obj", "stl", "glb"] = "ply"
     """File format of the mesh."""
     keep_components: float = 0.02
-    """Drop pieces of the mesh with less than this share of the largest one's area; 0 keeps all."""
+    """Minimum area of a connected component of the mesh, as a fraction of the largest component's area; smaller ones are
+    dropped as floaters, 0 keeps all."""
     maps: bool = False
-    """Also render normals and depth (distance along the ray) of every training view, as EXR and PNG."""
+    """Also render normal and depth maps of all training views, as EXR and PNG; depth is measured along the ray."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto: CUDA if there."""
+    """Device to compute on; auto selects CUDA if it is available."""
     max_memory: str | None = None
-    """Most memory that one chunk of points or rays may take beside what is loaded, as 2G, 500M or bytes; none: no bound."""
+    """Memory limit of one chunk of points or rays, in addition to what is loaded: bytes, or 2G, 500M, 64K; none sets no
+    limit."""
 
     def main(self) -> None:
-        """Load, extract, write, and print what was written.
+        """Load the run, extract the mesh, write all files and print a summary.
 
         Raises:
-            PmniError: a mistake in the options, the run or its data, too little memory, or a folder that can't be written to.
+            PmniError: an option, the run or its data is invalid, memory is insufficient, or the output folder is not
+                writable.
         """
         if self.resolution < 8:
-            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh: give 8 or more")
+            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
         if not 0 <= self.keep_components <= 1:
-            raise PmniError(f"keep-components: {self.keep_components} is no share: give a number from 0 to 1")
+            raise PmniError(f"keep-components: {self.keep_components} is out of range; give a number from 0 to 1")
         start = time.perf_counter()
+        # PyTorch and nerfstudio take seconds to import: not for --help, nor before the options are known to be valid.
         from pmni_nerfstudio.chunks import parse_memory
+        from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.training.trained_run import load_run
 
         max_memory = parse_memory(self.max_memory)
         run = load_run(self.load_config, self.device)
-        # Before the mesh, so that nobody waits for one which then has nowhere to go.
-        make_output_folder(self.output_dir)
+        make_output_folder(self.output_dir)  # an unwritable folder fails before the mesh is computed
+
         from pmni_nerfstudio.data.dataset import PmniDataset
-        from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
-        from pmni_nerfstudio.export.maps import bound_rays, map_folders, rendered, write_view
-        from pmni_nerfstudio.fields.sdf_field import PmniField
+        from pmni_nerfstudio.data.result_files import write_mesh
+        from pmni_nerfstudio.export.cameras import data_world_poses, write_result_cameras
+        from pmni_nerfstudio.export.maps import limit_ray_memory, make_map_folders, render_views, write_maps
         from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
-        from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer
+        from pmni_nerfstudio.geometry.mesh import transformed_mesh
+        from pmni_nerfstudio.model.pmni_model import PmniModel
 
         model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
-        field, poses = getattr(model, "field", None), getattr(model, "camera_optimizer", None)
-        if not (
-            isinstance(dataset, PmniDataset) and isinstance(field, PmniField) and isinstance(poses, PmniPoseOptimizer)
-        ):
-            raise PmniError(f"{self.load_config}: is a run of {run.config.method_name}: use ns-export for it")
-        model = cast("PmniModel", model)
-        bound_rays(model, max_memory)
+        if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
+            raise PmniError(f"{self.load_config}: is a run of {run.config.method_name}; use ns-export")
+        scene = dataset.scene
+        limit_ray_memory(model, max_memory)
+
         mesh = extract_mesh(
-            field.sdf,
+            model.field.sdf,
             self.resolution,
             device=model.device,
             max_memory=max_memory,
             keep_components=self.keep_components,
         )
-        mesh = transformed_mesh(mesh, dataset.scene.world_from_unit)
-        files = [self.output_dir / f"mesh.{self.format}"]
-        write_mesh(files[0], mesh)
-        refined = poses.c2w_opencv_double()
-        files += write_refined_cameras(self.output_dir, dataset.scene, all_poses(dataset.scene, dataset.views, refined))
+        mesh = transformed_mesh(mesh, scene.world_from_unit)
+        mesh_file = self.output_dir / f"mesh.{self.format}"
+        write_mesh(mesh_file, mesh)
+
+        c2w = data_world_poses(scene, dataset.views, model.camera_optimizer.c2w_opencv_double())
+        files = [mesh_file, *write_result_cameras(self.output_dir, scene, c2w)]
+
         if self.maps:
-            files += map_folders(self.output_dir)
-            names = (dataset.scene.names[i] for i in dataset.views)
-            views = rendered(model, dataset.cameras, dataset.scene.world_from_unit)
-            for name, view in zip(names, views):
-                write_view(self.output_dir, name, view)
-        print_summary(mesh, time.perf_counter() - start, files)
+            files += make_map_folders(self.output_dir)
+            for maps, view in zip(render_views(model, dataset.cameras, scene.world_from_unit), dataset.views):
+                write_maps(self.output_dir, scene.names[view], maps)
+        _print_summary(mesh, time.perf_counter() - start, files)
 
 
-def print_summary(mesh: trimesh.Trimesh, seconds: float, files: list[Path]) -> None:
-    """A short table of what was written."""
+def _print_summary(mesh: trimesh.Trimesh, seconds: float, files: list[Path]) -> None:
     size = " x ".join(f"{extent:.4g}" for extent in mesh.extents)
     rows = [
         ("faces", f"{len(mesh.faces):,}"),

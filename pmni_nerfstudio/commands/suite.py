@@ -15,60 +15,58 @@ from pmni_nerfstudio.errors import PmniError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pmni_nerfstudio.studies.job import Job, Outcome
+    from pmni_nerfstudio.studies.job import Job, JobResult
 
 
 @dataclass(kw_only=True)
 class SuiteCommand:
-    """Train and measure scenes x methods x seeds, one process each; goes on where it was stopped.
+    """Train and evaluate scenes x methods x seeds, each run in a process of its own. A stopped suite can be continued.
 
-    SUITE.yml holds scenes (folders, patterns), methods (names, or name and flags), seeds, and flags of pmni eval. Each
-    run's folder has its log, its run and its result; suite.json and suite.csv have all the numbers.
+    SUITE.yml lists scenes (folders or patterns), methods (names, or name and flags), seeds, and flags of pmni eval. The
+    folder of each run has its log, training run and evaluation; suite.json and suite.csv have all metrics.
     """
 
     suite: tyro.conf.Positional[Path]
-    """The suite's YAML file."""
+    """YAML file of the suite."""
     output_dir: Path
-    """Folder for all runs; one that has some already is gone on with."""
+    """Folder for all runs; runs that already finished there are not repeated."""
     engine: Literal["local", "ray"] = "local"
-    """This machine's cores or GPUs; or Ray: the cluster that RAY_ADDRESS names, else one of this machine's own."""
+    """local: the cores or GPUs of this machine; ray: the Ray cluster named by RAY_ADDRESS, or else a local Ray instance."""
     jobs: int | None = None
-    """So many side by side; without: one a GPU, else one for two cores; on Ray as many as there is room for."""
+    """Number of parallel runs; by default one per GPU, or one per two cores without a GPU, or on Ray as many as fit."""
 
     def main(self) -> None:
-        """Run, and print mean and spread by method.
+        """Run the suite, and print mean and standard deviation by method.
 
         Raises:
-            PmniError: a mistake in the file or the options.
+            PmniError: the suite file or an option is invalid, or a run failed.
         """
         from rich.console import Console
 
         from pmni_nerfstudio.data.files import make_output_folder
-        from pmni_nerfstudio.studies.running import do_jobs
+        from pmni_nerfstudio.studies.running import run_jobs
         from pmni_nerfstudio.studies.suite import read_suite
-        from pmni_nerfstudio.studies.summary import spread_table, write_outcomes
+        from pmni_nerfstudio.studies.summary import method_table, write_results
 
         if self.jobs is not None and self.jobs < 1:
-            raise PmniError(f"jobs: {self.jobs} at once is none: give 1 or more")
+            raise PmniError(f"jobs: {self.jobs} is not positive; give 1 or more")
         jobs = read_suite(self.suite)
         make_output_folder(self.output_dir)
         console = Console()
-        outcomes = do_jobs(jobs, self.output_dir, lambda left: self._run(left, console), console)
-        files = write_outcomes(self.output_dir, "suite", outcomes)
-        console.print(spread_table(outcomes, f"{self.suite}: mean and standard deviation"))
+        results = run_jobs(jobs, self.output_dir, lambda remaining: self._run(remaining, console), console)
+        files = write_results(self.output_dir, "suite", results)
+        console.print(method_table(results, f"{self.suite}: mean and standard deviation"))
         for file in files:
             console.print(f"wrote {file}", highlight=False, soft_wrap=True)
-        failed = sum(outcome.reason is not None for outcome in outcomes)
+        failed = sum(result.reason is not None for result in results)
         if failed:
-            raise PmniError(
-                f"{self.output_dir}: {failed} of {len(outcomes)} runs have no result: see suite.csv for why"
-            )
+            raise PmniError(f"{self.output_dir}: {failed} of {len(results)} runs failed; see suite.csv for the reasons")
 
-    def _run(self, jobs: Sequence[Job], console: Console) -> Generator[Outcome, None, None]:
-        from pmni_nerfstudio.studies.engines import gpu_ids, jobs_at_once, run_locally, run_on_ray
+    def _run(self, jobs: Sequence[Job], console: Console) -> Generator[JobResult, None, None]:
+        from pmni_nerfstudio.studies.engines import available_gpus, default_parallel_jobs, run_locally, run_on_ray
 
         out = self.output_dir.resolve()
         if self.engine == "ray":
-            return run_on_ray(jobs, out, self.jobs, started=console.print)
-        gpus = gpu_ids()
-        return run_locally(jobs, out, self.jobs or jobs_at_once(gpus), gpus)
+            return run_on_ray(jobs, out, self.jobs, on_start=console.print)
+        gpus = available_gpus()
+        return run_locally(jobs, out, self.jobs or default_parallel_jobs(gpus), gpus)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results on disk, in the data's own world and units: meshes, cameras, rendered maps."""
+"""Writers of results, in the data world and its units: cameras, rendered maps, registration results, textures."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refined cameras of all views in the data's world, as other tools read them.
+"""Camera files of a result, in the data world, as other tools read them.
 
-`poses.npy`: (N, 4, 4) float64, camera-to-world, OpenCV axes, rotations orthonormal, positions in the data's units.
-`cameras_refined.npz`: the layout of cameras_sphere.npz, to put in its place.
-`transforms.json`: nerfstudio's, for `ns-train METHOD nerfstudio-data` and whatever else reads it.
+`poses.npy`: (N, 4, 4) float64, camera-to-world, OpenCV axes, orthonormal rotations, positions in the data's units.
+`cameras_refined.npz`: the layout of cameras_sphere.npz, so that it can replace that file.
+`transforms.json`: nerfstudio's format, for `ns-train METHOD nerfstudio-data` and other tools that read it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from pmni_nerfstudio.data.atomic import atomic_path
@@ -28,99 +29,96 @@ CAMERAS = "cameras_refined.npz"
 TRANSFORMS = "transforms.json"
 
 
-def write_refined_cameras(folder: Path, scene: Scene, c2w: np.ndarray) -> list[Path]:
-    """Write the three files named above, each atomically.
+def write_result_cameras(folder: Path, scene: Scene, c2w: Float[np.ndarray, "n 4 4"]) -> list[Path]:
+    """Write poses.npy, cameras_refined.npz and transforms.json, each atomically.
 
     Args:
-        folder: that exists.
-        scene: what the cameras see; its folder still has to be there, since the files' own size is read from a mask.
-        c2w: (N, 4, 4) of all views in the scene's order, camera to unit-sphere world, OpenCV axes.
+        folder: existing output folder.
+        scene: the scene of the cameras; its folder must still exist, because the size of its files is read from a mask.
+        c2w: poses of all views in the data world, OpenCV axes.
 
     Returns:
-        The files.
+        The files written.
     """
+    K, _, _ = file_intrinsics(scene)
     c2w = orthonormalized(c2w)
-    K, width, height = file_pinholes(scene)
-    poses = transform_poses(scene.world_from_unit, c2w)
     with atomic_path(folder / POSES) as temporary:
-        np.save(temporary, poses)
-    write_cameras(folder / CAMERAS, K, c2w, scene.world_from_unit)
+        np.save(temporary, c2w)
+    unit_c2w = transform_poses(np.linalg.inv(scene.world_from_unit), c2w)
+    write_cameras(folder / CAMERAS, K, unit_c2w, scene.world_from_unit)
     with atomic_path(folder / TRANSFORMS) as temporary:
-        frames = transforms(scene, poses, K, width, height, folder)
-        temporary.write_text(json.dumps(frames, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(nerfstudio_transforms(scene, c2w, folder), indent=1) + "\n", encoding="utf-8")
     return [folder / POSES, folder / CAMERAS, folder / TRANSFORMS]
 
 
-def all_poses(scene: Scene, views: Sequence[int], refined: np.ndarray) -> np.ndarray:
-    """Poses of all views: the refined ones of the training views, the given ones of those held out.
+def data_world_poses(
+    scene: Scene, views: Sequence[int], refined_c2w: Float[np.ndarray, "t 4 4"]
+) -> Float[np.ndarray, "n 4 4"]:
+    """Poses of all views in the data world: refined for the training views, given for the held-out views.
 
     Args:
-        scene: all its views.
-        views: indices of the n training views in the scene.
-        refined: (n, 4, 4), camera to unit-sphere world, OpenCV axes.
-
-    Returns:
-        (N, 4, 4), likewise.
+        scene: the scene with all its views.
+        views: indices of the training views in the scene.
+        refined_c2w: poses of the training views in the unit-sphere world, OpenCV axes.
 
     Raises:
-        PmniError: the scene has no poses, and not all of its views were trained on.
+        PmniError: views were held out of training, and the scene has no poses for them.
     """
-    if scene.c2w is None:
-        if len(views) < scene.num_views:
-            raise PmniError(
-                f"{scene.root}: nothing is known of the poses of the {scene.num_views - len(views)} views that were "
-                "held out of training, since the scene has none: train on all views"
-            )
-        return refined
-    c2w = scene.c2w.copy()
-    c2w[list(views)] = refined
-    return c2w
+    if scene.c2w is not None:
+        c2w = scene.c2w.copy()
+        c2w[list(views)] = refined_c2w
+    elif len(views) == scene.num_views:
+        c2w = refined_c2w
+    else:
+        raise PmniError(
+            f"{scene.root}: the poses of the {scene.num_views - len(views)} views that were held out of training are "
+            "unknown, because the scene has no poses; train on all views"
+        )
+    return transform_poses(scene.world_from_unit, c2w)
 
 
-def file_pinholes(scene: Scene) -> tuple[np.ndarray, int, int]:
-    """Intrinsics (N, 3, 3), width and height of the maps as they are in the files, before any resampling."""
+def file_intrinsics(scene: Scene) -> tuple[Float[np.ndarray, "n 3 3"], int, int]:
+    """Intrinsics, width and height of the maps in the scene's files, before any resampling."""
     height, width = read_mask(scene.mask_files[0]).shape
     return resample_intrinsics(scene.K, (scene.width, scene.height), (width, height)), width, height
 
 
-def transforms(scene: Scene, poses: np.ndarray, K: np.ndarray, width: int, height: int, folder: Path) -> dict:
-    """What nerfstudio's transforms.json holds: OpenGL axes, pixel centres at +0.5, paths from `folder`.
+def nerfstudio_transforms(scene: Scene, c2w: Float[np.ndarray, "n 4 4"], folder: Path) -> dict:
+    """Contents of nerfstudio's transforms.json: OpenGL axes, pixel centers at +0.5, paths relative to the file.
 
     Args:
-        scene: of the N views.
-        poses: (N, 4, 4), camera to the data's world, OpenCV axes.
-        K: (N, 3, 3) of images of width x height pixels, pixel centres at integers.
-        width: in pixels.
-        height: in pixels.
-        folder: where the file goes.
+        scene: the scene of the cameras.
+        c2w: poses of all views in the data world, OpenCV axes.
+        folder: folder of the file.
     """
-    pictures = _pictures(scene, width, height)
+    K, width, height = file_intrinsics(scene)
+    images = _images(scene, width, height)
     frames = [
         {
-            "file_path": _path_from(folder, pictures[i]),
-            "mask_path": _path_from(folder, scene.mask_files[i]),
+            "file_path": _relative_path(folder, images[i]),
+            "mask_path": _relative_path(folder, scene.mask_files[i]),
             "fl_x": K[i, 0, 0],
             "fl_y": K[i, 1, 1],
             "cx": K[i, 0, 2] + 0.5,
             "cy": K[i, 1, 2] + 0.5,
-            "transform_matrix": flip_camera_axes(poses[i]).tolist(),
+            "transform_matrix": flip_camera_axes(c2w[i]).tolist(),
         }
         for i in range(scene.num_views)
     ]
     return {"camera_model": "OPENCV", "w": width, "h": height, "frames": frames}
 
 
-def _pictures(scene: Scene, width: int, height: int) -> tuple[Path, ...]:
-    """The photographs where there are any that fit the intrinsics, else the normal maps."""
+def _images(scene: Scene, width: int, height: int) -> tuple[Path, ...]:
+    """The scene's photographs if the intrinsics fit all of them, else its normal maps."""
     images = scene.image_files
-    if images is None or any(path.suffix.lower() == ".exr" for path in images):  # nerfstudio reads no EXR
+    if images is None or any(path.suffix.lower() == ".exr" for path in images):  # nerfstudio cannot read EXR
         return scene.normal_files
     for path in images:
-        with Image.open(path) as image:  # reads the header only
+        with Image.open(path) as image:  # reads only the header
             if image.size != (width, height):
                 return scene.normal_files
     return images
 
 
-def _path_from(folder: Path, path: Path) -> str:
+def _relative_path(folder: Path, path: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered normal and depth maps of views.
 
-Beneath the output folder: `normal_camera_space/NN.exr` (camera space as in the scene's files: x right, y up, z towards
-the viewer; zero off the object), `normal_preview/NN.png` (the same as a picture), `depth/NN.exr` (distance from the
-camera's centre *along the pixel's ray*, not z depth, in the data's units; zero off the object) and
-`depth_preview/NN.png` (near is bright).
+Files below the output folder, all zero off the object:
+    `normal_camera_space/NN.exr`: unit normals in the axes of stored normals (x right, y up, z towards the viewer).
+    `normal_preview/NN.png`: the same as colors.
+    `depth/NN.exr`: distance from the camera center *along the pixel's ray*, not z depth, in the data's units.
+    `depth_preview/NN.png`: the same in gray; near is bright.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from rich.console import Console
@@ -33,96 +34,91 @@ DEPTHS, DEPTHS_PREVIEW = "depth", "depth_preview"
 
 @dataclass(frozen=True)
 class RenderedView:
-    """What a camera sees of a result; zero off the object."""
+    """Maps rendered for one camera; zero off the object."""
 
     normals: Float[np.ndarray, "H W 3"]
-    """Unit, in the camera's OpenCV axes."""
+    """Unit normals, OpenCV camera axes."""
     depth: Float[np.ndarray, "H W"]
-    """Along the pixel's ray, in the data's units."""
+    """Distance along the pixel's ray, in the data's units."""
 
 
-def render_view(model: PmniModel, camera: Cameras, size: float) -> RenderedView:
-    """Render one camera of the unit-sphere world.
-
-    Args:
-        model: whose `render_camera` gives `normals_camera` (unit, OpenCV camera axes), `depth` (along the unit
-            ray, in radii of the scene) and `accumulation`.
-        camera: at its optimised pose if its metadata say that it is a training view's.
-        size: of the scene's radius in the data's units.
-
-    Raises:
-        PmniError: a GPU's memory runs out even with the fewest rays at once.
-    """
-    outputs = model.render_camera(camera.to(model.device))
-    normals, depth, accumulation = (outputs[k].float().cpu() for k in ("normals_camera", "depth", "accumulation"))
-    hit = accumulation > 0.5
-    return RenderedView(
-        normals=torch.where(hit, normals, 0.0).numpy(), depth=torch.where(hit, depth * size, 0.0)[..., 0].numpy()
-    )
-
-
-def map_folders(folder: Path) -> list[Path]:
-    """The folders of the four maps, made."""
-    folders = [folder / name for name in (NORMALS, NORMALS_PREVIEW, DEPTHS, DEPTHS_PREVIEW)]
-    for made in folders:
-        made.mkdir(parents=True, exist_ok=True)
-    return folders
-
-
-def write_view(folder: Path, name: str, view: RenderedView) -> None:
-    """Write the four maps of a view, see above, into folders that `map_folders` made."""
-    normals, hit = torch.from_numpy(view.normals), torch.from_numpy(view.depth > 0)[..., None]
-    write_exr(folder / NORMALS / f"{name}.exr", flip_y_and_z(view.normals))
-    write_png(folder / NORMALS_PREVIEW / f"{name}.png", (normals_to_rgb(normals, hit) * 255).round().byte().numpy())
-    write_exr(folder / DEPTHS / f"{name}.exr", view.depth)
-    write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_picture(view.depth))
-
-
-def bound_rays(model: PmniModel, max_memory: int | None) -> None:
-    """Have a model render as many rays at once as so many bytes hold, beside what is loaded; None: no bound.
-
-    Raises:
-        PmniError: the memory doesn't suffice for the fewest.
-    """
-    most = model.ray_chunks.size
-    model.ray_chunks = chunks_within(
-        max_memory, most, "rays", lambda count: model(ray_bundle=_costly_rays(model, count))
-    )
-
-
-def rendered(
+def render_views(
     model: PmniModel,
     cameras: Cameras,
     world_from_unit: Float[np.ndarray, "4 4"],
     progress: bool = True,
 ) -> Iterator[RenderedView]:
-    """`render_view` of one camera after another.
+    """Render the maps of one camera after another.
 
     Args:
-        model: to be seen.
-        cameras: one or more.
-        world_from_unit: similarity that leads to the data's world.
-        progress: show a progress bar.
+        model: model to render.
+        cameras: cameras in the unit-sphere world; one whose metadata number it as a training view is rendered from its
+            optimized pose.
+        world_from_unit: similarity to the data world, whose scale turns depths into the data's units.
+        progress: whether to show a progress bar.
+
+    Raises:
+        PmniError: the GPU's memory runs out even with the smallest chunk of rays.
     """
-    size = scale_of(world_from_unit)
+    scale = scale_of(world_from_unit)
     console = Console(stderr=True)
     for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
-        yield render_view(model, cameras[i : i + 1], size)
+        outputs = model.render_camera(cameras[i : i + 1].to(model.device))
+        normals, depth, accumulation = (
+            outputs[name].float().cpu() for name in ("normals_camera", "depth", "accumulation")
+        )
+        hit = accumulation > 0.5
+        yield RenderedView(
+            normals=torch.where(hit, normals, 0.0).numpy(), depth=torch.where(hit, depth * scale, 0.0)[..., 0].numpy()
+        )
 
 
-def _costly_rays(model: PmniModel, count: int) -> RayBundle:
-    """Rays that all go through the middle of the unit sphere, and by the surface."""
+def make_map_folders(folder: Path) -> list[Path]:
+    """Create the folders of the four kinds of map below an output folder, and return them."""
+    folders = [folder / name for name in (NORMALS, NORMALS_PREVIEW, DEPTHS, DEPTHS_PREVIEW)]
+    for map_folder in folders:
+        map_folder.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def write_maps(folder: Path, name: str, view: RenderedView) -> None:
+    """Write the four maps of a view into the folders that `make_map_folders` created."""
+    normals, hit = torch.from_numpy(view.normals), torch.from_numpy(view.depth > 0)[..., None]
+    write_exr(folder / NORMALS / f"{name}.exr", flip_y_and_z(view.normals))
+    write_png(folder / NORMALS_PREVIEW / f"{name}.png", (normals_to_rgb(normals, hit) * 255).round().byte().numpy())
+    write_exr(folder / DEPTHS / f"{name}.exr", view.depth)
+    write_png(folder / DEPTHS_PREVIEW / f"{name}.png", depth_preview(view.depth))
+
+
+def limit_ray_memory(model: PmniModel, max_memory: int | None) -> None:
+    """Set the number of rays that a model renders at once to what fits a memory limit.
+
+    Args:
+        model: model whose chunk size is set.
+        max_memory: bytes that one chunk may take in addition to what is loaded; None sets no limit.
+
+    Raises:
+        PmniError: the limit is too small for the smallest chunk.
+    """
+    most = model.ray_chunks.size
+    model.ray_chunks = chunks_within(
+        max_memory, most, "rays", lambda count: model(ray_bundle=_expensive_rays(model, count))
+    )
+
+
+def _expensive_rays(model: PmniModel, count: int) -> RayBundle:
+    """Rays through the occupied cells and the center of the unit sphere, which take the most samples."""
     cells = torch.nonzero(model.grid.occupied)
-    centres = (cells[torch.arange(count, device=cells.device) % len(cells)] + 0.5) * model.grid.cell - 1
-    outward = torch.nn.functional.normalize(centres, dim=-1)
+    centers = (cells[torch.arange(count, device=cells.device) % len(cells)] + 0.5) * model.grid.cell - 1
+    outward = torch.nn.functional.normalize(centers, dim=-1)
     return RayBundle(3 * outward, -outward, pixel_area=torch.full_like(outward[:, :1], 1e-6))
 
 
-def depth_picture(depth: Float[np.ndarray, "H W"]) -> np.ndarray:
-    """(H, W) uint8: near is bright, black where the depth is zero."""
+def depth_preview(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Gray image of a depth map: near is bright, black where the depth is zero."""
     known = depth > 0
     if not known.any():
         return np.zeros(depth.shape, dtype=np.uint8)
     near, far = depth[known].min(), depth[known].max()
-    share = (far - depth) / max(far - near, 1e-6 * far)
-    return np.where(known, np.round(55 + 200 * share), 0).astype(np.uint8)
+    nearness = (far - depth) / max(far - near, 1e-6 * far)
+    return np.where(known, np.round(55 + 200 * nearness), 0).astype(np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `pmni register` writes: poses, surface, figures, in the data's own world."""
+"""Files of a registration result, in the data world: camera poses, surface mesh and statistics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import trimesh
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.export.cameras import write_refined_cameras
+from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.mesh import keep_large_components, transformed_mesh
+from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.registration.pipeline import Registration
 
 SURFACE = "surface.ply"
-FIGURES = "registration.json"
+STATISTICS = "registration.json"
 PICTURE = "registration.png"
 
 
@@ -27,32 +28,35 @@ def write_registration(folder: Path, scene: Scene, registration: Registration) -
     """Write poses.npy, cameras_refined.npz, transforms.json, surface.ply and registration.json, each atomically.
 
     Args:
-        folder: that exists.
-        scene: that was registered, all its views.
-        registration: of them.
+        folder: existing output folder.
+        scene: scene that was registered.
+        registration: result for all views of the scene, in the unit-sphere world.
+
+    Returns:
+        The files written.
     """
-    files = write_refined_cameras(folder, scene, registration.c2w)
+    files = write_result_cameras(folder, scene, transform_poses(scene.world_from_unit, registration.c2w))
     vertices, faces = registration.surface.mesh
     mesh = keep_large_components(trimesh.Trimesh(vertices, faces, process=False), 0.02)
     write_mesh(folder / SURFACE, transformed_mesh(mesh, scene.world_from_unit))
-    with atomic_path(folder / FIGURES) as temporary:
-        temporary.write_text(json.dumps(figures(scene, registration), indent=1) + "\n", encoding="utf-8")
-    return [*files, folder / SURFACE, folder / FIGURES]
+    with atomic_path(folder / STATISTICS) as temporary:
+        temporary.write_text(json.dumps(_statistics(scene, registration), indent=1) + "\n", encoding="utf-8")
+    return [*files, folder / SURFACE, folder / STATISTICS]
 
 
-def figures(scene: Scene, registration: Registration) -> dict:
-    """The contents of registration.json."""
-    j = registration.judgement
+def _statistics(scene: Scene, registration: Registration) -> dict:
+    """Contents of registration.json."""
+    j = registration.agreement
     return {
         "cost": round(j.cost, 6),
         "pairwise_cost": registration.pairwise_cost,
         "residual_deg": {"mean": _round(j.residual_deg.mean()), "median": _round(np.median(j.median_deg))},
-        "inlier_share": _round(j.inliers.mean()),
+        "inlier_share": _round(j.inlier_ratio.mean()),
         "views": [
             {
                 "name": name,
                 "residual_deg": _round(j.residual_deg[i]),
-                "inlier_share": _round(j.inliers[i]),
+                "inlier_share": _round(j.inlier_ratio[i]),
                 "mask_iou": _round(j.iou[i]),
                 "confidence": _round(j.confidence[i]),
                 "trusted": bool(registration.trusted[i]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A registration in one picture: what some views saw and what the surface shows them, and the cameras about it."""
+"""Overview image of a registration result: observed and rendered normals of some views, and the cameras."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 
-_COLUMNS = 6
-_MOST_DEGREES = 15.0
+_MAX_VIEWS = 6
+_MAX_ERROR_DEG = 15.0
 
 
 def write_registration_picture(path: Path, views: Views, registration: Registration) -> None:
-    """Draw up to six views, evenly chosen: observed normals, rendered ones, the angle between; and the cameras."""
+    """Draw observed normals, rendered normals and angular error of up to six evenly spaced views, and all cameras.
+
+    Args:
+        path: image file to write; its suffix selects the format.
+        views: views that were registered.
+        registration: result for these views.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    chosen = np.unique(np.linspace(0, len(views) - 1, min(_COLUMNS, len(views))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(views) - 1, min(_MAX_VIEWS, len(views))).round().astype(int))
     figure = Figure(figsize=(2.1 * len(chosen) + 4.6, 6.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = np.ravel(figure.subfigures(1, 2, squeeze=False, width_ratios=[2.1 * len(chosen), 4.6]))
@@ -39,33 +45,33 @@ def write_registration_picture(path: Path, views: Views, registration: Registrat
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         column[0].imshow(normals_to_rgb(views.normals[view], mask[..., None])[window])
         column[1].imshow(normals_to_rgb(rendered, seen[..., None])[window])
-        image = column[2].imshow(error[window], vmin=0, vmax=_MOST_DEGREES, cmap="magma")
-        doubt = "" if registration.trusted[view] else " (left out)"
-        column[0].set_title(f"{views.names[view]}{doubt}", fontsize=8)
-        column[2].set_title(f"{registration.judgement.residual_deg[view]:.1f} deg", fontsize=8)
+        image = column[2].imshow(error[window], vmin=0, vmax=_MAX_ERROR_DEG, cmap="magma")
+        note = "" if registration.trusted[view] else " (left out)"
+        column[0].set_title(f"{views.names[view]}{note}", fontsize=8)
+        column[2].set_title(f"{registration.agreement.residual_deg[view]:.1f} deg", fontsize=8)
         for axis in column:
             axis.set_axis_off()
     assert image is not None
     left.colorbar(image, ax=list(axes[2]), orientation="horizontal", label="degrees", shrink=0.5, aspect=40)
-    left.suptitle("observed normals, rendered normals, angle between them", fontsize=9)
+    left.suptitle("observed normals, rendered normals, angular error", fontsize=9)
     _draw_cameras(right.add_subplot(projection="3d"), registration, poses)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 
 
 def _draw_cameras(axis, registration: Registration, poses: Poses) -> None:
-    """The surface's vertices, thinned, and each camera's viewing direction drawn at twice the sphere's radius."""
+    """Draw some surface vertices, and the viewing directions of all cameras at the same distance from the surface."""
     vertices, _ = registration.surface.mesh
     thin = vertices[:: max(1, len(vertices) // 2500)]
     axis.scatter(*thin.T, s=1, c="0.6", linewidths=0)
-    centres = poses.centres()
-    near = 2.2 * centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    centers = poses.centers()
+    near = 2.2 * centers / np.linalg.norm(centers, axis=1, keepdims=True)
     ahead = near + 0.45 * poses.R[:, 2]
-    confidence = registration.judgement.confidence
+    confidence = registration.agreement.confidence
     for i, (start, end) in enumerate(zip(near, ahead)):
-        colour = "tab:red" if not registration.trusted[i] else (0.1, 0.3 + 0.5 * confidence[i], 0.6)
-        axis.plot(*np.stack([start, end]).T, color=colour, linewidth=1.5)
-        axis.scatter(*start, s=12, color=colour)
-    axis.set_title("cameras about the surface\n(distances not to scale; red: left out)", fontsize=9)
+        color = "tab:red" if not registration.trusted[i] else (0.1, 0.3 + 0.5 * confidence[i], 0.6)
+        axis.plot(*np.stack([start, end]).T, color=color, linewidth=1.5)
+        axis.scatter(*start, s=12, color=color)
+    axis.set_title("cameras around the surface\n(distances not to scale; red: left out)", fontsize=9)
     axis.set_aspect("equal")
     axis.set_axis_off()

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene in sdfstudio's format, as nerfstudio's `sdfstudio-data` parser reads it, for its neus, neus-facto and others.
+"""Scenes in sdfstudio's format, which nerfstudio's `sdfstudio-data` parser reads for neus, neus-facto and others.
 
     OUT/
-      meta_data.json   cameras and paths; the world is the unit sphere's
-      rgb/NN.png       the scene's photographs, or its normals under one lamp; black off the object
+      meta_data.json   cameras and paths, in the unit-sphere world
+      rgb/NN.png       photographs, or images shaded from the normals; black off the object
       mask/NN.png      white on the object
-      normal/NN.npy    (3, H, W) float32, (n + 1) / 2 of OpenCV camera axes (x right, y down, z forward); .5 is no normal
-      depth/NN.npy     (H, W) float32, z depth up to one scale a view; 0 is unknown
+      normal/NN.npy    (3, H, W) float32, (n + 1) / 2 of normals in OpenCV camera axes; 0.5 where there is none
+      depth/NN.npy     (H, W) float32, z depth up to one scale factor per view; 0 where unknown
 
-Of meta_data.json, `worldtogt` leads from the unit sphere to the data's world. `pmni_scene` and `pmni_normals_folder` are
-ours: they say which scene it was, so that a surface trained on it can be scored against that scene's truth.
+In meta_data.json, `worldtogt` takes the unit-sphere world to the data world. The keys `pmni_scene` and
+`pmni_normals_folder` are additions of this package: they name the source scene, so that a surface trained on the
+converted data can be evaluated against the ground truth of that scene.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from pmni_nerfstudio.geometry.transforms import orthonormalized
 META = "meta_data.json"
 SCENE_KEY, NORMALS_KEY = "pmni_scene", "pmni_normals_folder"
 
-_LAMP = np.array([0.4, 0.25, 0.88]) / np.linalg.norm([0.4, 0.25, 0.88])
-"""Towards the lamp, in the unit sphere's world: it stays where it is while the camera goes round."""
+_LIGHT = np.array([0.4, 0.25, 0.88]) / np.linalg.norm([0.4, 0.25, 0.88])
+"""Direction to the light in the unit-sphere world."""
 
 
 def write_sdfstudio(
@@ -44,23 +45,23 @@ def write_sdfstudio(
     normals_folder: str | None = None,
     progress: bool = True,
 ) -> list[str]:
-    """Write a scene in sdfstudio's format, see above; meta_data.json comes last.
+    """Write a scene in sdfstudio's format; meta_data.json is written last.
 
     Args:
-        folder: that exists.
-        scene: at its files' own resolution.
-        c2w: camera to unit-sphere world, OpenCV axes, of all views.
-        normals_folder: what the scene was read with.
-        progress: show a progress bar.
+        folder: existing output folder.
+        scene: scene at the resolution of its files.
+        c2w: poses of all views in the unit-sphere world, OpenCV axes.
+        normals_folder: name of the folder from which the scene's normal maps were read, if it was chosen by name.
+        progress: whether to show a progress bar.
 
     Returns:
-        What is worth knowing of it, a line each.
+        Warnings, one line each.
     """
-    photographs, notes = _photographs(scene)
+    photographs, warnings = _photographs(scene)
     if scene.depth_files is None:
-        notes.append(
-            "no depth maps: zeros (unknown) stand in for them, since nerfstudio reads normals only beside depths; "
-            "leave mono-depth-loss-mult at 0, or run `pmni integrate` first"
+        warnings.append(
+            "no depth maps: zeros (unknown) are written instead, because nerfstudio reads normals only together with "
+            "depths; leave mono-depth-loss-mult at 0, or run `pmni integrate` first"
         )
         depths = np.zeros(scene.masks.shape, dtype=np.float32)
     else:
@@ -72,49 +73,50 @@ def write_sdfstudio(
     for view in track(range(scene.num_views), "Converting", console=console, transient=True, disable=not progress):
         name, mask, normals = scene.names[view], scene.masks[view], scene.normals[view].astype(np.float32)
         if photographs is None:
-            picture = shaded(normals @ c2w[view, :3, :3].T, mask)
+            image = _shaded_image(normals @ c2w[view, :3, :3].T, mask)
         else:
-            with Image.open(photographs[view]) as image:
-                picture = np.where(mask[..., None], np.asarray(image.convert("RGB")), np.uint8(0))
-        write_png(folder / "rgb" / f"{name}.png", picture)
+            with Image.open(photographs[view]) as photograph:
+                image = np.where(mask[..., None], np.asarray(photograph.convert("RGB")), np.uint8(0))
+        write_png(folder / "rgb" / f"{name}.png", image)
         write_png(folder / "mask" / f"{name}.png", mask)
         for kind, array in (("normal", np.moveaxis(normals, -1, 0) * 0.5 + 0.5), ("depth", depths[view])):
             with atomic_path(folder / kind / f"{name}.npy") as temporary:
                 np.save(temporary, array)
     with atomic_path(folder / META) as temporary:
         temporary.write_text(json.dumps(_meta(scene, c2w, normals_folder), indent=1) + "\n", encoding="utf-8")
-    return notes
+    return warnings
 
 
-def shaded(normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """A grey picture of normals in the unit sphere's world, black off the mask.
+def _shaded_image(normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Gray image of normals in the unit-sphere world, black off the mask.
 
-    The lamp stands still in the world and shines softly round the object (half Lambert), so that a point of the surface
-    has the same grey in all views and no part of it is flat black.
+    Half-Lambert shading under a light that is fixed in the world: a surface point has the same gray in all views, and
+    no part of the object is black.
     """
-    grey = 30 + 210 * (0.5 + 0.5 * normals @ _LAMP)
-    return np.where(mask, np.round(grey), 0).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    gray = 30 + 210 * (0.5 + 0.5 * normals @ _LIGHT)
+    return np.where(mask, np.round(gray), 0).astype(np.uint8)[..., None].repeat(3, axis=-1)
 
 
 def _photographs(scene: Scene) -> tuple[tuple[Path, ...] | None, list[str]]:
-    """The scene's photographs if they are the views' own pixels, and why not if there are some and they aren't."""
-    instead = "pictures are shaded from the normal maps instead"
+    """The scene's photographs if they have the size of the maps, and a warning if one has not."""
+    consequence = "images are shaded from the normal maps instead"
     for path in scene.image_files or ():
         if path.suffix.lower() == ".exr":
-            return None, [f"{path}: is EXR, which nerfstudio can't read: {instead}"]
-        with Image.open(path) as image:  # reads the header only
+            return None, [f"{path}: is EXR, which nerfstudio can't read: {consequence}"]
+        with Image.open(path) as image:  # reads only the header
             if image.size != (scene.width, scene.height):
                 size = f"{image.size[0]}x{image.size[1]}"
-                return None, [f"{path}: is {size}, the maps are {scene.width}x{scene.height}: {instead}"]
+                return None, [f"{path}: is {size}, the maps are {scene.width}x{scene.height}: {consequence}"]
     return scene.image_files, []
 
 
 def _meta(scene: Scene, c2w: Float[np.ndarray, "n 4 4"], normals_folder: str | None) -> dict[str, Any]:
+    """Contents of meta_data.json."""
     frames = []
     for name, K, pose in zip(scene.names, scene.K, c2w, strict=True):
         intrinsics = np.eye(4)
         intrinsics[:3, :3] = K
-        intrinsics[:2, 2] += 0.5  # nerfstudio counts from the pixel's corner
+        intrinsics[:2, 2] += 0.5  # nerfstudio's pixel centers are at +0.5
         frames.append(
             {
                 "rgb_path": f"rgb/{name}.png",

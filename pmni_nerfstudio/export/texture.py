@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours from photographs onto a surface: for its points, and as a texture image.
+"""Surface colors from photographs: at points of a mesh, and as a texture image.
 
-A point's colour is the mean over the views that see it, weighted by the cosine between its normal and the way to the
-camera. A view sees a point if its ray meets the surface there first (Embree), not too flat, and not beside an outline,
-of the object or of a part before another, where pixels mix two colours.
+The color of a point is the mean over the views that see it, weighted by the cosine between its normal and the direction
+to the camera. A view sees a point if the point is visible along its ray (ray casting with Embree), at a viewing angle
+that is not grazing, and away from silhouette edges, where pixels mix two colors.
 """
 
 from __future__ import annotations
@@ -32,68 +32,70 @@ from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
 
 class Photograph(NamedTuple):
-    """A photograph and the camera that took it."""
+    """A photograph and its camera."""
 
     image: UInt8[np.ndarray, "H W 3"]
-    """RGB."""
+    """RGB image."""
     mask: Bool[np.ndarray, "H W"]
-    """The object's."""
+    """Object mask."""
     K: Float[np.ndarray, "3 3"]
-    """Of this image's pixels, centres at integers."""
+    """Intrinsics in pixels of this image, pixel centers at integers."""
     c2w: Float[np.ndarray, "4 4"]
-    """Pose in the surface's world, OpenCV axes."""
+    """Pose in the world of the mesh, OpenCV axes."""
 
 
-def read_photographs(scene: Scene, poses: Float[np.ndarray, "N 4 4"], progress: bool = True) -> Iterator[Photograph]:
-    """The scene's photographs, one at a time, since all of them may not fit into memory.
+def read_photographs(scene: Scene, c2w: Float[np.ndarray, "n 4 4"], progress: bool = True) -> Iterator[Photograph]:
+    """Read a scene's photographs one at a time, because all of them may not fit into memory.
 
-    They may be larger or smaller than the maps, and show the same frame.
+    Photographs may have another resolution than the maps but must show the same field of view.
 
     Args:
-        scene: at its files' own size (`read_scene` with no scale_factor).
-        poses: of its N views, in the world in which the surface will be.
-        progress: show a progress bar.
+        scene: scene at the resolution of its files (`read_scene` without scale_factor).
+        c2w: poses of all views in the world of the mesh, OpenCV axes.
+        progress: whether to show a progress bar.
 
     Raises:
-        SceneError: the scene has no photographs, or one can't be read or is of another frame.
+        SceneError: a photograph is missing, cannot be read, or has another aspect ratio than the maps.
     """
     if scene.image_files is None:
-        raise SceneError(f"{scene.root / IMAGES}: is missing or lacks a view: put a photograph of each view there")
+        raise SceneError(f"{scene.root / IMAGES}: is missing or lacks a view; put a photograph of each view there")
     files: Sequence[Path] = scene.image_files
     console = Console(stderr=True)
     for i in track(range(len(files)), "Photographs", console=console, transient=True, disable=not progress):
         bgr = cv2.imread(str(files[i]), cv2.IMREAD_COLOR)
         if bgr is None:
-            raise SceneError(f"{files[i]}: can't be read as a photograph: save it as PNG or JPEG of 8 or 16 bits")
+            raise SceneError(f"{files[i]}: can't be read as a photograph; save it as PNG or JPEG of 8 or 16 bits")
         height, width = bgr.shape[:2]
         if abs(width / scene.width * scene.height / height - 1) > 0.01:
             raise SceneError(
-                f"{files[i]}: {width}x{height} is another frame than the maps' {scene.width}x{scene.height}: crop it alike"
+                f"{files[i]}: {width}x{height} has another aspect ratio than the maps, {scene.width}x{scene.height}; "
+                "crop it to the field of view of the maps"
             )
         K = resample_intrinsics(scene.K[i], (scene.width, scene.height), (width, height))
         mask = resample_mask(scene.masks[i], (width, height))
-        yield Photograph(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask, K, poses[i])
+        yield Photograph(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask, K, c2w[i])
 
 
-def surface_colours(
+def surface_colors(
     mesh: trimesh.Trimesh,
     points: Float[np.ndarray, "P 3"],
     normals: Float[np.ndarray, "P 3"],
     photographs: Iterable[Photograph],
 ) -> tuple[UInt8[np.ndarray, "P 3"], Bool[np.ndarray, "P"]]:
-    """Colours of points on a mesh.
+    """Colors of points on a mesh.
 
     Args:
-        mesh: which hides its points from cameras on their other side.
-        points: on it, in its world.
-        normals: unit, outward.
-        photographs: of it.
+        mesh: mesh that determines the visibility of the points.
+        points: points on the mesh.
+        normals: unit outward normals at the points.
+        photographs: photographs of the mesh.
 
     Returns:
-        RGB, and which points a view sees. The others have the colour of the nearest point seen.
+        RGB colors, and whether any view sees each point. Points that no view sees get the color of the nearest point
+        that is seen.
 
     Raises:
-        PmniError: no view sees any of the points.
+        PmniError: no photograph sees any of the points.
     """
     rays = RayCaster(mesh)
     tolerance = depth_tolerance(mesh)
@@ -107,7 +109,7 @@ def surface_colours(
         weights[index] += cosine
     seen = weights > 0
     if not seen.any():
-        raise PmniError("no photograph sees the surface: are mesh and poses of this scene, and in the same world?")
+        raise PmniError("no photograph sees the surface; give a mesh and poses of this scene, in the same world")
     total[seen] /= weights[seen, None]
     if not seen.all():
         _, nearest = KDTree(points[seen]).query(points[~seen], workers=-1)
@@ -115,23 +117,23 @@ def surface_colours(
     return np.round(total).clip(0, 255).astype(np.uint8), seen
 
 
-def textured(mesh: trimesh.Trimesh, photographs: Iterable[Photograph], size: int = 1024) -> trimesh.Trimesh:
-    """The mesh with a texture image, unwrapped by xatlas; its vertices are doubled along the charts' seams.
+def texture_mesh(mesh: trimesh.Trimesh, photographs: Iterable[Photograph], size: int = 1024) -> trimesh.Trimesh:
+    """Unwrap a mesh with xatlas and give it a texture image; vertices are duplicated along the seams of the charts.
 
     Args:
-        mesh: of some ten thousand faces: unwrapping takes seconds for that many, and minutes for a million.
-        photographs: of it.
-        size: about the texture's side in pixels.
+        mesh: mesh to texture; unwrapping takes seconds for ten thousand faces and minutes for a million.
+        photographs: photographs of the mesh.
+        size: approximate side length of the texture in pixels.
 
     Raises:
-        PmniError: no view sees the mesh.
+        PmniError: no photograph sees the mesh.
     """
     import xatlas
 
     atlas, options = xatlas.Atlas(), xatlas.PackOptions()
     options.resolution, options.padding = size, 2
     vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-    # In units of a face's size: xatlas leaves out faces whose area is under a fixed bound.
+    # Scaled to faces of unit area: xatlas drops faces below a fixed area.
     scaled = (vertices - vertices.mean(axis=0)) / np.sqrt(mesh.area / len(mesh.faces))
     atlas.add_mesh(scaled.astype(np.float32), np.asarray(mesh.faces, dtype=np.uint32))
     atlas.generate(pack_options=options)
@@ -143,25 +145,31 @@ def textured(mesh: trimesh.Trimesh, photographs: Iterable[Photograph], size: int
     texel_normals /= np.linalg.norm(texel_normals, axis=1, keepdims=True).clip(1e-12)
     points = np.einsum("pk,pki->pi", weights, vertices[corners])
     image = np.zeros((atlas.height, atlas.width, 3), dtype=np.uint8)
-    image[covered], _ = surface_colours(mesh, points, texel_normals, photographs)
-    # Beyond a chart's edge goes the nearest texel's colour: whoever interpolates or shrinks the image reads there.
+    image[covered], _ = surface_colors(mesh, points, texel_normals, photographs)
+    # Texels outside the charts get the nearest color, because interpolation and mipmaps read them.
     nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     assert isinstance(nearest, np.ndarray)
-    picture = Image.fromarray(image[nearest[0], nearest[1]])
-    material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
+    texture = Image.fromarray(image[nearest[0], nearest[1]])
+    material = PBRMaterial(baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0)
     visual = TextureVisuals(uv=uv, material=material)
     return trimesh.Trimesh(vertices[origin], faces, vertex_normals=normals[origin], visual=visual, process=False)
 
 
 def _texels(flat: trimesh.Trimesh, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which face of an unwrapped mesh, in pixels from the lower left, each texel's centre lies on.
+    """Rasterize an unwrapped mesh: the face and the barycentric weights at each texel center.
+
+    Args:
+        flat: mesh in the plane z = 0, in pixels from the lower left corner of the texture.
+        width: width of the texture.
+        height: height of the texture.
 
     Returns:
-        faces (n,), barycentric weights (n, 3), and which texels (height, width), first row on top, they belong to.
+        Faces (n,) and barycentric weights (n, 3) of the n covered texels in row-major order, and the covered texels
+        (height, width), top row first.
     """
     y, x = np.mgrid[height - 0.5 : 0 : -1, 0.5:width]
     origins = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
     hits = RayCaster(flat).cast(origins, np.broadcast_to([0.0, 0.0, -1.0], origins.shape))
-    on = np.isfinite(hits.distance)
-    weights = np.column_stack([1 - hits.uv[on].sum(axis=1), hits.uv[on]])
-    return hits.face[on], weights, on.reshape(height, width)
+    covered = np.isfinite(hits.distance)
+    weights = np.column_stack([1 - hits.uv[covered].sum(axis=1), hits.uv[covered]])
+    return hits.face[covered], weights, covered.reshape(height, width)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several methods, scenes and seeds: each trained and measured in processes of its own."""
+"""Studies: training and evaluation of several methods, scenes and seeds, each in processes of its own."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where jobs run: on this machine's cores or GPUs, or on a Ray cluster."""
+"""Engines that run jobs in parallel: this machine's cores or GPUs, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,131 +12,134 @@ from pathlib import Path
 from typing import Any
 
 from pmni_nerfstudio.errors import PmniError, one_line
-from pmni_nerfstudio.studies.job import Job, Outcome, run_job, with_reason
-from pmni_nerfstudio.studies.processes import BIN, Stop
+from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, run_job
+from pmni_nerfstudio.studies.processes import BIN_FOLDER, Cancellation
 
-CORES_A_JOB = 2
-"""Of a CPU: more hardly help a run, and fewer make it slower."""
+CORES_PER_JOB = 2
+"""CPU cores per job: fewer slow it down, more hardly speed it up."""
 
 
-def gpu_ids() -> list[str]:
-    """Of the GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+def available_gpus() -> list[str]:
+    """Available GPUs, as named in CUDA_VISIBLE_DEVICES."""
     import torch
 
     if not torch.cuda.is_available():
         return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def jobs_at_once(gpus: Sequence[str]) -> int:
-    """As many as there are GPUs, else one for two cores."""
-    return len(gpus) if gpus else max(1, (os.cpu_count() or 1) // CORES_A_JOB)
+def default_parallel_jobs(gpus: Sequence[str]) -> int:
+    """Default number of parallel jobs: one per GPU, or one per two cores where there are no GPUs."""
+    return len(gpus) if gpus else max(1, (os.cpu_count() or 1) // CORES_PER_JOB)
 
 
 def run_locally(
-    jobs: Sequence[Job], out: Path, at_once: int, gpus: Sequence[str], bin_folder: Path = BIN
-) -> Generator[Outcome, None, None]:
-    """Outcomes as they come. Each job has its share of the cores and, where there are GPUs, one of these. To close it,
-    an error or Ctrl-C among the reasons, ends what is at work.
+    jobs: Sequence[Job], out: Path, parallel: int, gpus: Sequence[str], bin_folder: Path = BIN_FOLDER
+) -> Generator[JobResult, None, None]:
+    """Run jobs on this machine and yield their results in order of completion.
+
+    The cores are divided among parallel jobs, and each job gets one GPU. Closing the generator, as on an error or
+    Ctrl-C, kills the running jobs.
 
     Args:
-        jobs: to be done.
+        jobs: jobs to run.
         out: folder of all jobs.
-        at_once: so many side by side; if they are more than the GPUs, they share them.
-        gpus: of `gpu_ids`.
-        bin_folder: of the commands.
+        parallel: number of parallel jobs; if there are more of them than GPUs, they share the GPUs.
+        gpus: GPUs to use, as from `available_gpus`.
+        bin_folder: folder of ns-train and pmni.
     """
-    free: queue.Queue[str] = queue.Queue()
-    for i in range(at_once):
-        free.put(gpus[i % len(gpus)] if gpus else "")
+    free_gpus: queue.Queue[str] = queue.Queue()
+    for i in range(parallel):
+        free_gpus.put(gpus[i % len(gpus)] if gpus else "")
     environment = {}
-    if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:  # each would take all cores
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
-    stop = Stop()
+    if parallel > 1 and "OMP_NUM_THREADS" not in os.environ:  # by default each job uses all cores
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // parallel))
+    cancellation = Cancellation()
 
-    def work(job: Job) -> Outcome:
-        gpu = free.get()
+    def work(job: Job) -> JobResult:
+        gpu = free_gpus.get()
         try:
-            own = {**environment, "CUDA_VISIBLE_DEVICES": gpu} if gpus else environment
-            return run_job(job, out, own, bin_folder, stop)
+            job_environment = {**environment, "CUDA_VISIBLE_DEVICES": gpu} if gpus else environment
+            return run_job(job, out, job_environment, bin_folder, cancellation)
         finally:
-            free.put(gpu)
+            free_gpus.put(gpu)
 
-    pool = ThreadPoolExecutor(at_once)
+    pool = ThreadPoolExecutor(parallel)
     try:
         for future in as_completed([pool.submit(work, job) for job in jobs]):
             yield future.result()
     finally:
-        stop.set()
+        cancellation.cancel()
         pool.shutdown(cancel_futures=True)
 
 
 def run_on_ray(
     jobs: Sequence[Job],
     out: Path,
-    at_once: int | None,
-    bin_folder: Path = BIN,
-    started: Callable[[str], None] | None = None,
-) -> Generator[Outcome, None, None]:
-    """The same on the cluster that RAY_ADDRESS names, else on a Ray of this machine's own.
+    max_parallel: int | None,
+    bin_folder: Path = BIN_FOLDER,
+    on_start: Callable[[str], None] | None = None,
+) -> Generator[JobResult, None, None]:
+    """Run jobs on the Ray cluster that RAY_ADDRESS names, or else on a local Ray instance.
 
-    All nodes see `out` and the scenes under the same paths, and have this environment.
+    All nodes must have `out` and the scenes under the same paths, and this Python environment.
 
     Args:
-        jobs: to be done.
+        jobs: jobs to run.
         out: folder of all jobs.
-        at_once: so many side by side at most; None: as many as the cluster has room for.
-        bin_folder: of the commands.
-        started: told where it runs.
+        max_parallel: maximum number of parallel jobs; None: as many as the cluster has resources for.
+        bin_folder: folder of ns-train and pmni.
+        on_start: called with a description of the cluster.
 
     Raises:
-        PmniError: Ray isn't installed, or there is none where RAY_ADDRESS says.
+        PmniError: Ray is not installed, or no cluster is running at RAY_ADDRESS.
     """
     try:
         import ray
         from ray.exceptions import RayError, RayTaskError
     except ImportError as error:
         raise PmniError(
-            "engine ray: Ray isn't installed: pip install 'pmni-nerfstudio[ray]', or --engine local"
+            "engine ray: Ray isn't installed; run pip install 'pmni-nerfstudio[ray]', or use --engine local"
         ) from error
     address = os.environ.get("RAY_ADDRESS")
     if address is not None and ":" in address:
-        _reach(address)
+        _check_connection(address)
     try:
         ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
-        raise PmniError(f"RAY_ADDRESS={address or ''}: Ray doesn't start ({one_line(error)[:200]})") from error
+        raise PmniError(f"RAY_ADDRESS={address or ''}: Ray does not start ({one_line(error)[:200]})") from error
     try:
-        have = ray.cluster_resources()
-        if started is not None:
-            started(f"Ray: {len(ray.nodes())} node(s), {have.get('CPU', 0):g} cores, {have.get('GPU', 0):g} GPUs")
+        resources = ray.cluster_resources()
+        if on_start is not None:
+            cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+            on_start(f"Ray: {len(ray.nodes())} node(s), {cores:g} cores, {gpus:g} GPUs")
         task: Any = ray.remote(run_job)
-        # a job runs on one node, and would wait for ever for more cores than any has
+        # A job runs on one node, and would wait forever for more cores than any node has.
         cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-        needs = {"num_gpus": 1} if have.get("GPU", 0) >= 1 else {"num_cpus": min(CORES_A_JOB, cores)}
+        needs = {"num_gpus": 1} if resources.get("GPU", 0) >= 1 else {"num_cpus": min(CORES_PER_JOB, cores)}
         remote = task.options(**needs)
         waiting, running = list(jobs), {}
         while waiting or running:
-            while waiting and (at_once is None or len(running) < at_once):
+            while waiting and (max_parallel is None or len(running) < max_parallel):
                 job = waiting.pop(0)
                 running[remote.remote(job, out, None, bin_folder)] = job
             for done in ray.wait(list(running))[0]:
                 job = running.pop(done)
                 try:
                     yield ray.get(done)
-                except RayTaskError:  # a defect, or an error of ours
+                except RayTaskError:  # an exception of run_job itself
                     raise
-                except RayError as error:  # its node or worker is gone, and so were those after it
-                    yield with_reason(job, f"Ray: {one_line(error)[:300]}", out)
+                except RayError as error:  # Ray lost the node or worker, after its own retries
+                    yield failed_result(job, f"Ray: {one_line(error)[:300]}", out)
     finally:
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Ray itself tries for many minutes before it says that nobody is there."""
+def _check_connection(address: str) -> None:
+    """Fail quickly if no server is listening, where Ray itself would retry for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise PmniError(f"RAY_ADDRESS={address}: nobody answers ({one_line(error)}): is Ray started there?") from error
+        raise PmniError(f"RAY_ADDRESS={address}: no connection ({one_line(error)}); start Ray there") from error

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of this environment as processes: what they print goes to a file, and they end with the program that began
-them."""
+"""Commands of this Python environment as subprocesses: logged, measured, and killed together with their parent."""
 
 from __future__ import annotations
 
@@ -17,49 +16,52 @@ from pathlib import Path
 
 from pmni_nerfstudio.errors import PmniError
 
-BIN = Path(sys.executable).parent
-"""Where the commands are."""
+BIN_FOLDER = Path(sys.executable).parent
+"""Folder of the environment's commands."""
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a process took."""
+class ResourceUsage:
+    """Time and memory used by a process."""
 
     seconds: float
     """Wall time."""
     peak_mb: float
-    """Most memory resident at once. (At least what this program itself held at most: Linux hands that on.)"""
+    """Peak resident memory in MB; at least the peak of the parent process, which Linux passes on to its children."""
 
 
-class Stopped(Exception):
-    """A command was ended by `Stop`, or not begun."""
+class Canceled(Exception):
+    """A command was killed, or not started, because of a `Cancellation`."""
 
 
-class Stop:
-    """Ends commands from another thread: those at work are killed, and no more begin."""
+class Cancellation:
+    """Cancels commands from another thread: running ones are killed, and no others are started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[int] = set()
-        self._is_set = False
+        self._is_canceled = False
 
-    def set(self) -> None:
-        """Kill all that were begun, with their own children."""
+    def cancel(self) -> None:
+        """Kill the running commands with all their child processes."""
         with self._lock:
-            self._is_set = True
+            self._is_canceled = True
             for pid in self._running:
                 os.killpg(pid, signal.SIGKILL)
 
-    def wait(self, begin: Callable[[], subprocess.Popen]) -> subprocess.Popen:
-        """Begin a process, a session's first, and wait until it has ended. It is left to be reaped.
+    def run(self, start: Callable[[], subprocess.Popen]) -> subprocess.Popen:
+        """Start a process and wait until it has exited, without reaping it.
+
+        Args:
+            start: starts the process in a session of its own.
 
         Raises:
-            Stopped: `set` was called before or meanwhile.
+            Canceled: `cancel` was called before or during the run.
         """
         with self._lock:
-            if self._is_set:
-                raise Stopped
-            process = begin()
+            if self._is_canceled:
+                raise Canceled
+            process = start()
             self._running.add(process.pid)
         try:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -67,33 +69,33 @@ class Stop:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
-            with self._lock:  # from here on its number may be another's
+            with self._lock:  # once the process is reaped, its number may belong to another one
                 self._running.remove(process.pid)
-                if self._is_set:
+                if self._is_canceled:
                     process.wait()
-                    raise Stopped
+                    raise Canceled
         return process
 
 
 def run_command(
     command: Sequence[str],
     log: Path,
-    bin_folder: Path = BIN,
+    bin_folder: Path = BIN_FOLDER,
     environment: Mapping[str, str] | None = None,
-    stop: Stop | None = None,
-) -> Spent:
-    """Run a command to its end.
+    cancellation: Cancellation | None = None,
+) -> ResourceUsage:
+    """Run a command and wait until it has exited.
 
     Args:
         command: program and arguments.
-        log: of all that it prints; added to.
-        bin_folder: of the program.
-        environment: added to this process's own.
-        stop: ends it early.
+        log: file to which the command and its output are appended.
+        bin_folder: folder of the program.
+        environment: variables to add to the environment of this process.
+        cancellation: allows another thread to cancel the command.
 
     Raises:
-        PmniError: it failed: its last words, and where the others are.
-        Stopped: `stop` was set.
+        PmniError: the command failed; the message has its last error and the path of the log.
+        Canceled: the command was canceled.
     """
     full = {**os.environ, "OMP_WAIT_POLICY": "passive", **(environment or {})}
     with log.open("ab") as file:
@@ -101,11 +103,11 @@ def run_command(
         file.flush()
         before = file.tell()
         start = time.perf_counter()
-        # A session of its own: the terminal's Ctrl-C goes to this program alone. ns-train would end with code 0 on it,
-        # as if it had trained.
-        process = (stop or Stop()).wait(
+        # A session of its own shields the process from Ctrl-C in the terminal, after which ns-train would exit with
+        # code 0, as if the training had completed.
+        process = (cancellation or Cancellation()).run(
             lambda: subprocess.Popen(
-                [*_dies_with_us(), str(bin_folder / command[0]), *command[1:]],
+                [*_kill_with_parent(), str(bin_folder / command[0]), *command[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -117,27 +119,30 @@ def run_command(
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        told = log.read_bytes()[before:].decode(errors="replace")
-        raise PmniError(f"{' '.join(command[:2])}: {_last_words(told, process.returncode)} (all of it: {log})")
-    return Spent(seconds, usage.ru_maxrss / 1024)  # Linux counts kilobytes
+        output = log.read_bytes()[before:].decode(errors="replace")
+        raise PmniError(f"{' '.join(command[:2])}: {_failure_message(output, process.returncode)} (see {log})")
+    return ResourceUsage(seconds, usage.ru_maxrss / 1024)  # Linux reports kilobytes
 
 
-def _dies_with_us() -> list[str]:
-    """What to put before a command so that Linux ends it when the thread that began it ends: a killed suite leaves
-    nobody at work. (util-linux; elsewhere nothing.)"""
+def _kill_with_parent() -> list[str]:
+    """Command prefix by which Linux kills the command when the thread that started it exits, e.g. a killed suite.
+
+    Empty where setpriv (util-linux) is not installed.
+    """
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
-def _last_words(told: str, code: int) -> str:
+def _failure_message(output: str, code: int) -> str:
+    """Last error message in the output of a failed command, or else its last line."""
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+        return f"was killed by {signal.Signals(-code).name}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
     if errors:
         return errors[-1][:300]
-    if lines and lines[-1].startswith("╰"):  # what is wrong with a command line stands in a frame, its title above
+    if lines and lines[-1].startswith("╰"):  # tyro's errors in a frame: the message ends at the first rule
         top = max((i for i, line in enumerate(lines) if line.startswith("╭")), default=-1)
         inside = [line.strip("│ ") for line in lines[top + 1 : -1]]
         until = next((i for i, line in enumerate(inside) if set(line) == {"─"}), len(inside))
         return " ".join(inside[:until])[:300]
-    return lines[-1][:300] if lines else f"ended with code {code} and said nothing"
+    return lines[-1][:300] if lines else f"exited with code {code} without any output"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs done, shown as they are: what was finished before is not done again."""
+"""Execution of a list of jobs with a progress bar; jobs that finished earlier are not run again."""
 
 from __future__ import annotations
 
@@ -11,79 +11,82 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pmni_nerfstudio.data.folder_lock import alone_in
-from pmni_nerfstudio.studies.job import Job, Outcome, finished, why_not, with_reason
-from pmni_nerfstudio.studies.summary import value
+from pmni_nerfstudio.data.folder_lock import lock_folder
+from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, read_finished, unsupported_reason
+from pmni_nerfstudio.studies.summary import measure
 
-Runner = Callable[[Sequence[Job]], Generator[Outcome, None, None]]
+Engine = Callable[[Sequence[Job]], Generator[JobResult, None, None]]
+"""Runs jobs and yields their results in order of completion; when closed, it kills the running jobs."""
 
 
-def do_jobs(
+def run_jobs(
     jobs: Sequence[Job],
     out: Path,
-    run: Runner,
+    engine: Engine,
     console: Console,
-    can_not: Callable[[str], str | None] = why_not,
-) -> list[Outcome]:
-    """Outcomes of all jobs, in their order.
+    unsupported: Callable[[str], str | None] = unsupported_reason,
+) -> list[JobResult]:
+    """Run the jobs that have not finished yet, and return the results of all jobs in their order.
 
     Args:
-        jobs: to be done.
-        out: folder of all jobs; exists.
-        run: does those that are left, and yields outcomes as they come; when closed, it ends what is at work.
-        console: for progress.
-        can_not: why a method can't be run here, or None.
+        jobs: jobs to run.
+        out: existing folder of all jobs.
+        engine: runs the remaining jobs.
+        console: console for progress.
+        unsupported: returns the reason why a method cannot run on this machine, or None.
 
     Raises:
-        PmniError: nobody knows a method, an old record is broken, or another process is at work in the folder.
+        PmniError: a method does not exist, a record of an earlier run cannot be read, or another process is using the
+            folder.
         SystemExit: with code 130, after Ctrl-C.
     """
-    with alone_in(out):
-        return _do_jobs(jobs, out, run, console, can_not)
+    with lock_folder(out):
+        return _run_jobs(jobs, out, engine, console, unsupported)
 
 
-def _do_jobs(
-    jobs: Sequence[Job], out: Path, run: Runner, console: Console, can_not: Callable[[str], str | None]
-) -> list[Outcome]:
-    reasons = {method: can_not(method) for method in dict.fromkeys(job.method for job in jobs)}
-    outcomes: dict[str, Outcome] = {}
+def _run_jobs(
+    jobs: Sequence[Job], out: Path, engine: Engine, console: Console, unsupported: Callable[[str], str | None]
+) -> list[JobResult]:
+    reasons = {method: unsupported(method) for method in dict.fromkeys(job.method for job in jobs)}
+    results: dict[str, JobResult] = {}
     for job in jobs:
-        before, reason = finished(job, out), reasons[job.method]
-        if before is not None:
-            outcomes[job.name] = before
+        finished, reason = read_finished(job, out), reasons[job.method]
+        if finished is not None:
+            results[job.name] = finished
         elif reason is not None:
-            outcomes[job.name] = with_reason(job, reason, out)
-    left = [job for job in jobs if job.name not in outcomes]
-    if len(left) < len(jobs):
-        console.print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are done, or can't be done here.")
+            results[job.name] = failed_result(job, reason, out)
+    remaining = [job for job in jobs if job.name not in results]
+    if len(remaining) < len(jobs):
+        console.print(f"{len(jobs) - len(remaining)} of {len(jobs)} jobs are finished or cannot run on this machine.")
+    if not remaining:
+        return [results[job.name] for job in jobs]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    if not left:
-        return [outcomes[job.name] for job in jobs]
     try:
-        with Progress(*columns, console=console, transient=True) as progress, closing(run(left)) as coming:
-            task = progress.add_task("Training and measuring", total=len(left))
-            for outcome in coming:
-                outcomes[Path(outcome.folder).name] = outcome
-                console.print(_line(outcome), highlight=False, soft_wrap=True)
+        with Progress(*columns, console=console, transient=True) as progress, closing(engine(remaining)) as finishing:
+            task = progress.add_task("Training and evaluating", total=len(remaining))
+            for result in finishing:
+                results[Path(result.folder).name] = result
+                console.print(_line(result), highlight=False, soft_wrap=True)
                 progress.advance(task)
     except KeyboardInterrupt:
-        told = f"Stopped. What was finished stays in {out}: the same command goes on from there."
-        console.print(told, highlight=False, soft_wrap=True, markup=False)
+        message = f"Stopped. Finished jobs are kept in {out}; run the same command again to continue."
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
         raise SystemExit(130) from None
-    return [outcomes[job.name] for job in jobs]
+    return [results[job.name] for job in jobs]
 
 
-def _line(outcome: Outcome) -> str:
-    head = escape(f"{outcome.label}, {Path(outcome.scene).name}, seed {outcome.seed}")
-    if outcome.reason is not None:
-        return f"[red]failed[/red] {head}: {escape(outcome.reason)}"
-    told = [
-        f"{found:.3g} {words}"
-        for column, words in (
-            ("rot_deg", "deg of rotation"),
+def _line(result: JobResult) -> str:
+    """One line of console markup about a result."""
+    head = escape(f"{result.label}, {Path(result.scene).name}, seed {result.seed}")
+    if result.reason is not None:
+        return f"[red]failed[/red] {head}: {escape(result.reason)}"
+    measures = [
+        f"{value:.3g} {unit}"
+        for column, unit in (
+            ("rot_deg", "deg rotation error"),
             ("chamfer_pct", "% Chamfer"),
-            ("mae_deg", "deg of normals"),
+            ("mae_deg", "deg normal error"),
         )
-        if (found := value(outcome, column)) is not None
+        if (value := measure(result, column)) is not None
     ]
-    return f"done {head}: {', '.join(told)}, {outcome.seconds:.0f} s"
+    return f"done {head}: {', '.join(measures)}, {result.seconds:.0f} s"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outcomes as tables: one row for each in CSV, mean and spread by method for the eye."""
+"""Tables of job results: one row per job, or mean and standard deviation per method."""
 
 from __future__ import annotations
 
@@ -16,89 +16,96 @@ from rich.markup import escape
 from rich.table import Table
 
 from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.studies.job import Outcome
+from pmni_nerfstudio.studies.job import JobResult
 
-COLUMNS: dict[str, tuple[str, str, str]] = {
+METRIC_COLUMNS: dict[str, tuple[str, str, str]] = {
     "rot_deg": ("poses", "rot_deg", "rotation, deg"),
     "chamfer": ("surface", "chamfer", "Chamfer, {units}"),
     "chamfer_pct": ("surface", "chamfer_pct", "Chamfer, %"),
     "fscore": ("surface", "fscore", "F-score"),
     "mae_deg": ("normals", "mae_deg", "normals, deg"),
 }
-"""Of metrics.json: section, name, and what it is called in a table."""
+"""Columns of metrics.json: section, key, and header in tables."""
+COLUMNS = (*METRIC_COLUMNS, "seconds", "peak_gb")
+"""All columns, with the cost of a job."""
 
 
-def value(outcome: Outcome, column: str) -> float | None:
-    """A measure of an outcome, or what it cost; None where it wasn't measured."""
-    if column in ("seconds", "peak_gb"):
-        return getattr(outcome, column)
-    section, name, _ = COLUMNS[column]
-    found = (outcome.metrics or {}).get(section)
-    return None if found is None else found[name]
+def measure(result: JobResult, column: str) -> float | None:
+    """Value of one of COLUMNS for a job; None if it was not measured."""
+    if column not in METRIC_COLUMNS:
+        return getattr(result, column)
+    section, key, _ = METRIC_COLUMNS[column]
+    metrics = (result.metrics or {}).get(section)
+    return None if metrics is None else metrics[key]
 
 
-def outcome_table(outcomes: Sequence[Outcome], title: str) -> Table:
-    """A row for each outcome."""
-    table = _table(outcomes, title, "method")
-    for outcome in outcomes:
-        cells = [_number(value(outcome, column)) for column in (*COLUMNS, "seconds", "peak_gb")]
-        table.add_row(escape(outcome.label), *cells)
+def column_headers(units: str) -> list[str]:
+    """Table headers of COLUMNS, given the units of the scenes' data worlds."""
+    return [*(header.format(units=units) for _, _, header in METRIC_COLUMNS.values()), "seconds", "GB"]
+
+
+def result_table(results: Sequence[JobResult], title: str) -> Table:
+    """Table with one row per job."""
+    table = _table(results, title, "method")
+    for result in results:
+        table.add_row(escape(result.label), *(_number(measure(result, column)) for column in COLUMNS))
     return table
 
 
-def spread_table(outcomes: Sequence[Outcome], title: str) -> Table:
-    """A row for each method: mean and standard deviation over its scenes and seeds."""
-    table = _table(outcomes, title, "method", "runs", "failed")
-    for method, row in spreads(outcomes).items():
+def method_table(results: Sequence[JobResult], title: str) -> Table:
+    """Table with one row per method: mean and standard deviation over its scenes and seeds."""
+    table = _table(results, title, "method", "runs", "failed")
+    for method, row in method_statistics(results).items():
         cells = [
-            _number(mean) if spread is None else f"{_number(mean)} ±{_number(spread)}"
-            for mean, spread in row["of"].values()
+            _number(mean) if deviation is None else f"{_number(mean)} ±{_number(deviation)}"
+            for mean, deviation in row["of"].values()
         ]
         table.add_row(escape(method), str(row["runs"]), str(row["failed"]), *cells)
     return table
 
 
-def spreads(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """By method and flags: runs, failed, and of each measure the mean and the sample's standard deviation (None for one
-    run)."""
-    found: dict[str, dict[str, Any]] = {}
-    for method in dict.fromkeys(outcome.label for outcome in outcomes):
-        own = [outcome for outcome in outcomes if outcome.label == method]
+def method_statistics(results: Sequence[JobResult]) -> dict[str, dict[str, Any]]:
+    """Statistics of the results, by method and flags.
+
+    Returns:
+        For each method: "runs" and "failed", numbers of jobs, and "of": by column, mean and sample standard deviation
+        (None for a single value).
+    """
+    statistics: dict[str, dict[str, Any]] = {}
+    for method in dict.fromkeys(result.label for result in results):
+        own = [result for result in results if result.label == method]
         of: dict[str, tuple[float | None, float | None]] = {}
-        for column in (*COLUMNS, "seconds", "peak_gb"):
-            values = [v for outcome in own if outcome.reason is None and (v := value(outcome, column)) is not None]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            of[column] = (float(np.mean(values)), spread) if values else (None, None)
-        found[method] = {"runs": len(own), "failed": sum(o.reason is not None for o in own), "of": of}
-    return found
+        for column in COLUMNS:
+            values = [v for result in own if result.reason is None and (v := measure(result, column)) is not None]
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            of[column] = (float(np.mean(values)), deviation) if values else (None, None)
+        statistics[method] = {"runs": len(own), "failed": sum(r.reason is not None for r in own), "of": of}
+    return statistics
 
 
-def write_outcomes(folder: Path, name: str, outcomes: Sequence[Outcome]) -> list[Path]:
-    """Write NAME.json, everything, and NAME.csv, a row for each outcome; each atomically."""
+def write_results(folder: Path, name: str, results: Sequence[JobResult]) -> list[Path]:
+    """Write NAME.json with results and statistics, and NAME.csv with one row per job, each atomically."""
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     with atomic_path(files[0]) as path:
-        whole = {"outcomes": [asdict(outcome) for outcome in outcomes], "methods": spreads(outcomes)}
-        path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        contents = {"outcomes": [asdict(result) for result in results], "methods": method_statistics(results)}
+        path.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
     with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        columns = (*COLUMNS, "seconds", "peak_gb")
-        writer.writerow(["method", "scene", "seed", *columns, "flags", "reason", "folder"])
-        for o in outcomes:
-            numbers = (value(o, column) for column in columns)
-            flags = shlex.join(o.flags)
-            writer.writerow([o.method, o.scene, o.seed, *numbers, flags, o.reason or "", o.folder])
+        writer.writerow(["method", "scene", "seed", *COLUMNS, "flags", "reason", "folder"])
+        for r in results:
+            values = (measure(r, column) for column in COLUMNS)
+            writer.writerow([r.method, r.scene, r.seed, *values, shlex.join(r.flags), r.reason or "", r.folder])
     return files
 
 
-def _table(outcomes: Sequence[Outcome], title: str, *first: str) -> Table:
-    units = {outcome.metrics["units"] for outcome in outcomes if outcome.metrics}
+def _table(results: Sequence[JobResult], title: str, *first_columns: str) -> Table:
+    units = {result.metrics["units"] for result in results if result.metrics}
     table = Table(title=escape(title), title_justify="left")
-    names = max((len(outcome.method) for outcome in outcomes), default=0)  # flags go into more lines
-    for name in first:
-        table.add_column(name, width=max(names, len(name)) if name == "method" else None, overflow="fold")
-    labels = [label.format(units=" or ".join(sorted(units)) or "units") for _, _, label in COLUMNS.values()]
-    for label in (*labels, "seconds", "GB"):
-        table.add_column(label, justify="right", overflow="fold")  # no digit is left out where it is narrow
+    width = max((len(result.method) for result in results), default=0)  # flags wrap to further lines
+    for name in first_columns:
+        table.add_column(name, width=max(width, len(name)) if name == "method" else None, overflow="fold")
+    for header in column_headers(" or ".join(sorted(units)) or "units"):
+        table.add_column(header, justify="right", overflow="fold")  # in a narrow terminal no digit is cut off
     return table
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages: live in training, and `pmni view` without a model."""
+"""Pages in the browser, with viser: the live page of a training run, and `pmni view` for results on disk."""

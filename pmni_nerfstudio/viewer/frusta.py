@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cameras on a viser page: frusta with their normal maps, and flying to them."""
+"""Cameras on a viser page: frusta with their normal maps, through which a client can look."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ import viser.transforms as vtf
 from jaxtyping import Float, UInt8
 
 IMAGE_HEIGHT = 0.35
-"""Of a camera's image plane as it is drawn, at least, in radii of the object."""
+"""Minimum height of a camera's image as drawn, in radii of the object."""
 IMAGE_ANGLE = 0.05
-"""The same over the camera's distance, so that cameras far away are more than dots."""
+"""Minimum height of the image relative to the cameras' distance, so that distant cameras remain visible."""
 THUMBNAIL_PX = 96
-"""Of the longer side of the map in it."""
-LEFT_BEHIND = 0.02
-"""Part of a camera's distance from the object by which a client that looked through it has moved away."""
+"""Longer side of the image of a normal map, in pixels."""
+LEAVE_DISTANCE = 0.02
+"""Distance at which a client has left a camera, as a fraction of the camera's distance from the object."""
 
 
 @dataclass
-class _Flight:
-    """A client that looks through a camera, until it moves away."""
+class _Visit:
+    """A client that looks through a camera until it moves away."""
 
-    client: int
+    client_id: int
     view: int
-    here: Float[np.ndarray, "3"]
-    reach: float
+    position: Float[np.ndarray, "3"]
+    leave_distance: float
     arrived: bool = False
 
 
 class Frusta:
-    """The cameras of a scene on a page, one frustum each.
+    """Frusta of a scene's cameras on a page.
 
     Args:
-        server: of the page.
-        names: of the views.
-        K: intrinsics in pixels; pixel centres at integers.
-        images: maps to show, (H, W, 3) uint8 each; their sizes are the cameras'.
-        radius: of the object, in the page's units, which frusta are drawn in proportion to.
-        c2w: about where the cameras stand, in the page's world, the object at its origin: far ones are drawn larger.
-        on_click: told the client and the number of the camera that was clicked, after the client has flown there.
+        server: server of the page.
+        names: names of the views.
+        K: intrinsics in pixels, pixel centers at integers.
+        images: images to draw, (H, W, 3) uint8 each, of the cameras' sizes.
+        radius: radius of the object, in the page's units; it determines the size of the frusta.
+        c2w: approximate poses in the page's world, with the object at the origin; distant cameras are drawn larger.
+        on_click: called with the client and the index of a clicked camera, after the client has moved there.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Frusta:
         on_click: Callable[[viser.ClientHandle, int], None],
     ) -> None:
         distance = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)))
-        self._drawn = max(IMAGE_HEIGHT * radius, IMAGE_ANGLE * distance)
+        self._image_height = max(IMAGE_HEIGHT * radius, IMAGE_ANGLE * distance)
         self.fov = [2 * float(np.arctan(len(image) / 2 / k[1, 1])) for image, k in zip(images, K)]
         self._c2w: Float[np.ndarray, "n 4 4"] | None = None
         self._on_click = on_click
-        self._flight: _Flight | None = None
+        self._visit: _Visit | None = None
         server.on_client_connect(self._connected)
         self.handles: list[viser.CameraFrustumHandle] = []
         for i, (name, image) in enumerate(zip(names, images)):
@@ -69,8 +69,8 @@ class Frusta:
             shrink = THUMBNAIL_PX / max(height, width)
             small = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else image
             aspect, tangent = width / height, np.tan(self.fov[i] / 2)
-            # viser draws frusta of one volume whatever their angle: this is the scale at which the image has our height.
-            scale = self._drawn / 2 * np.cbrt(aspect * tangent**2 / 3) / tangent
+            # viser draws frusta of equal volume for all fields of view; this scale gives the image its height.
+            scale = self._image_height / 2 * np.cbrt(aspect * tangent**2 / 3) / tangent
             handle = server.scene.add_camera_frustum(
                 f"/cameras/{i:04d} {name.replace('/', ' ')}",
                 fov=self.fov[i],
@@ -87,61 +87,57 @@ class Frusta:
         client.camera.on_update(self._moved)
 
     def place(self, c2w: Float[np.ndarray, "n 4 4"] | None) -> None:
-        """Move all cameras; None hides them.
-
-        Args:
-            c2w: in the page's world, OpenCV axes, rotation and position.
-        """
+        """Move all cameras to their poses in the page's world, OpenCV axes; None hides them."""
         before, self._c2w = self._c2w, c2w
         for i, handle in enumerate(self.handles):
-            # Only what has moved is told: in training poses stay for many steps.
+            # Only changes are sent: in training, poses stay the same for many steps.
             if c2w is not None and (before is None or not np.array_equal(before[i], c2w[i])):
                 handle.wxyz = vtf.SO3.from_matrix(c2w[i, :3, :3]).wxyz
                 handle.position = c2w[i, :3, 3]
             self._show(i)
 
     def image_distance(self, view: int) -> float:
-        """From a camera's centre to the image that is drawn of it, in the page's units."""
-        return self._drawn / 2 / float(np.tan(self.fov[view] / 2))
+        """Distance from a camera's center to its image as drawn, in the page's units."""
+        return self._image_height / 2 / float(np.tan(self.fov[view] / 2))
 
     def _show(self, view: int) -> None:
-        visible = self._c2w is not None and (self._flight is None or view != self._flight.view)
+        visible = self._c2w is not None and (self._visit is None or view != self._visit.view)
         if self.handles[view].visible != visible:
             self.handles[view].visible = visible
 
-    def _look_through(self, flight: _Flight | None) -> None:
-        before, self._flight = self._flight, flight
-        for each in (before, flight):
+    def _set_visit(self, visit: _Visit | None) -> None:
+        before, self._visit = self._visit, visit
+        for each in (before, visit):
             if each is not None:
                 self._show(each.view)
 
     def _moved(self, camera: viser.CameraHandle) -> None:
-        flight = self._flight
-        if flight is None or camera.client.client_id != flight.client:
+        visit = self._visit
+        if visit is None or camera.client.client_id != visit.client_id:
             return
-        near = bool(np.linalg.norm(camera.position - flight.here) <= flight.reach)
-        # The client may still tell of a place that it was at before.
-        if flight.arrived and not near:
-            self._look_through(None)
-        flight.arrived = flight.arrived or near
+        near = bool(np.linalg.norm(camera.position - visit.position) <= visit.leave_distance)
+        # Until the client has arrived, it may still report earlier positions.
+        if visit.arrived and not near:
+            self._set_visit(None)
+        visit.arrived = visit.arrived or near
 
-    def fly(self, client: viser.ClientHandle, view: int) -> None:
-        """Put a client where a camera stands, with its angle of view.
+    def look_through(self, client: viser.ClientHandle, view: int) -> None:
+        """Move a client to a camera, and give it the camera's field of view.
 
-        Until it moves away, this camera isn't drawn: its image would cover all there is to see.
+        Until the client moves away the camera is hidden, because its image would cover the page.
         """
         if self._c2w is None:
             return
         c2w = self._c2w[view]
-        reach = LEFT_BEHIND * float(np.linalg.norm(c2w[:3, 3]))
-        self._look_through(_Flight(client.client_id, view, c2w[:3, 3].copy(), reach))
+        leave_distance = LEAVE_DISTANCE * float(np.linalg.norm(c2w[:3, 3]))
+        self._set_visit(_Visit(client.client_id, view, c2w[:3, 3].copy(), leave_distance))
         with client.atomic():
             client.camera.position = c2w[:3, 3]
-            # The foot of the world's origin on the optical axis: what the mouse then turns about is the object.
+            # The point of the optical axis nearest to the object's center, so that the mouse orbits the object.
             client.camera.look_at = c2w[:3, 3] + max(-c2w[:3, 2] @ c2w[:3, 3], 1e-3) * c2w[:3, 2]
             client.camera.up_direction = -c2w[:3, 1]
             client.camera.fov = self.fov[view]
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
-        self.fly(client, view)
+        self.look_through(client, view)
         self._on_click(client, view)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surface as a mesh on the page, made anew in the background as training goes."""
+"""Mesh of the surface on a page, and a thread that updates it during training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 
 CELLS = 96
-"""Along the diameter: some 30,000 triangles, which a page takes in a moment."""
+"""Number of marching cubes cells along the diameter; about 30,000 triangles, which a page loads at once."""
 SECONDS = 2.0
-"""Between two meshes, at least."""
-COLOUR = (190, 196, 210)
+"""Minimum time between two updates of the mesh, in seconds."""
+COLOR = (190, 196, 210)
 SURFACE = "/surface"
-"""Name of the mesh on a page: there is one at a time."""
+"""Name of the only mesh in a page's scene tree."""
 
 
 def show_mesh(
@@ -32,21 +32,21 @@ def show_mesh(
     faces: Int[np.ndarray, "f 3"],
     wireframe: bool = False,
 ) -> viser.MeshHandle:
-    """Put the mesh of the surface on the page, in one colour, in the place of the last one."""
+    """Show the surface as a mesh of one color, which replaces the previous mesh."""
     vertices, faces = vertices.astype(np.float32), faces.astype(np.uint32)
-    return server.scene.add_mesh_simple(SURFACE, vertices, faces, color=COLOUR, wireframe=wireframe, side="double")
+    return server.scene.add_mesh_simple(SURFACE, vertices, faces, color=COLOR, wireframe=wireframe, side="double")
 
 
 class Overlay:
-    """While it is on, a mesh of the field follows it.
+    """Mesh of the field that is extracted again in a thread whenever the field has changed.
 
     Args:
-        server: of the page.
-        sdf: the field, in the unit-sphere world.
-        device: of the field.
-        lock: held while the field is asked.
-        version: changes where the field has.
-        scale: from the unit-sphere world to the page's.
+        server: server of the page.
+        sdf: signed distance of the field, in the unit-sphere world.
+        device: device of the field.
+        lock: lock to hold while the field is evaluated.
+        version: returns a number that changes whenever the field does.
+        scale: scale factor from the unit-sphere world to the page's world.
     """
 
     def __init__(
@@ -60,25 +60,25 @@ class Overlay:
     ) -> None:
         self._server, self._sdf, self._device, self._lock = server, sdf, device, lock
         self._version, self._scale = version, scale
-        self._wanted, self._shown = threading.Event(), -1
+        self._enabled, self._shown_version = threading.Event(), -1
         self._handle: viser.MeshHandle | None = None
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="mesh overlay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mesh overlay", daemon=True)
         self._thread.start()
 
-    def show(self, wanted: bool) -> None:
-        """On or off."""
-        if wanted:
-            self._shown = -1
-            self._wanted.set()
+    def show(self, enabled: bool) -> None:
+        """Turn the overlay on or off."""
+        if enabled:
+            self._shown_version = -1
+            self._enabled.set()
         else:
-            self._wanted.clear()
+            self._enabled.clear()
             self._remove()
 
     def close(self) -> None:
-        """End the thread, once the mesh that it may be making is made."""
+        """Stop the thread after the mesh in progress."""
         self._closed.set()
-        self._wanted.set()
+        self._enabled.set()
         self._thread.join()
 
     def _remove(self) -> None:
@@ -86,17 +86,17 @@ class Overlay:
             self._handle.remove()
             self._handle = None
 
-    def _follow(self) -> None:
-        while self._wanted.wait() and not self._closed.is_set():
+    def _run(self) -> None:
+        while self._enabled.wait() and not self._closed.is_set():
             version = self._version()
-            if version != self._shown and self._server.get_clients():
+            if version != self._shown_version and self._server.get_clients():
                 try:
                     with self._lock, torch.no_grad():
                         mesh = extract_mesh(self._sdf, CELLS, device=self._device, progress=False)
-                except PmniError as error:  # no surface, as yet: the next version may have one
+                except PmniError as error:  # there is no surface yet
                     CONSOLE.log(f"Mesh overlay: {error}")
                 else:
-                    if self._wanted.is_set():
+                    if self._enabled.is_set():
                         self._handle = show_mesh(self._server, self._scale * np.asarray(mesh.vertices), mesh.faces)
-                self._shown = version
+                self._shown_version = version
             self._closed.wait(SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our panel on nerfstudio's page: what stage a run is in, how views fit, and what one can ask of it."""
+"""Panel of this package on nerfstudio's viewer page: stage and progress of a run, residuals of the views, actions."""
 
 from __future__ import annotations
 
@@ -17,114 +17,116 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 CameraSet = Literal["refined", "registered", "start", "hidden"]
-RESIDUAL_COLOUR, CHANGE_COLOUR = "#4c9be8", "#e8a54c"
+RESIDUAL_COLOR, ROTATION_COLOR = "#4c9be8", "#e8a54c"
 
 
 @dataclass(frozen=True)
 class Actions:
-    """What the panel's elements do; called in threads of the server's."""
+    """Callbacks of the panel's controls; the server calls them in threads of its own."""
 
     cameras: Callable[[], None]
-    """Another set of cameras is to be shown."""
+    """Show the selected set of cameras."""
     overlay: Callable[[], None]
-    """The mesh is to be shown, or no longer."""
+    """Show or hide the mesh overlay."""
     export: Callable[[], str]
-    """Writes the mesh; returns what to say of it."""
+    """Write the mesh, and return a message about it."""
     save: Callable[[], str] | None
-    """Writes a checkpoint; returns what to say of it. None: there is nothing that trains."""
+    """Write a checkpoint, and return a message about it; None if no training is running."""
 
 
 class Panel:
-    """A folder above nerfstudio's own elements.
+    """Folder of controls above those of nerfstudio.
 
     Args:
-        server: of the page.
-        names: of the views.
-        sets: of cameras, to choose from.
-        actions: of the elements.
+        server: server of the page.
+        names: names of the views.
+        camera_sets: sets of cameras to choose from.
+        actions: callbacks of the controls.
     """
 
     def __init__(
-        self, server: viser.ViserServer, names: Sequence[str], sets: Sequence[CameraSet], actions: Actions
+        self, server: viser.ViserServer, names: Sequence[str], camera_sets: Sequence[CameraSet], actions: Actions
     ) -> None:
-        self._names = list(names)
         gui = server.gui
         with gui.add_folder("PMNI", order=-1.0):
             self._stage = gui.add_markdown("")
             self._progress = gui.add_progress_bar(0.0)
-            self._cameras = gui.add_dropdown("Cameras", list(sets), initial_value=sets[0])
+            self._cameras = gui.add_dropdown("Cameras", list(camera_sets), initial_value=camera_sets[0])
             self._cameras.on_update(lambda _: actions.cameras())
             self._overlay = gui.add_checkbox("Mesh overlay", False)
             self._overlay.on_update(lambda _: actions.overlay())
-            self._export = gui.add_button("Export mesh now", disabled=True)
-            self._export.on_click(lambda _: self._run(self._export, actions.export))
-            self._save = None
+            self._buttons = [self._add_button(gui, "Export mesh now", actions.export)]
             if actions.save is not None:
-                save = actions.save
-                self._save = button = gui.add_button("Save checkpoint now", disabled=True)
-                button.on_click(lambda _: self._run(button, save))
-            self._said = gui.add_markdown("")
+                self._buttons.append(self._add_button(gui, "Save checkpoint now", actions.save))
+            self._message = gui.add_markdown("")
             self._view = add_markdown(server, "Click a camera to look through it.")
-            self._figure = _bars(self._names)
+            self._figure = _bar_chart(names)
             self._plot = gui.add_plotly(self._figure, aspect=1.3)
+
+    def _add_button(self, gui: viser.GuiApi, label: str, action: Callable[[], str]) -> viser.GuiButtonHandle:
+        """Add a button, still disabled, that is disabled while its action runs and then shows the action's message."""
+        button = gui.add_button(label, disabled=True)
+
+        def run() -> None:
+            button.disabled = True
+            try:
+                self._message.content = as_text(action())
+            finally:
+                button.disabled = False
+
+        button.on_click(lambda _: run())
+        return button
 
     @property
     def cameras(self) -> CameraSet:
-        """The set that is to be shown."""
+        """Selected set of cameras."""
         return self._cameras.value
 
     @property
     def overlay(self) -> bool:
-        """Whether the mesh is to be shown."""
+        """Whether the mesh overlay is selected."""
         return self._overlay.value
 
     def enable(self) -> None:
-        """Let the buttons be pressed."""
-        for button in (self._export, self._save):
-            if button is not None:
-                button.disabled = False
+        """Enable the buttons."""
+        for button in self._buttons:
+            button.disabled = False
 
     def show_stage(self, text: str, done: float | None) -> None:
-        """What runs, in Markdown, and how far it is (0 to 1); None: no bar."""
+        """Show the current stage and its progress.
+
+        Args:
+            text: the stage, in Markdown.
+            done: fraction done, from 0 to 1; None hides the progress bar.
+        """
         self._stage.content = text
         self._progress.visible = done is not None
         if done is not None:
             self._progress.value = 100.0 * min(max(done, 0.0), 1.0)
 
-    def say(self, text: str) -> None:
-        """The outcome of what was asked for, in plain words."""
-        self._said.content = as_text(text)
-
-    def show_views(self, residual_deg: Float[np.ndarray, " n"], change_deg: Float[np.ndarray, " n"]) -> None:
-        """Plot how far each view's normals are from the surface's, and how far each camera has turned since the start.
+    def show_views(self, residual_deg: Float[np.ndarray, " n"], rotation_deg: Float[np.ndarray, " n"]) -> None:
+        """Plot the residual of each view's normals, and the rotation of each camera from its initial pose.
 
         Args:
-            residual_deg: NaN where unknown.
-            change_deg: of the poses' rotations.
+            residual_deg: mean angle to the surface's normals, in degrees; NaN where unknown.
+            rotation_deg: rotation angle in degrees.
         """
-        # One figure throughout: making one takes as long as a training step.
-        for trace, values in enumerate((residual_deg, change_deg)):
+        # The figure is reused, because creating one takes as long as a training step.
+        for trace, values in enumerate((residual_deg, rotation_deg)):
             self._figure.update_traces(selector=trace, y=[float(v) if np.isfinite(v) else None for v in values])
         self._plot.figure = self._figure
 
-    def show_view(self, name: str, pictures: UInt8[np.ndarray, "h w 3"], said: str) -> None:
-        """A view's input normals, beside what was rendered of it."""
-        self._view.content = f"**{as_text(name)}** {said}\n\n{markdown_picture(name, pictures)}"
-
-    def _run(self, button: viser.GuiButtonHandle, action: Callable[[], str]) -> None:
-        button.disabled = True
-        try:
-            self.say(action())
-        finally:
-            button.disabled = False
+    def show_view(self, name: str, images: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
+        """Show images of a view, with a caption."""
+        self._view.content = f"**{as_text(name)}** {caption}\n\n{markdown_picture(name, images)}"
 
 
-def _bars(names: Sequence[str]) -> Figure:
-    """A plot of two values for each view, none of which is known as yet."""
+def _bar_chart(names: Sequence[str]) -> Figure:
+    """Bar chart of two values per view, still without values."""
     from plotly.graph_objects import Bar, Figure
 
-    labels = (("normals off", RESIDUAL_COLOUR), ("turned since start", CHANGE_COLOUR))
-    figure = Figure([Bar(x=list(names), y=[], name=label, marker_color=colour) for label, colour in labels])
+    traces = (("normal residual", RESIDUAL_COLOR), ("rotation from start", ROTATION_COLOR))
+    figure = Figure([Bar(x=list(names), y=[], name=label, marker_color=color) for label, color in traces])
     figure.update_layout(
         margin={"l": 40, "r": 5, "t": 5, "b": 5},
         yaxis_title="deg",

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.scene import read_cameras, read_scene
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.export.cameras import all_poses, write_refined_cameras
+from pmni_nerfstudio.export.cameras import data_world_poses, write_result_cameras
 from pmni_nerfstudio.geometry.transforms import orthonormalized, transform_poses
 
 
@@ -38,7 +38,7 @@ def exported(sphere_folder, tmp_path):
     c2w = refined_poses(scene)
     folder = tmp_path / "out"
     folder.mkdir()
-    files = write_refined_cameras(folder, scene, c2w)
+    files = write_result_cameras(folder, scene, transform_poses(scene.world_from_unit, c2w))
     assert [path.name for path in files] == ["poses.npy", "cameras_refined.npz", "transforms.json"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in files)
     return scene, c2w, folder
@@ -123,7 +123,7 @@ def test_photographs_are_named_where_the_intrinsics_fit_them(sphere_folder, tmp_
     for path in (sphere_folder / "mask").iterdir():
         cv2.imwrite(str(sphere_folder / "image" / path.name), np.zeros((size[1], size[0], 3), np.uint8))
     scene = read_scene(sphere_folder)
-    write_refined_cameras(tmp_path, scene, scene.c2w)
+    write_result_cameras(tmp_path, scene, transform_poses(scene.world_from_unit, scene.c2w))
     frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
     folders = {frame["file_path"].split("/")[-2] for frame in frames}
     assert folders == {"image" if taken else "normal_camera_space_GT"}
@@ -131,7 +131,7 @@ def test_photographs_are_named_where_the_intrinsics_fit_them(sphere_folder, tmp_
 
 def test_intrinsics_are_those_of_the_files_when_training_used_smaller_maps(sphere_folder, tmp_path):
     full, half = read_scene(sphere_folder), read_scene(sphere_folder, scale_factor=0.5)
-    write_refined_cameras(tmp_path, half, half.c2w)
+    write_result_cameras(tmp_path, half, transform_poses(half.world_from_unit, half.c2w))
     K, _, _ = read_cameras(tmp_path / "cameras_refined.npz", full.num_views)
     assert K == pytest.approx(full.K, abs=1e-6)
     meta = json.loads((tmp_path / "transforms.json").read_text())
@@ -142,14 +142,15 @@ def test_intrinsics_are_those_of_the_files_when_training_used_smaller_maps(spher
 def test_held_out_views_keep_their_place_and_their_given_pose(sphere_scene):
     views = (0, 2, 3, 6)
     refined = refined_poses(sphere_scene)[list(views)]
-    poses = all_poses(sphere_scene, views, refined)
-    assert (poses[list(views)] == refined).all()
-    assert (poses[[1, 4, 5]] == sphere_scene.c2w[[1, 4, 5]]).all()
-    assert not np.allclose(poses[2], sphere_scene.c2w[2])
+    given = transform_poses(sphere_scene.world_from_unit, sphere_scene.c2w)
+    poses = data_world_poses(sphere_scene, views, refined)
+    assert (poses[list(views)] == transform_poses(sphere_scene.world_from_unit, refined)).all()
+    assert (poses[[1, 4, 5]] == given[[1, 4, 5]]).all()
+    assert not np.allclose(poses[2], given[2])
     without = dataclasses.replace(sphere_scene, c2w=None)
     with pytest.raises(PmniError, match="held out"):
-        all_poses(without, views, refined)
-    assert all_poses(without, tuple(range(7)), sphere_scene.c2w) == pytest.approx(sphere_scene.c2w)
+        data_world_poses(without, views, refined)
+    assert data_world_poses(without, tuple(range(7)), sphere_scene.c2w) == pytest.approx(given)
 
 
 def test_rigid_mends_rounding_and_changes_nothing_else(sphere_scene):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.importer_files import write_maps
+from helpers.programs import Ended, Program
 from helpers.scenes import make_tilted_ellipsoid
 from rich.console import Console
 
@@ -25,8 +26,6 @@ from pmni_nerfstudio.registration.cache import load_registration
 from pmni_nerfstudio.studies.job import Job
 from pmni_nerfstudio.studies.running import run_jobs
 
-BIN = Path(sys.executable).parent
-
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,22 +34,20 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def at_once(*commands: Sequence[str]) -> list[tuple[int, str]]:
-    """Exit codes of commands that are begun together, and what each said."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    begun = [
-        subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for command in commands
-    ]
-    said = [process.communicate(timeout=600)[0].decode(errors="replace") for process in begun]
-    return [(process.returncode, text) for process, text in zip(begun, said)]
+def at_once(*commands: Sequence[str]) -> list[Ended]:
+    """Run commands at the same time."""
+    programs = [Program(command) for command in commands]
+    return [program.wait(600) for program in programs]
 
 
 def train(scene: Path, out: Path) -> list[str]:
     fixed = ["--vis", "tensorboard", "--experiment-name", "e", "--timestamp", "t", "--max-num-iterations", "3"]
     return ["ns-train", "pmni", "--data", str(scene), "--output-dir", str(out), *fixed, "--steps-per-save", "1"]
+
+
+def check_ended(*ends: Ended) -> None:
+    for end in ends:
+        assert end.code == 0, end.output[-4000:]
 
 
 def check_run(out: Path, lone: Path) -> None:
@@ -70,12 +67,10 @@ def check_run(out: Path, lone: Path) -> None:
 @pytest.mark.slow
 def test_two_trainings_of_one_scene(scene: Path, tmp_path: Path):
     """Each in a folder of its own, and both in one under the same time stamp."""
-    ((code, said),) = at_once(train(scene, tmp_path / "lone"))
-    assert code == 0, said
+    check_ended(*at_once(train(scene, tmp_path / "lone")))
     before = sorted(path for path in scene.rglob("*"))
     for folders in (("a", "b"), ("same", "same")):
-        for code, said in at_once(*(train(scene, tmp_path / name) for name in folders)):
-            assert code == 0, said
+        check_ended(*at_once(*(train(scene, tmp_path / name) for name in folders)))
         for name in set(folders):
             check_run(tmp_path / name, tmp_path / "lone")
     assert sorted(path for path in scene.rglob("*")) == before  # nothing is kept in the scene
@@ -86,8 +81,7 @@ def test_two_registrations_into_one_folder(scene: Path, tmp_path: Path):
     def command(name: str) -> list[str]:
         return ["pmni", "register", str(scene), "--output-dir", str(tmp_path / name)]
 
-    for code, said in [*at_once(command("lone")), *at_once(command("same"), command("same"))]:
-        assert code == 0, said
+    check_ended(*at_once(command("lone")), *at_once(command("same"), command("same")))
     files = sorted(path.name for path in (tmp_path / "same").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "lone").iterdir())
     for name in ("poses.npy", "surface.ply", "cameras_refined.npz", "transforms.json"):
@@ -106,10 +100,10 @@ def test_two_that_make_the_same_folder(name: str, scene: Path, tmp_path: Path):
         SynthCommand(out=tmp_path / "out", views=6, width=48, height=40, mesh_resolution=32).main()
         command = ["pmni", "integrate", str(tmp_path / "out")]
     ends = at_once(command, command)
-    assert 0 in [code for code, _ in ends]
-    for code, said in ends:
-        lines = [line for line in said.splitlines() if line.startswith("error:")]
-        assert (code, len(lines)) in ((0, 0), (1, 1)) and "Traceback" not in said
+    assert 0 in [end.code for end in ends]
+    for end in ends:
+        lines = [line for line in end.output.splitlines() if line.startswith("error:")]
+        assert (end.code, len(lines)) in ((0, 0), (1, 1)) and "Traceback" not in end.output
     made = read_scene(tmp_path / "out")
     assert made.num_views == (8 if name == "prepare" else 6) and (name == "prepare" or made.depth_files is not None)
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]

@@ -189,8 +189,8 @@ def test_queried_distances_have_the_true_sign_scale_and_gradient(
     assert ((at_wide[clear, 0] < 0) == (true[clear] < 0)).all()
     assert np.isnan(at_last[0]).all()
     said = capsys.readouterr().out
-    assert "one radius of the scene's sphere is 55" in said
-    origin = float(said.split("at the data's origin: ")[1].split(";")[0])
+    assert "radius 55 (the data's units)" in said
+    origin = float(said.split("at the data's origin: ")[1].split(",")[0])
     assert origin == pytest.approx(at_last[1, 0], rel=1e-3) and origin < -3  # it is well inside
 
 
@@ -297,7 +297,7 @@ def test_curves_are_those_that_were_logged(trained: Trained, tmp_path: Path):
     # and what a run of ours logs is found
     real = script["draw"](script["read_curves"](trained.config.parent)).axes
     assert {line.get_label() for line in real[0].lines} >= {"total", "normal", "mask", "eikonal"}
-    with pytest.raises(PmniError, match="holds no events"):
+    with pytest.raises(PmniError, match="has no TensorBoard events"):
         script["main"](tmp_path, tmp_path / "none.png")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live page: what it shows of a run, in a real browser; and the parts of it that need none."""
+"""The live page of a run: its lock, poses and residuals, and (slow) the whole page in a real browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nerfstudio.cameras.cameras import Cameras
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.training.lock import MAX_CREDIT_SECONDS, VIEWER_SHARE, TrainingLock
 from pmni_nerfstudio.training.trainer import PmniTrainer
-from pmni_nerfstudio.viewer.live import SCALE, Live
+from pmni_nerfstudio.viewer.live import SCALE, LivePage
 from pmni_nerfstudio.viewer.residuals import ViewResiduals
 
 PATIENCE = 60.0
@@ -34,7 +34,7 @@ PATIENCE = 60.0
 
 
 class Clock:
-    """Time as the test has it."""
+    """Clock that the test advances."""
 
     now = 0.0
 
@@ -42,8 +42,8 @@ class Clock:
         return self.now
 
 
-def held_for(lock: TrainingLock, clock: Clock, seconds: float) -> None:
-    """A page's thread has the lock for so long."""
+def hold_in_viewer_thread(lock: TrainingLock, clock: Clock, seconds: float) -> None:
+    """Hold the lock in another thread, as a viewer's, for some seconds of the clock."""
 
     def hold() -> None:
         with lock:
@@ -55,14 +55,14 @@ def held_for(lock: TrainingLock, clock: Clock, seconds: float) -> None:
     assert not thread.is_alive()
 
 
-def test_pages_have_their_share_of_the_time_and_no_more():
+def test_viewer_threads_get_their_share_of_the_time_and_no_more():
     clock = Clock()
     lock = TrainingLock(lambda: True, clock)
     lock.open()
     held = frames = 0
     while clock.now < 1000:
         if lock.has_credit():
-            held_for(lock, clock, 0.25)
+            hold_in_viewer_thread(lock, clock, 0.25)
             held, frames = held + 0.25, frames + 1
         else:
             with lock:  # a training step
@@ -71,17 +71,17 @@ def test_pages_have_their_share_of_the_time_and_no_more():
     assert held == pytest.approx(VIEWER_SHARE * clock.now, rel=0.02, abs=MAX_CREDIT_SECONDS)
 
 
-def test_what_rests_is_not_counted():
+def test_viewer_time_is_unlimited_while_training_is_paused():
     clock, training = Clock(), [True]
     lock = TrainingLock(lambda: training[0], clock)
     lock.open()
-    held_for(lock, clock, 10.0)
+    hold_in_viewer_thread(lock, clock, 10.0)
     assert not lock.has_credit()
     training[0] = False
     assert lock.has_credit()
 
 
-def test_pages_wait_until_training_begins():
+def test_viewer_threads_wait_until_training_begins():
     lock, entered = TrainingLock(lambda: True), threading.Event()
 
     def page() -> None:
@@ -90,7 +90,7 @@ def test_pages_wait_until_training_begins():
 
     thread = threading.Thread(target=page)
     thread.start()
-    with lock:  # what the main thread sets up is not held up
+    with lock:  # the main thread, which sets up the training, does not wait
         pass
     assert not entered.wait(0.3)
     lock.open()
@@ -98,20 +98,20 @@ def test_pages_wait_until_training_begins():
     thread.join(PATIENCE)
 
 
-def test_a_waiting_page_goes_before_the_next_step():
-    """A plain lock fails this: the loop has it again before the other thread has woken."""
-    lock, entered, wanted = TrainingLock(lambda: True), threading.Event(), threading.Event()
+def test_a_waiting_viewer_thread_goes_before_the_next_step():
+    """A plain lock fails this: the training loop acquires the lock again before the other thread has woken up."""
+    lock, entered, requested = TrainingLock(lambda: True), threading.Event(), threading.Event()
     lock.open()
 
     def page() -> None:
-        wanted.set()
+        requested.set()
         with lock:
             entered.set()
 
     with lock:
         thread = threading.Thread(target=page)
         thread.start()
-        wanted.wait(PATIENCE)
+        requested.wait(PATIENCE)
         while not lock._waiting:
             time.sleep(0.001)
     with lock:
@@ -119,7 +119,7 @@ def test_a_waiting_page_goes_before_the_next_step():
     thread.join(PATIENCE)
 
 
-def test_only_the_holder_lets_go():
+def test_only_the_holder_can_release():
     lock = TrainingLock(lambda: True)
     with pytest.raises(RuntimeError, match="not held"):
         lock.release()
@@ -130,7 +130,7 @@ def test_only_the_holder_lets_go():
 
 @pytest.fixture
 def trainer(sphere_folder: Path, tmp_path: Path) -> PmniTrainer:
-    """On the sphere, poses free; the cached surface is the sphere itself."""
+    """Trainer on the sphere scene with free poses, whose cached surface is the true sphere."""
     found = set_up(make_config("pmni", sphere_folder, tmp_path, 2))
     assert isinstance(found, PmniTrainer)
     axis = torch.linspace(-1, 1, 129)
@@ -139,7 +139,8 @@ def trainer(sphere_folder: Path, tmp_path: Path) -> PmniTrainer:
     return found
 
 
-def steered(model, c2w: torch.Tensor, view: int | None) -> Cameras:
+def viewer_camera(c2w: torch.Tensor, view: int | None) -> Cameras:
+    """Camera as the viewer makes it; `view` is its metadata's training view."""
     return Cameras(
         camera_to_worlds=c2w[None],
         fx=100.0,
@@ -152,21 +153,21 @@ def steered(model, c2w: torch.Tensor, view: int | None) -> Cameras:
     )
 
 
-def test_corrections_move_the_datasets_cameras_and_no_others(trainer: PmniTrainer):
+def test_pose_corrections_apply_to_training_cameras_only(trainer: PmniTrainer):
     poses = trainer.pipeline.model.camera_optimizer
     with torch.no_grad():
         poses.rotation[2] = torch.tensor([0.1, 0.0, 0.05])
     base = poses.base_c2w[2]
-    torch.testing.assert_close(poses.apply_to_camera(steered(None, base, 2))[0], poses.c2w()[2])
+    torch.testing.assert_close(poses.apply_to_camera(viewer_camera(base, 2))[0], poses.c2w()[2])
     away = base.clone()
     away[:, 3] *= 0.9
-    for camera, pose in ((steered(None, away, 2), away), (steered(None, base, None), base)):
+    for camera, pose in ((viewer_camera(away, 2), away), (viewer_camera(base, None), base)):
         torch.testing.assert_close(poses.apply_to_camera(camera)[0], pose)
 
 
 @pytest.mark.parametrize("turn_deg", [0.0, 10.0])
-def test_angular_error_against_the_nearest_view(turn_deg: float, trainer: PmniTrainer):
-    """Points of the true sphere, with its normals turned by a known angle; and points that the view can't see."""
+def test_angular_error_against_the_normals_of_the_nearest_view(turn_deg: float, trainer: PmniTrainer):
+    """Points on the true sphere with normals rotated by a known angle, and points hidden from the view."""
     model = trainer.pipeline.model
     c2w = model.camera_optimizer.c2w()
     towards = torch.nn.functional.normalize(c2w[1, :, 3], dim=-1)
@@ -192,8 +193,8 @@ def test_angular_error_against_the_nearest_view(turn_deg: float, trainer: PmniTr
     assert not bool(errors(-front, -front).isfinite().any())
 
 
-def test_residuals_of_views(trainer: PmniTrainer):
-    """Two views' normals off by known angles, a third one's pixels off the object; what isn't seen stays as it was."""
+def test_residuals_are_mean_angles_per_view(trainer: PmniTrainer):
+    """Known angles in two views, pixels off the mask in a third; views without pixels keep their residuals."""
     model = trainer.pipeline.model
     rotation = model.camera_optimizer.w2c_opencv()[:, :, :3].detach()
     view = torch.tensor([0, 0, 1, 1, 2])
@@ -209,14 +210,14 @@ def test_residuals_of_views(trainer: PmniTrainer):
     batch = {"indices": torch.stack([view, view, view], dim=1), "mask": mask, "normal": observed}
     count = len(rotation)
     residuals = ViewResiduals(model, count)
-    assert np.isnan(residuals.look()).all()
+    assert np.isnan(residuals.read()).all()
     before = np.arange(count) + 1.0
     residuals.set(before)
-    residuals.note({"accumulation": torch.ones(5, 1)}, batch)
-    np.testing.assert_array_equal(residuals.look(), before)
-    residuals.note(outputs, batch)
+    residuals.add_batch({"accumulation": torch.ones(5, 1)}, batch)
+    np.testing.assert_array_equal(residuals.read(), before)
+    residuals.add_batch(outputs, batch)
     for _ in range(2):
-        np.testing.assert_allclose(residuals.look(), [15.0, 4.0, *before[2:]], atol=1e-3)
+        np.testing.assert_allclose(residuals.read(), [15.0, 4.0, *before[2:]], atol=1e-3)
 
 
 # ---- in a browser ----
@@ -224,7 +225,7 @@ def test_residuals_of_views(trainer: PmniTrainer):
 
 @pytest.fixture
 def figure(tmp_path: Path) -> Path:
-    """A scene with rough poses."""
+    """Scene with rough poses."""
     scene = tmp_path / "scene"
     size = ["--width", "76", "--height", "64", "--views", "12"]
     pmni(["synth", str(scene), "--shape", "figure", "--rotation-noise-deg", "5", *size])
@@ -234,12 +235,12 @@ def figure(tmp_path: Path) -> Path:
 def waited_for(condition: Callable[[], bool], page: Opened) -> None:
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < PATIENCE, "what is waited for didn't come"
+        assert time.monotonic() - start < PATIENCE, "timeout"
         page.page.wait_for_timeout(100)
 
 
 class Run:
-    """A run in a thread of its own, with its page."""
+    """Training run with a live page, in a thread of its own."""
 
     def __init__(self, scene: Path, out: Path) -> None:
         self.port = free_port()
@@ -272,7 +273,7 @@ class Run:
             raise
 
     @property
-    def live(self) -> Live:
+    def live(self) -> LivePage:
         assert self.trainer is not None
         return self.trainer.pipeline.live
 
@@ -301,8 +302,8 @@ def run(figure: Path, tmp_path: Path) -> Iterator[Run]:
         assert not found.thread.is_alive()
 
 
-def page_position(live: Live, view: int, page: Opened) -> tuple[float, float]:
-    """Where on the canvas the middle of a camera's image is."""
+def page_position(live: LivePage, view: int, page: Opened) -> tuple[float, float]:
+    """Page coordinates of the center of a camera's image."""
     (client,) = live.viser_server.get_clients().values()
     camera, handle = client.camera, live.frusta.handles[view]
     to_world = viser.transforms.SO3(camera.wxyz).as_matrix()
@@ -311,12 +312,12 @@ def page_position(live: Live, view: int, page: Opened) -> tuple[float, float]:
     box = page.page.locator("canvas").first.bounding_box()
     assert box is not None and z > 0
     focal = box["height"] / 2 / np.tan(camera.fov / 2)
-    # The panel stands beside what is seen, over the same canvas.
+    # The panel covers the right part of the canvas; the view is centered in the rest.
     return box["x"] + camera.aspect * box["height"] / 2 + focal * x / z, box["y"] + box["height"] / 2 + focal * y / z
 
 
 @pytest.mark.slow
-def test_a_run_is_watched_from_registration_on(
+def test_the_page_follows_a_run_from_registration_on(
     browser_page: Opened,  # noqa: F811
     run: Run,
     tmp_path: Path,
@@ -324,10 +325,10 @@ def test_a_run_is_watched_from_registration_on(
     page, waits = browser_page, lambda condition: waited_for(condition, browser_page)
     waits(lambda: run.page_is_up)
     page.visit(f"http://127.0.0.1:{run.port}")
-    # Registration: its surface and cameras are on the page while no frame is.
+    # Registration: its surface and cameras are shown, before any frame is rendered.
     page.page.get_by_text("Registration").first.wait_for()
     page.canvas(until=lambda picture: lit(picture).sum() > 1000)
-    # Training takes the page over.
+    # Training: rendered frames replace the mesh.
     page.page.get_by_text("Training: step").first.wait_for()
     waits(lambda: run.reached(20))
     live, trainer = run.live, run.trainer
@@ -337,34 +338,34 @@ def test_a_run_is_watched_from_registration_on(
     waits(lambda: run.reached(seen_at + 60))
     page.canvas(until=lambda picture: np.abs(picture.astype(int) - first).mean() > 0.2)
 
-    # Cameras stand where the optimizer has them, and that is not where they began.
+    # The cameras are at the optimizer's poses, which differ from the initial ones.
     poses = trainer.pipeline.model.camera_optimizer
-    live._place()
+    live._place_cameras()
     placed = np.stack([handle.position for handle in live.frusta.handles])
     np.testing.assert_allclose(placed, SCALE * poses.c2w().detach()[:, :, 3].numpy(), atol=0.02)
     assert np.abs(placed - SCALE * poses.base_c2w[:, :, 3].numpy()).max() > 1.0
     with_cameras = page.canvas()
     live.panel._cameras.value = "hidden"
-    live._place()
+    live._place_cameras()
     page.canvas(until=lambda picture: np.abs(picture.astype(int) - with_cameras).max() > 60)
     live.panel._cameras.value = "start"
-    live._place()
+    live._place_cameras()
     placed = np.stack([handle.position for handle in live.frusta.handles])
     np.testing.assert_allclose(placed, SCALE * poses.base_c2w[:, :, 3].numpy(), atol=1e-3)
     live.panel._cameras.value = "refined"
-    live._place()
+    live._place_cameras()
 
-    # Pause holds training; everything else goes on.
+    # Pause stops training; all other controls work.
     page.page.get_by_text("Pause Training").click()
     waits(lambda: trainer.training_state == "paused")
     controller = trainer.controller
 
-    def settled() -> bool:  # the step that was under way has ended, and none has followed
+    def is_paused() -> bool:  # the current step has ended, and no other has followed
         before = controller.steps_done
         page.page.wait_for_timeout(3000)
         return controller.steps_done == before
 
-    waits(settled)
+    waits(is_paused)
     paused_at = controller.steps_done
     page.page.get_by_text("Save checkpoint now").click()
     folder = trainer.config.get_checkpoint_dir()
@@ -384,7 +385,7 @@ def test_a_run_is_watched_from_registration_on(
         page.page.screenshot(path=os.environ["PMNI_SCREENSHOT"])
     page.page.get_by_label("Mesh overlay").click(force=True)
 
-    # A camera that is clicked is flown to, and its normals are shown beside the rendered ones.
+    # A click on a camera moves the client there, and shows input and rendered normals.
     (client,) = live.viser_server.get_clients().values()
     places = {view: page_position(live, view, page) for view in range(12) if in_front(live, view)}
     view = min(places, key=lambda v: np.hypot(places[v][0] - 400, places[v][1] - 200))
@@ -392,7 +393,7 @@ def test_a_run_is_watched_from_registration_on(
     waits(lambda: bool(np.allclose(client.camera.position, live.frusta.handles[view].position, atol=0.5)))
     waits(
         lambda: bool(np.isclose(client.camera.fov, live.frusta.fov[view], rtol=1e-3))
-    )  # it may tell of before once more
+    )  # the client may first report the earlier value again
     page.page.get_by_text("input, rendered, error").wait_for()
     assert page.page.locator("img[src^='data:image/png']").count() == 1
 
@@ -402,7 +403,7 @@ def test_a_run_is_watched_from_registration_on(
     assert page.errors == [] and page.requests == []
 
 
-def in_front(live: Live, view: int) -> bool:
+def in_front(live: LivePage, view: int) -> bool:
     (client,) = live.viser_server.get_clients().values()
     forward = viser.transforms.SO3(client.camera.wxyz).as_matrix()[:, 2]
     return bool(forward @ (live.frusta.handles[view].position - client.camera.position) > 0)
