@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni convert DIR --to sdfstudio`: a scene in the format that nerfstudio's surface methods read."""
+"""`pmni convert DIR --to sdfstudio`: convert a scene folder to the format of nerfstudio's surface methods."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pmni_nerfstudio.errors import PmniError
 
 @dataclass(kw_only=True)
 class ConvertCommand:
-    """Write a scene for other methods, with its own poses or found ones: pictures, masks, normals, depths, cameras."""
+    """Convert a scene to the input of other methods: images, masks, normal maps, depth maps and cameras."""
 
     data: tyro.conf.Positional[Path]
-    """The scene's folder."""
+    """Scene folder."""
     output_dir: Path
-    """Folder to write to; made if need be."""
+    """Folder to write to; created if missing."""
     to: Literal["sdfstudio"] = "sdfstudio"
-    """The format: sdfstudio's, of `ns-train neus-facto` and `ns-train neus-facto-small`."""
+    """Output format; sdfstudio is read by `ns-train neus-facto` and `ns-train neus-facto-small`."""
     poses: Path | None = None
-    """Camera-to-world poses in the place of the scene's own: poses.npy or cameras_refined.npz of `pmni export` or `pmni register`."""
+    """File of camera-to-world poses to use instead of the scene's own: poses.npy or cameras_refined.npz, from `pmni export` or `pmni register`."""
     normals_folder: str | None = None
-    """Name of the folder with the normal maps, where the scene has several."""
+    """Name of the folder of normal maps, if the scene has several."""
 
     def main(self) -> None:
-        """Read, convert, and print what was written.
+        """Convert the scene and print a summary.
 
         Raises:
-            PmniError: a mistake in the scene or the poses, no poses at all, or a folder that can't be written to.
+            PmniError: The scene or the poses are invalid, there are no poses, or the folder cannot be written.
         """
         import numpy as np
         from rich.console import Console
@@ -52,13 +52,11 @@ class ConvertCommand:
             c2w = scene.c2w
         else:
             raise PmniError(
-                f"{self.data}: has no camera poses: find them with `pmni register` or `ns-train pmni` first, and give "
-                "the poses.npy that `pmni register` or `pmni export` wrote as --poses"
+                f"{self.data}: has no camera poses; estimate them with `pmni register`, or train and run `pmni export`, "
+                "and give the resulting poses.npy as --poses"
             )
         make_output_folder(self.output_dir)
         notes = write_sdfstudio(self.output_dir, scene, c2w, self.normals_folder)
         for warning in (*scene.warnings, *notes):
             console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
-        print(
-            f"{self.output_dir / META}: {scene.num_views} views of {scene.width}x{scene.height}, black off the object"
-        )
+        print(f"{self.output_dir / META}: {scene.num_views} views of {scene.width}x{scene.height}, background black")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni synth OUT`: write a synthetic capture as a scene folder, and its truth."""
+"""`pmni synth OUT`: write a synthetic capture as a scene folder, with its ground truth."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SynthCommand(SynthConfig):
-    """Write a synthetic capture with exact truth: masks, normal maps and cameras in the scene layout."""
+    """Write a synthetic capture as a scene folder (masks, normal maps, cameras), with exact ground truth."""
 
     out: tyro.conf.Positional[Path]
-    """Folder to write the scene to."""
+    """Scene folder to write to."""
     truth: Path | None = None
-    """Folder for the true poses, mesh and depth, apart from the data; OUT/truth if not given."""
+    """Folder for the ground truth poses, mesh and depth maps; OUT/truth if not given."""
     poses: bool = True
-    """Write the (rough) poses; without them the scene has an intrinsics.json and no cameras at all."""
+    """Write the camera poses; otherwise the scene has only intrinsics.json."""
     depth_maps: bool = False
-    """Also write integration/depth, as normal integration would: each view's depth times a factor of its own."""
+    """Also write depth maps as if by normal integration: true depth times a random factor for each view."""
     mesh_resolution: int = 256
-    """Samples along the side of the cube in which the true mesh is found."""
+    """Samples along each side of the cube from which the ground truth mesh is extracted."""
 
     def main(self) -> None:
-        """Render and write."""
+        """Render the capture and write scene and ground truth.
+
+        Raises:
+            PmniError: An option is out of range, or a file cannot be written.
+        """
         scene = make_scene(self)
-        # after the options were checked: torch takes seconds to load
+        # Imported after the options are checked, because torch takes seconds to load.
         from pmni_nerfstudio.synth.shapes import SHAPES
         from pmni_nerfstudio.synth.surface import surface_mesh
 
@@ -44,12 +48,12 @@ class SynthCommand(SynthConfig):
         fill = scene.masks.mean()
         print(
             f"{self.out}: {self.shape}, {self.views} views of {self.width}x{self.height}, "
-            f"masks fill {fill:.0%} of the frame; truth in {self.truth_dir}"
+            f"masks fill {fill:.0%} of the frame; ground truth in {self.truth_dir}"
         )
 
     @property
     def truth_dir(self) -> Path:
-        """Where the truth goes."""
+        """Folder of the ground truth."""
         return self.truth if self.truth is not None else self.out / "truth"
 
     def _write_scene(self, scene: SynthScene, mesh: trimesh.Trimesh) -> None:
@@ -69,7 +73,7 @@ class SynthCommand(SynthConfig):
             world_from_unit=scene.world_from_unit,
             masks=scene.masks,
             normals=scene.normals,
-            # the layout's own place for a known surface; hidden, and of no use in a world without cameras
+            # Left out if the ground truth is kept apart, and without poses, where the scene has no world.
             mesh=mesh if self.truth is None and self.poses else None,
             depths=depths,
         )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of other programs' and datasets' files, one format a module, for `pmni prepare`."""
+"""Readers for the files of other programs and data sets, one format per module, for `pmni prepare`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a source that is understood to a scene folder: one size, one camera model, the object in the unit sphere."""
+"""Conversion of an imported source to a scene folder: one image size, pinhole cameras, the object in the unit sphere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.axes_check import weigh_axes
+from pmni_nerfstudio.data.axes_check import measure_axes
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.resample import resample_intrinsics
@@ -20,8 +20,8 @@ from pmni_nerfstudio.data.scene import IMAGES, read_scene, write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of, transform_poses
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
-from pmni_nerfstudio.importers.source import Axes, Frame, Prepared
-from pmni_nerfstudio.importers.view_maps import load, map_intrinsics, photograph, resize, size_of, straighten
+from pmni_nerfstudio.importers.source import Axes, Frame, Source
+from pmni_nerfstudio.importers.view_maps import load, map_intrinsics, photograph, resize, size_of, undistort
 from pmni_nerfstudio.registration.views import Views
 
 AXES: dict[Axes, np.ndarray] = {
@@ -29,63 +29,66 @@ AXES: dict[Axes, np.ndarray] = {
     "opencv": np.eye(3),
     "directx": np.diag([1.0, 1.0, -1.0]),
 }
-"""From stored axes to OpenCV camera axes; the world's depend on the view."""
-_JUDGED_VIEWS = 6
-_CLEAR = 0.2
-"""By how much the cues have to prefer other axes than the usual ones."""
-_MOST_HULL_PIXELS = 320_000
+"""Rotations or reflections (3, 3) from stored axes to OpenCV camera axes; those of world axes depend on the view."""
+_SAMPLED_VIEWS = 6
+"""Views from which the axes are estimated."""
+_MIN_AXES_MARGIN = 0.2
+"""Least difference of the scores at which axes other than the usual ones are chosen."""
+_MAX_HULL_PIXELS = 320_000
+"""Masks with more pixels are subsampled for the visual hull."""
 
 
 def assemble(
-    source: Prepared,
+    source: Source,
     folder: Path,
     size: tuple[int, int] | None = None,
     axes: Axes | None = None,
     fit: Path | None = None,
     refit: bool = False,
 ) -> tuple[str, list[str]]:
-    """Write a scene folder, and read it again as training will.
+    """Write a source as a scene folder and validate it by reading it as training does.
 
     Args:
-        source: to convert.
-        folder: empty, to write to.
-        size: width and height of the maps; by default the size that most views have.
-        axes: of the stored normals; by default what the format says, or what fits the maps.
-        fit: a mesh in the data's world that the unit sphere shall fit.
-        refit: fit the unit sphere to the masks, although the source has one.
+        source: data set to convert.
+        folder: empty folder to write to.
+        size: width and height of the maps; by default the most frequent size.
+        axes: axes of the stored normals; by default those of the format, or an estimate from the maps.
+        fit: mesh in the source's world to fit the unit sphere to.
+        refit: fit the unit sphere to the masks even if the source has one.
 
     Returns:
-        What was written, in words, and warnings, a line each.
+        summary: the scene's size, axes and unit sphere in words.
+        warnings: one line each.
 
     Raises:
-        PmniError: one line that says what is wrong with the source.
+        PmniError: The source is invalid.
     """
     frames = sorted(source.frames, key=lambda frame: natural_key(frame.name))
     if len(frames) < 2:
-        raise PmniError(f"{frames[0].normals if frames else folder}: is the only view: at least 2 are needed")
+        raise PmniError(f"{frames[0].normals if frames else folder}: is the only view; at least 2 are needed")
     is_posed = frames[0].c2w is not None
-    axes = axes or source.axes or judge(frames)
+    axes = axes or source.axes or estimate_axes(frames)
     if axes == "world" and not is_posed:
-        raise PmniError(f"{frames[0].normals}: world-space normals need poses: give camera-space normals")
+        raise PmniError(f"{frames[0].normals}: world-space normals need poses; use camera-space normals")
 
     normals, masks, K, source_K, warnings = _load_all(frames, axes, size, is_posed)
     new_size = (masks.shape[2], masks.shape[1])
-    world_from_unit, c2w, how = np.eye(4), None, "without poses"
+    world_from_unit, c2w, pose_summary = np.eye(4), None, "without poses"
     mesh = read_mesh(source.mesh) if source.mesh is not None else None
     if is_posed:
         poses = np.stack([frame.c2w for frame in frames if frame.c2w is not None])
         if fit is not None:
-            world_from_unit, how = sphere_of_points(np.asarray(read_mesh(fit).vertices)), f"fitted to {fit.name}"
+            world_from_unit, origin = sphere_of_points(np.asarray(read_mesh(fit).vertices)), f"fitted to {fit.name}"
         elif source.world_from_unit is not None and not refit:
-            world_from_unit, how = source.world_from_unit, "the source's own"
+            world_from_unit, origin = source.world_from_unit, "given by the source"
         elif mesh is not None and not refit:
-            world_from_unit, how = sphere_of_points(np.asarray(mesh.vertices)), "fitted to the true surface"
+            world_from_unit, origin = sphere_of_points(np.asarray(mesh.vertices)), "fitted to the ground truth mesh"
         else:
             views = Views(tuple(frame.name for frame in frames), normals, masks, K)
-            step = max(1, round(float(np.sqrt(masks[0].size / _MOST_HULL_PIXELS))))
-            world_from_unit, how = sphere_of_masks(views.every(step), poses), "fitted to the masks"
+            step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
+            world_from_unit, origin = sphere_of_masks(views.strided(step), poses), "fitted to the masks"
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
-        how = f"with poses; unit sphere of {scale_of(world_from_unit):.4g} units, {how}"
+        pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
     write_scene(
         folder,
         names=[frame.name for frame in frames],
@@ -98,40 +101,39 @@ def assemble(
     )
     _write_photographs(folder, frames, source_K, K, new_size)
     scene = read_scene(folder)
-    said = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes}, {how}"
-    return said, _shortened([*source.warnings, *warnings, *scene.warnings])
+    summary = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes}, {pose_summary}"
+    return summary, _summarized([*source.warnings, *warnings, *scene.warnings])
 
 
-def judge(frames: Sequence[Frame]) -> Axes:
-    """Which axes stored normals most probably have: those that face the camera, lean outwards at the outline, and
-    are a surface's. Camera axes unless others are clearly better."""
-    chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, _JUDGED_VIEWS).round().astype(int))]
+def estimate_axes(frames: Sequence[Frame]) -> Axes:
+    """Most probable axes of stored normals by the cues of `data.axes_check`; "camera" unless others are clearly better."""
+    chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, _SAMPLED_VIEWS).round().astype(int))]
     candidates: tuple[Axes, ...] = ("camera", "opencv", "directx", "world")
     scores: dict[Axes, float] = {name: 0.0 for name in candidates if name != "world" or frames[0].c2w is not None}
     for frame in chosen:
         stored, mask, _ = load(frame)
         K = map_intrinsics(frame, (mask.shape[1], mask.shape[0]))
         for name in scores:
-            turn = _turn(frame, name)
-            cues = weigh_axes(stored @ turn.T.astype(np.float32), mask, K, turn)
-            scores[name] += float(cues.facing[0] + cues.outline[0] + cues.integrable[0]) / len(chosen)
+            camera_from_stored = _camera_from_stored(frame, name)
+            cues = measure_axes(stored @ camera_from_stored.T.astype(np.float32), mask, K, camera_from_stored)
+            scores[name] += float(cues.facing[0] + cues.rim[0] + cues.integrability[0]) / len(chosen)
     best = max(scores, key=lambda name: scores[name])
-    return best if scores[best] > scores["camera"] + _CLEAR else "camera"
+    return best if scores[best] > scores["camera"] + _MIN_AXES_MARGIN else "camera"
 
 
-def _turn(frame: Frame, axes: Axes) -> np.ndarray:
+def _camera_from_stored(frame: Frame, axes: Axes) -> np.ndarray:
     """Matrix (3, 3) from stored axes to the view's OpenCV camera axes."""
     if axes != "world":
         return AXES[axes]
     if frame.c2w is None:
-        raise PmniError(f"{frame.normals}: world-space normals need poses: give camera-space normals")
+        raise PmniError(f"{frame.normals}: world-space normals need poses; use camera-space normals")
     return frame.c2w[:3, :3].T
 
 
 def _load_all(
     frames: Sequence[Frame], axes: Axes, size: tuple[int, int] | None, is_posed: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Normals (N, H, W, 3) float32, masks (N, H, W), K (N, 3, 3), K before straightening, warnings."""
+    """Normals (N, H, W, 3) float32, masks (N, H, W), K (N, 3, 3), the source's K at the same size, and warnings."""
     console = Console(stderr=True)
     if size is None:
         size = Counter(size_of(frame.normals) for frame in frames).most_common(1)[0][0]
@@ -147,15 +149,15 @@ def _load_all(
         map_size = (mask.shape[1], mask.shape[0])
         map_K = map_intrinsics(frame, map_size)
         source_K[view] = resample_intrinsics(map_K, map_size, size)
-        # Without poses the layout has one camera for all views: the first one's.
+        # Scenes without poses have one K for all views.
         K[view] = source_K[view] if is_posed else source_K[0]
-        maps = stored @ _turn(frame, axes).T.astype(np.float32)
-        maps, mask = straighten(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
+        maps = stored @ _camera_from_stored(frame, axes).T.astype(np.float32)
+        maps, mask = undistort(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
         normals[view], masks[view] = resize(maps, mask, size)
         if not masks[view].any() or masks[view].all():
             raise SceneError(
-                f"{frame.normals}: at {size[0]}x{size[1]} its mask is empty or full: give a larger --size, or check "
-                "the camera's distortion"
+                f"{frame.normals}: its mask is empty or full at {size[0]}x{size[1]}; give a larger --size or check the "
+                "camera's distortion"
             )
     return normals, masks, K, source_K, warnings
 
@@ -163,7 +165,7 @@ def _load_all(
 def _write_photographs(
     folder: Path, frames: Sequence[Frame], K: np.ndarray, new_K: np.ndarray, size: tuple[int, int]
 ) -> None:
-    """Photographs of all views, or of none: they are shown, and never learnt from."""
+    """Write the photographs if all views have one; they are only for display."""
     if any(frame.image is None for frame in frames):
         return
     (folder / IMAGES).mkdir()
@@ -173,8 +175,8 @@ def _write_photographs(
             write_png(folder / IMAGES / f"{frame.name}.png", picture)
 
 
-def _shortened(warnings: Sequence[str]) -> list[str]:
-    """Of warnings that say the same of several files, the first, and how many more there are."""
+def _summarized(warnings: Sequence[str]) -> list[str]:
+    """First warning of each kind, with the number of further ones that differ only in the file or in numbers."""
     first: dict[str, str] = {}
     count: Counter[str] = Counter()
     for line in warnings:

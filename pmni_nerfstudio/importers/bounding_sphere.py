@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sphere that holds the object, in the data's world: from a mesh, or from the masks' visual hull."""
+"""Bounding sphere of the object in the source's world, from a mesh or from the visual hull of the masks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
+from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
 from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.geometry.transforms import transform_poses
@@ -14,71 +15,72 @@ from pmni_nerfstudio.registration.framing import centroid_rays
 from pmni_nerfstudio.registration.views import Views
 
 _RESOLUTION = 65
-_MANY = 8
-"""Of so many views one may have a bad mask."""
+"""Points along each side of the grid on which the visual hull is sampled."""
+_MIN_VIEWS_FOR_OUTLIER = 8
+"""Smallest number of views for which one bad mask is tolerated."""
 
 
 def sphere_of_points(points: np.ndarray) -> np.ndarray:
-    """Similarity (4, 4) from the unit sphere to the world of points (P, 3), which fill .92 of its radius."""
-    middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    return _similarity(middle, float(np.linalg.norm(points - middle, axis=1).max()))
+    """Similarity (4, 4) from the unit sphere to the world of points (P, 3), which fill its radius up to OBJECT_RADIUS."""
+    center = (points.min(axis=0) + points.max(axis=0)) / 2
+    return _similarity(center, float(np.linalg.norm(points - center, axis=1).max()))
 
 
 def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
-    """Similarity (4, 4) from the unit sphere to the world, so that it holds the visual hull of the masks.
+    """Similarity (4, 4) from the unit sphere to the world such that the sphere holds the visual hull of the masks.
 
-    Cameras from one side leave a hull that is all depth: then the sphere is as large as the masks are wide.
+    Cameras on one side of the object leave the hull unbounded in depth; the sphere is then as large as the masks are wide.
 
     Args:
-        views: the masks and intrinsics.
-        c2w: (N, 4, 4) rigid, camera to the data's world, OpenCV axes.
+        views: masks and intrinsics.
+        c2w: rigid camera-to-world poses (N, 4, 4), OpenCV axes.
 
     Raises:
-        PmniError: the masks' lines of sight meet nowhere in front of the cameras, or miss each other.
+        PmniError: The rays through the masks' centroids do not meet in front of the cameras, or the hull is empty.
     """
     rays = centroid_rays(views)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     directions = np.einsum("nij,nj->ni", c2w[:, :3, :3], rays)
     across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
-    # The point nearest to all lines; the small pull to the cameras' middle decides what parallel lines leave open.
+    # The point nearest to all rays; the weak pull towards the cameras' mean makes it unique for parallel rays.
     cameras = c2w[:, :3, 3]
-    spread = 1e-9 * len(views)
-    system = across.sum(axis=0) + spread * np.eye(3)
-    centre = np.linalg.solve(system, np.einsum("nij,nj->i", across, cameras) + spread * cameras.mean(axis=0))
-    depth = np.einsum("ni,ni->n", centre - cameras, c2w[:, :3, 2])
+    pull = 1e-9 * len(views)
+    system = across.sum(axis=0) + pull * np.eye(3)
+    center = np.linalg.solve(system, np.einsum("nij,nj->i", across, cameras) + pull * cameras.mean(axis=0))
+    depth = np.einsum("ni,ni->n", center - cameras, c2w[:, :3, 2])
     if (depth <= 0).any():
         view = views.names[int(depth.argmin())]
         raise PmniError(
-            f"view {view}: looks away from where the others see the object: its camera is wrong, or poses are stored "
-            "the other way round (world to camera)"
+            f"view {view}: faces away from where the other views see the object; correct its pose, or invert all poses "
+            "if they are world-to-camera"
         )
-    radius = max(_width(views, view, depth[view]) for view in range(len(views)))
-    similarity = _similarity(centre, radius)
+    radius = max(_radius_at_depth_1(mask, K) * z for mask, K, z in zip(views.masks, views.K, depth))
+    similarity = _similarity(center, radius)
     distances = mask_distances(views.masks)
     grid = grid_points(_RESOLUTION).reshape(-1, 3).numpy()
-    votes = 2 if len(views) >= _MANY else 1
+    votes = 2 if len(views) >= _MIN_VIEWS_FOR_OUTLIER else 1
     for _ in range(3):
         unit = transform_poses(np.linalg.inv(similarity), c2w)
-        # A grid point may be next to the hull and no point inside.
+        # A hull thinner than the grid spacing still has points within the diagonal of a cell.
         slack = np.sqrt(3) / (_RESOLUTION - 1)
         inside = grid[(hull_distance(grid, distances, views.K, unit, votes) < slack) & ((grid**2).sum(axis=1) <= 1)]
         if not len(inside):
             raise PmniError(
-                "the masks miss each other: no point of the world is on the object in all of them: check that cameras "
-                "and masks belong together, and which way round poses are stored"
+                "the masks have an empty visual hull: no point of the world lies on the object in all of them; check "
+                "that cameras and masks belong together and that poses are camera-to-world"
             )
         similarity = similarity @ sphere_of_points(inside)
     return similarity
 
 
-def _similarity(middle: np.ndarray, radius: float) -> np.ndarray:
+def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
     similarity = np.diag([radius / OBJECT_RADIUS] * 3 + [1.0])
-    similarity[:3, 3] = middle
+    similarity[:3, 3] = center
     return similarity
 
 
-def _width(views: Views, view: int, depth: float) -> float:
-    """Radius, at this depth, of the mask about its centroid."""
-    y, x = np.nonzero(views.masks[view])
-    rays = np.linalg.solve(views.K[view], np.stack([x, y, np.ones_like(x)])).T[:, :2]
-    return float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max() * depth)
+def _radius_at_depth_1(mask: np.ndarray, K: np.ndarray) -> float:
+    """Radius of a mask (H, W) about its centroid, projected onto the plane of depth 1."""
+    y, x = np.nonzero(mask)
+    rays = pixel_directions(K, np.stack([x, y], axis=-1))[:, :2]
+    return float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max())

@@ -1,121 +1,191 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A COLMAP model, text or binary, beside normal maps named as its images are. Its world and units stay."""
+"""COLMAP models, text or binary, with normal maps named like the images. World and units are the model's.
+
+Only cameras and images are read: since COLMAP 3.12 a model also has rigs and frames, but each image still has its own
+pose. pycolmap is not used: version 4.2.1 reads a file that is cut within an image's name endlessly while its memory
+grows, it aborts in a process that has imported Open3D 0.19, and it has no wheel for Linux on ARM.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from nerfstudio.data.utils import colmap_parsing_utils as parsing
+from scipy.spatial.transform import Rotation
 
+from pmni_nerfstudio.data.camera_files import LARGEST
 from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.errors import SceneError
-from pmni_nerfstudio.importers.posed_images import PosedImage, check_camera, find_image, join, pinhole
-from pmni_nerfstudio.importers.source import Format, Lens, Options, Prepared
+from pmni_nerfstudio.importers.posed_images import PosedImage, attach_maps, check_camera, find_image, pinhole
+from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
 
-_PLACES = ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap")
+_MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap")
 _MODELS = {
-    "SIMPLE_PINHOLE": ("f", "cx", "cy"),
-    "PINHOLE": ("fx", "fy", "cx", "cy"),
-    "SIMPLE_RADIAL": ("f", "cx", "cy", "k1"),
-    "RADIAL": ("f", "cx", "cy", "k1", "k2"),
-    "OPENCV": ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2"),
-    "FULL_OPENCV": ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
-    "OPENCV_FISHEYE": ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4"),
-    "SIMPLE_RADIAL_FISHEYE": ("f", "cx", "cy", "k1"),
-    "RADIAL_FISHEYE": ("f", "cx", "cy", "k1", "k2"),
+    "SIMPLE_PINHOLE": "f cx cy",
+    "PINHOLE": "fx fy cx cy",
+    "SIMPLE_RADIAL": "f cx cy k1",
+    "RADIAL": "f cx cy k1 k2",
+    "OPENCV": "fx fy cx cy k1 k2 p1 p2",
+    "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
+    "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
+    "FOV": "fx fy cx cy omega",
+    "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
+    "RADIAL_FISHEYE": "f cx cy k1 k2",
+    "THIN_PRISM_FISHEYE": "fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1",
+    "RAD_TAN_THIN_PRISM_FISHEYE": "fx fy cx cy k0 k1 k2 k3 k4 k5 p0 p1 s0 s1 s2 s3",
+    "SIMPLE_DIVISION": "f cx cy k",
+    "DIVISION": "fx fy cx cy k",
+    "SIMPLE_FISHEYE": "f cx cy",
+    "FISHEYE": "fx fy cx cy",
+    "EUCM": "fx fy cx cy alpha beta",
+    "EQUIRECTANGULAR": "w h",
 }
+"""Parameters of COLMAP's camera models (src/colmap/sensor/models.h) in the order of their numbers in binary files."""
+_NOT_OPENCV = {
+    *("FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE"),
+    *("SIMPLE_DIVISION", "DIVISION", "EUCM", "EQUIRECTANGULAR"),
+}
+"""Camera models that OpenCV's distortion models cannot express."""
 
 
-def recognise(folder: Path) -> bool:
-    """Whether there is a model, in one of the usual places."""
-    return _find(folder) is not None
+class _Camera(NamedTuple):
+    model: str
+    size: tuple[int, int]
+    parameters: tuple[float, ...]
 
 
-def read(folder: Path, options: Options) -> Prepared:
-    """Cameras of all images that COLMAP registered."""
-    found = _find(folder)
+class _Image(NamedTuple):
+    name: str
+    camera: int
+    pose: tuple[float, ...]
+    """Quaternion qw qx qy qz and translation of the world-to-camera transform."""
+
+
+def recognize(folder: Path) -> bool:
+    """Whether there is a model in one of the usual subfolders."""
+    return _find_model(folder) is not None
+
+
+def read(folder: Path, options: ImportOptions) -> Source:
+    """Read the cameras of all registered images."""
+    found = _find_model(folder)
     if found is None:
-        raise SceneError(f"{folder}: has no COLMAP model (cameras and images, .bin or .txt): look in sparse/0")
+        raise SceneError(f"{folder}: has no COLMAP model (cameras and images, .bin or .txt); look in sparse/0")
     model, suffix = found
+    cameras_file, images_file = model / f"cameras{suffix}", model / f"images{suffix}"
     try:
         if suffix == ".bin":
-            cameras = parsing.read_cameras_binary(model / "cameras.bin")
-            images = _read_images(model / "images.bin")
+            cameras, images = _read_cameras_binary(cameras_file), _read_images_binary(images_file)
         else:
-            cameras = parsing.read_cameras_text(model / "cameras.txt")
-            images = parsing.read_images_text(model / "images.txt")
-    except (OSError, ValueError, KeyError, IndexError, AssertionError, OverflowError, struct.error) as error:
-        raise SceneError(f"{model}: the model can't be read ({reason(error)}): write it again with COLMAP") from error
+            cameras, images = _read_cameras_text(cameras_file), _read_images_text(images_file)
+    except (OSError, ValueError, IndexError, struct.error) as error:
+        raise SceneError(f"{model}: the model can't be read ({reason(error)}); export it again with COLMAP") from error
     posed = []
     for image in sorted(images.values(), key=lambda image: image.name):
-        path, name = model / f"images{suffix}", printable(image.name)
-        camera = cameras.get(image.camera_id)
+        name = printable(image.name)
+        camera = cameras.get(image.camera)
         if camera is None:
-            raise SceneError(f"{path}: {name} has camera {image.camera_id}, which is not in cameras{suffix}")
-        K, lens = _camera(model / f"cameras{suffix}", camera)
-        if not np.isfinite(image.qvec).all() or not np.isfinite(image.tvec).all() or not np.any(image.qvec):
-            raise SceneError(f"{path}: the pose of {name} is not finite: write it again")
-        R = parsing.qvec2rotmat(image.qvec / np.linalg.norm(image.qvec))
+            raise SceneError(f"{images_file}: {name} has camera {image.camera}, which is not in {cameras_file.name}")
+        K, lens = _intrinsics(cameras_file, image.camera, camera)
+        quaternion, translation = np.array(image.pose[:4]), np.array(image.pose[4:])
+        norm = np.linalg.norm(quaternion)
+        if not np.isfinite(image.pose).all() or not 0 < norm < np.inf:
+            raise SceneError(f"{images_file}: the pose of {name} is not finite; export the model again")
+        R = Rotation.from_quat(np.roll(quaternion / norm, -1)).as_matrix()
         c2w = np.eye(4)
-        c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ image.tvec
-        check_camera(path, name, K, c2w)
-        size = (int(camera.width), int(camera.height))
-        posed.append(PosedImage(name, K, size, c2w, lens, find_image(folder, name)))
+        c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ translation
+        check_camera(images_file, name, K, c2w)
+        posed.append(PosedImage(name, K, camera.size, c2w, lens, find_image(folder, name)))
     if not posed:
-        raise SceneError(f"{model}: holds no image: COLMAP registered none")
+        raise SceneError(f"{model}: holds no images, because COLMAP registered none; run the reconstruction again")
     where = model.relative_to(folder).as_posix()
-    return join(folder, f"COLMAP model{'' if where == '.' else f' in {where}'} ({suffix[1:]})", posed, options)
+    description = f"COLMAP model{'' if where == '.' else f' in {where}'} ({suffix[1:]})"
+    return attach_maps(folder, description, posed, options)
 
 
-def _find(folder: Path) -> tuple[Path, str] | None:
-    for place in _PLACES:
+def _find_model(folder: Path) -> tuple[Path, str] | None:
+    """Folder and suffix of the model's files."""
+    for subfolder in _MODEL_FOLDERS:
         for suffix in (".bin", ".txt"):
-            if all((folder / place / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
-                return folder / place, suffix
+            if all((folder / subfolder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
+                return folder / subfolder, suffix
     return None
 
 
-def _read_images(path: Path) -> dict[int, parsing.Image]:
-    """Poses of images.bin. Points are passed over: nerfstudio's reader sets memory aside for as many as the file says."""
-    head, size = struct.Struct("<i7di"), path.stat().st_size
-    images = {}
+def _unpack(file: BinaryIO, layout: str) -> tuple:
+    """Next values of a little-endian file; raises struct.error at its end."""
+    return struct.unpack(f"<{layout}", file.read(struct.calcsize(f"<{layout}")))
+
+
+def _read_cameras_binary(path: Path) -> dict[int, _Camera]:
+    cameras = {}
     with path.open("rb") as file:
-        for _ in range(struct.unpack("<Q", file.read(8))[0]):
-            number, *pose, camera = head.unpack(file.read(head.size))
-            name = bytearray()
-            while (letter := file.read(1)) not in (b"\0", b""):
-                name += letter
-            points = struct.unpack("<Q", file.read(8))[0]
+        (count,) = _unpack(file, "Q")
+        for _ in range(count):
+            number, model, width, height = _unpack(file, "IiQQ")
+            if not 0 <= model < len(_MODELS):
+                raise ValueError(f"{path.name} has the unknown camera model {model}")
+            name = list(_MODELS)[model]
+            cameras[number] = _Camera(name, (width, height), _unpack(file, f"{len(_MODELS[name].split())}d"))
+    return cameras
+
+
+def _read_images_binary(path: Path) -> dict[int, _Image]:
+    images, size = {}, path.stat().st_size
+    with path.open("rb") as file:
+        (count,) = _unpack(file, "Q")
+        for _ in range(count):
+            number, *pose, camera = _unpack(file, "I7dI")
+            name = b"".join(iter(lambda: file.read(1).strip(b"\0"), b"")).decode("utf-8")
+            (points,) = _unpack(file, "Q")
             if file.tell() + 24 * points > size:
-                raise ValueError(f"{path.name} is cut short")
+                raise ValueError(f"{path.name} is truncated")
             file.seek(24 * points, 1)
-            images[number] = parsing.Image(
-                number,
-                np.array(pose[:4]),
-                np.array(pose[4:]),
-                camera,
-                name.decode("utf-8"),
-                np.empty((0, 2)),
-                np.empty(0),
-            )
+            images[number] = _Image(name, camera, tuple(pose))
     return images
 
 
-def _camera(path: Path, camera: parsing.Camera) -> tuple[np.ndarray, Lens]:
-    names = _MODELS.get(camera.model)
-    if names is None:
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a text file, without its comments."""
+    with path.open(encoding="utf-8") as file:
+        yield from (line for line in file if not line.lstrip().startswith("#"))
+
+
+def _read_cameras_text(path: Path) -> dict[int, _Camera]:
+    cameras = {}
+    for line in filter(str.strip, _lines(path)):
+        number, model, width, height, *parameters = line.split()
+        cameras[int(number)] = _Camera(model, (int(width), int(height)), tuple(map(float, parameters)))
+    return cameras
+
+
+def _read_images_text(path: Path) -> dict[int, _Image]:
+    images, lines = {}, _lines(path)
+    for line in filter(str.strip, lines):
+        number, *pose, camera, name = line.split(maxsplit=9)
+        if len(pose) != 7:
+            raise ValueError(f"{path.name} is truncated")
+        images[int(number)] = _Image(name.strip(), int(camera), tuple(map(float, pose)))
+        next(lines, None)  # the image's points
+    return images
+
+
+def _intrinsics(path: Path, number: int, camera: _Camera) -> tuple[np.ndarray, Lens]:
+    if camera.model not in _MODELS or camera.model in _NOT_OPENCV:
         raise SceneError(
-            f"{path}: the camera model {printable(camera.model)} isn't read: undistort the images with COLMAP first"
+            f"{path}: the camera model {printable(camera.model)} is not supported; undistort the images with COLMAP"
         )
-    if len(camera.params) != len(names):
+    names = _MODELS[camera.model].split()
+    if len(camera.parameters) != len(names):
         raise SceneError(
-            f"{path}: camera {camera.id} has {len(camera.params)} parameters of {len(names)}: write it again"
+            f"{path}: camera {number} has {len(camera.parameters)} parameters of {len(names)}; export the model again"
         )
-    value = dict(zip(names, (float(number) for number in camera.params)))
-    if not np.isfinite(list(value.values())).all() or camera.width <= 0 or camera.height <= 0:
-        raise SceneError(f"{path}: camera {camera.id} is not finite or has no pixels: write it again")
+    value = dict(zip(names, camera.parameters))
+    if not np.isfinite(camera.parameters).all() or not all(0 < side < LARGEST for side in camera.size):
+        raise SceneError(f"{path}: camera {number} has no finite parameters or no pixels; export the model again")
     is_fisheye = "FISHEYE" in camera.model
     order = ("k1", "k2", "k3", "k4") if is_fisheye else ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
     lens = Lens(tuple(value.get(name, 0.0) for name in order), is_fisheye)
@@ -123,4 +193,4 @@ def _camera(path: Path, camera: parsing.Camera) -> tuple[np.ndarray, Lens]:
     return pinhole(value.get("fx", f), value.get("fy", f), value["cx"], value["cy"]), lens
 
 
-COLMAP = Format(recognise, read)
+COLMAP = Format(recognize, read)

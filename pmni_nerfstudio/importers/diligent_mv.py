@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiLiGenT-MV as it is released (Li et al., "Multi-view photometric stereo", TIP 2020): mvpmsData/bearPNG and so on.
+"""The DiLiGenT-MV data set (Li et al., "Multi-view photometric stereo", TIP 2020), in the layout of its release.
 
-    Calib_Results.mat            KK, and Rc_i, Tc_i: world (the mesh's, in mm) to camera of view i, counted from 1
-    mesh_Gt.ply
-    view_01/mask.png, Normal_gt.mat (or Normal_gt.png)   x right, y up, z to the viewer
-
-Beside mvpmsData, estNormal has the normals of two photometric stereo methods, which --normals names: TIP19Li, PAMI16Park.
+mvpmsData/bearPNG/
+  Calib_Results.mat                 KK; Rc_i, Tc_i: world (that of the mesh, in mm) to camera, views from 1
+  mesh_Gt.ply
+  view_01/mask.png
+  view_01/Normal_gt.mat (or .png)   x right, y up, z towards the viewer
+estNormal/                          normals of two photometric stereo methods: TIP19Li, PAMI16Park
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from pathlib import Path
 
 import numpy as np
 
+from pmni_nerfstudio.data.camera_files import is_rigid
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.importers.matlab import read_mat
-from pmni_nerfstudio.importers.source import Format, Frame, Options, Prepared
+from pmni_nerfstudio.importers.source import Format, Frame, ImportOptions, Source
 
 CALIBRATION = "Calib_Results.mat"
-_TRUE = ("Normal_gt.mat", "Normal_gt.png", "normal_gt.png")
+_GROUND_TRUTH = ("Normal_gt.mat", "Normal_gt.png", "normal_gt.png")
 
 
-def recognise(folder: Path) -> bool:
-    """Whether it is an object of DiLiGenT-MV, or a folder of such."""
-    return bool(parts(folder))
+def recognize(folder: Path) -> bool:
+    """Whether a folder is an object of DiLiGenT-MV or holds such folders."""
+    return bool(scenes(folder))
 
 
-def parts(folder: Path) -> dict[str, Path]:
-    """The objects by their names: "" if the folder is one itself."""
+def scenes(folder: Path) -> dict[str, Path]:
+    """Folders of the objects by name; "" if the folder is an object itself."""
     if (folder / CALIBRATION).is_file():
         return {"": folder}
     for root in (folder, folder / "mvpmsData"):
@@ -44,12 +46,12 @@ def parts(folder: Path) -> dict[str, Path]:
     return {}
 
 
-def read(folder: Path, options: Options) -> Prepared:
-    """One object; its frames and millimetres as they are."""
+def read(folder: Path, options: ImportOptions) -> Source:
+    """Read one object; world and millimeters are kept."""
     path = folder / CALIBRATION
     arrays = read_mat(path)
     if arrays.get("KK", np.empty(0)).shape != (3, 3):
-        raise SceneError(f"{path}: has no 3x3 matrix KK: check that it is the file that the data set came with")
+        raise SceneError(f"{path}: has no 3x3 matrix KK; take the file of the original data set")
     frames = []
     for view in entries(folder):
         number = re.fullmatch(r"view_0*(\d+)", view.name)
@@ -58,27 +60,33 @@ def read(folder: Path, options: Options) -> Prepared:
         R, t = arrays.get(f"Rc_{number[1]}"), arrays.get(f"Tc_{number[1]}")
         if R is None or t is None or R.shape != (3, 3) or t.size != 3:
             raise SceneError(
-                f"{path}: has no Rc_{number[1]} (3x3) and Tc_{number[1]} (3) for {view}: give each view its own"
+                f"{path}: has no Rc_{number[1]} (3x3) and Tc_{number[1]} (3) for {view}; add them or remove the view"
             )
-        if not np.allclose(R @ R.T, np.eye(3), atol=1e-3) or not np.linalg.det(R) > 0 or not np.isfinite(t).all():
-            raise SceneError(f"{path}: Rc_{number[1]} and Tc_{number[1]} are no rotation and shift: check the file")
         c2w = np.eye(4)
         c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ t.ravel()
+        if not is_rigid(c2w):
+            raise SceneError(
+                f"{path}: Rc_{number[1]} and Tc_{number[1]} are not a rotation and translation; take the file of the "
+                "original data set"
+            )
         mask = view / "mask.png"
         normals = _normals(folder, view, number[1], options.normals)
         frames.append(Frame(view.name, normals, arrays["KK"], mask if mask.is_file() else None, c2w=c2w))
     if not frames:
-        raise PmniError(f"{folder}: has no folder view_01, view_02 and so on: check that all of it was unpacked")
+        raise PmniError(f"{folder}: has no folders view_01, view_02 and so on; unpack the data set completely")
     mesh = folder / "mesh_Gt.ply"
     name = folder.name.removesuffix("PNG")
-    return Prepared(f"DiLiGenT-MV, {name}", tuple(frames), "camera", mesh=mesh if mesh.is_file() else None)
+    return Source(f"DiLiGenT-MV, {name}", tuple(frames), "camera", mesh=mesh if mesh.is_file() else None)
 
 
 def _normals(folder: Path, view: Path, number: str, method: str | None) -> Path:
+    """Normal map of a view: the ground truth, or that of a photometric stereo method."""
     if method is None:
-        found = next((view / name for name in _TRUE if (view / name).is_file()), None)
+        found = next((view / name for name in _GROUND_TRUTH if (view / name).is_file()), None)
         if found is None:
-            raise PmniError(f"{view}: has no Normal_gt.mat nor Normal_gt.png: add one, or name a method by --normals")
+            raise PmniError(
+                f"{view}: has no Normal_gt.mat or Normal_gt.png; add one, or choose a method with --normals"
+            )
         return found
     file = f"{folder.name}_Normal_{method}_view{number}.mat"
     for root in (folder.parent / "estNormal", folder.parent.parent / "estNormal", folder / "estNormal"):
@@ -87,7 +95,7 @@ def _normals(folder: Path, view: Path, number: str, method: str | None) -> Path:
     for suffix in (".exr", ".png", ".npy", ".mat"):
         if (view / f"{method}{suffix}").is_file():
             return view / f"{method}{suffix}"
-    raise PmniError(f"{folder.parent.parent / 'estNormal' / file}: is missing: check --normals {method}")
+    raise PmniError(f"{folder.parent.parent / 'estNormal' / file}: is missing; check --normals {method}")
 
 
-DILIGENT_MV = Format(recognise, read, parts)
+DILIGENT_MV = Format(recognize, read, scenes)

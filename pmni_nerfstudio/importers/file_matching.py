@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of a source are normal maps, masks and photographs, and of which view, by how people name them.
+"""Normal maps, masks and photographs of a folder and the view that each belongs to, by common ways of naming.
 
-Three ways: a folder for each kind (normal*/NN.exr, mask*/NN.png), one folder for all (NN_normal.png, NN_mask.png), and a
-folder for each view (NN/normal.png, NN/mask.png).
+Three layouts are known: one folder per kind (normal*/NN.exr, mask*/NN.png), one folder for everything (NN_normal.png,
+NN_mask.png), and one folder per view (NN/normal.png, NN/mask.png).
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ _IMAGE_WORDS = ("image", "img", "rgb", "photo", "color", "colour")
 
 
 def find_normals(root: Path, choice: str | None = None) -> dict[str, Path]:
-    """Normal maps by their views' names; empty if there are none.
+    """Normal maps by view name; empty if there are none.
+
+    Args:
+        root: folder of the source.
+        choice: name of the folder of normal maps, if there are several.
 
     Raises:
-        PmniError: there are several folders of them and none is chosen, or the chosen one is not there.
+        PmniError: There are several folders and no choice, or the chosen one is missing or empty.
     """
     if choice is not None:
         if not (root / choice).is_dir():
-            raise PmniError(f"{root / choice}: there is no such folder of normal maps: check --normals")
+            raise PmniError(f"{root / choice}: there is no such folder of normal maps; check --normals")
         found = _in_folder(root / choice, NORMAL_SUFFIXES)
         if not found:
-            raise PmniError(f"{root / choice}: holds no normal maps ({', '.join(NORMAL_SUFFIXES)}): check --normals")
+            raise PmniError(f"{root / choice}: holds no normal maps ({', '.join(NORMAL_SUFFIXES)}); check --normals")
         return found
     folders = _folders(root, _NORMAL_WORDS, NORMAL_SUFFIXES)
     for name in ("normal", "normals", "normal_camera_space_GT", "normal_camera_space"):
@@ -42,24 +46,24 @@ def find_normals(root: Path, choice: str | None = None) -> dict[str, Path]:
             folders = [root / name]
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
-        raise PmniError(f"{root}: has several folders of normal maps ({names}): choose one with --normals")
+        raise PmniError(f"{root}: has several folders of normal maps ({names}); choose one with --normals")
     if folders:
         return _in_folder(folders[0], NORMAL_SUFFIXES)
     return _by_words(root, _NORMAL_WORDS, NORMAL_SUFFIXES)
 
 
 def find_masks(root: Path) -> dict[str, Path]:
-    """Masks by their views' names; empty if there are none."""
+    """Masks by view name; empty if there are none."""
     return _find(root, _MASK_WORDS, (*MASK_SUFFIXES, ".npy"))
 
 
 def find_images(root: Path) -> dict[str, Path]:
-    """Photographs by their views' names; empty if there are none."""
+    """Photographs by view name; empty if there are none."""
     return _find(root, _IMAGE_WORDS, PHOTO_SUFFIXES)
 
 
 def axes_of(normals: dict[str, Path]) -> Axes | None:
-    """What the folder's name says of the axes of normal maps."""
+    """Axes of normal maps if the name of their folder defines them, otherwise None."""
     folder = next(iter(normals.values())).parent.name.lower()
     if "world" in folder:
         return "world"
@@ -67,38 +71,35 @@ def axes_of(normals: dict[str, Path]) -> Axes | None:
 
 
 def match(name: str, files: dict[str, Path]) -> Path | None:
-    """The file of a view: of the same name, or of the only name that differs from it by zeros in front of its number."""
+    """File of a view: of the same name, or else of the only name that differs just by leading zeros of a number."""
     if name in files:
         return files[name]
     same = [key for key in files if _without_zeros(key) == _without_zeros(name)]
     return files[same[0]] if len(same) == 1 else None
 
 
-def need_normals(root: Path, choice: str | None) -> dict[str, Path]:
-    """`find_normals`, of which there have to be some.
+def require_normals(root: Path, choice: str | None) -> dict[str, Path]:
+    """Normal maps by view name, at least one.
 
     Raises:
-        PmniError: there are none, or as `find_normals`.
+        PmniError: There are none, or `find_normals` fails.
     """
     found = find_normals(root, choice)
     if not found:
-        raise PmniError(
-            f"{root}: has no normal maps, from which everything is made here: put them into {root / 'normal'}, "
-            "named as the views are"
-        )
+        raise PmniError(f"{root}: has no normal maps; put them into {root / 'normal'}, named like the views")
     return found
 
 
 def _find(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
     folders = _folders(root, words, suffixes)
-    exact = [folder for folder in folders if folder.name in (*words, *(f"{word}s" for word in words))]
-    if exact or folders:
+    if folders:
+        exact = [folder for folder in folders if folder.name in (*words, *(f"{word}s" for word in words))]
         return _in_folder((exact or folders)[0], suffixes)
     return _by_words(root, words, suffixes)
 
 
 def _folders(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Folders named by one of the words, and with files of the kind directly in them."""
+    """Folders whose names start with one of the words and that directly hold files with one of the suffixes."""
     return [
         path
         for path in entries(root)
@@ -107,26 +108,26 @@ def _folders(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> lis
 
 
 def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files of a folder by their stem, in natural order."""
+    """Files of a folder by stem, in natural order."""
     found: dict[str, Path] = {}
     for path in entries(folder):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.is_dir():
             continue
         if path.stem in found:
-            raise PmniError(f"{folder}: holds both {found[path.stem].name} and {path.name}: keep one")
+            raise PmniError(f"{folder}: holds both {found[path.stem].name} and {path.name}; keep one of them")
         check_file(path)
         found[path.stem] = path
     return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
 
 
 def _by_words(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files in one folder with the word before or after the view's name, or in a folder for each view."""
+    """Files of one folder with a word before or after the view's name, or of one folder per view, by view name."""
     alternatives = "|".join(words)
     pattern = re.compile(rf"(?:(?:{alternatives})[a-z]*[_\-. ]+(\w.*)|(.*?)[_\-. ]+(?:{alternatives})[\w\-. ]*)", re.I)
     found: dict[str, Path] = {}
     for path in entries(root):
-        if path.is_file() and path.suffix.lower() in suffixes and (said := pattern.fullmatch(path.stem)):
-            found.setdefault(said[1] or said[2], path)
+        if path.is_file() and path.suffix.lower() in suffixes and (parts := pattern.fullmatch(path.stem)):
+            found.setdefault(parts[1] or parts[2], path)
     if len(found) > 1:
         return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
     found = {}

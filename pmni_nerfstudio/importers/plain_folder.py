@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of normal maps and masks, and one number about the camera: no poses."""
+"""Folders of normal maps and masks without poses, whose camera is known by its intrinsics or just its focal length."""
 
 from __future__ import annotations
 
@@ -12,45 +12,49 @@ from pmni_nerfstudio.data.camera_files import read_intrinsics
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.data.scene import INTRINSICS
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.importers.file_matching import axes_of, find_images, find_masks, find_normals, match, need_normals
-from pmni_nerfstudio.importers.source import Format, Frame, Options, Prepared
-from pmni_nerfstudio.importers.view_maps import has_cutout, size_of
+from pmni_nerfstudio.importers.file_matching import (
+    axes_of,
+    find_images,
+    find_masks,
+    find_normals,
+    match,
+    require_normals,
+)
+from pmni_nerfstudio.importers.source import Format, Frame, ImportOptions, Source
+from pmni_nerfstudio.importers.view_maps import mask_of_view, size_of
 
 _FILM_WIDTH_MM = 36.0
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
-"""Of EXIF's FocalPlaneResolutionUnit: inch, centimetre, millimetre."""
+"""Length in mm of EXIF's FocalPlaneResolutionUnit: inch, centimeter, millimeter."""
 
 
-def recognise(folder: Path) -> bool:
-    """Whether there are normal maps at all."""
+def recognize(folder: Path) -> bool:
+    """Whether there are any normal maps."""
     return bool(find_normals(folder))
 
 
-def read(folder: Path, options: Options) -> Prepared:
-    """Maps by their names; the camera from --focal, --fov, intrinsics.json, K.txt or the photographs' EXIF.
+def read(folder: Path, options: ImportOptions) -> Source:
+    """Find the maps by name; take the camera from the options, intrinsics.json, K.txt or EXIF data of photographs.
 
     Raises:
-        PmniError: there are no maps, or nothing says what the camera is.
+        PmniError: There are no normal maps, or the camera is unknown.
     """
-    normals = need_normals(folder, options.normals)
+    normals = require_normals(folder, options.normals)
     masks, images = find_masks(folder), find_images(folder)
     frames = []
-    how = ""
+    camera_source = ""
     for name, file in normals.items():
-        mask, image = match(name, masks), match(name, images)
-        if masks and mask is None:
-            raise PmniError(f"{folder}: has no mask of the view {name}, of {file}: add it, or take the view out")
-        if mask is None:
-            mask = next((path for path in (file, image) if path is not None and has_cutout(path)), None)
-        K, size, how = _camera(folder, file, image, options)
+        image = match(name, images)
+        mask = mask_of_view(folder, (name,), masks, file, image)
+        K, size, camera_source = _camera(folder, file, image, options)
         frames.append(Frame(name, file, K, mask, size, image=image))
-    return Prepared(f"normal maps without poses, camera from {how}", tuple(frames), axes_of(normals))
+    return Source(f"normal maps without poses, camera from {camera_source}", tuple(frames), axes_of(normals))
 
 
 def _camera(
-    folder: Path, normals: Path, image: Path | None, options: Options
+    folder: Path, normals: Path, image: Path | None, options: ImportOptions
 ) -> tuple[np.ndarray, tuple[int, int] | None, str]:
-    """K (3, 3), the size that it is of (None: the map's), and where it is from."""
+    """K (3, 3), the image size that it belongs to (None: that of the normal map), and its origin in words."""
     if options.focal is not None or options.fov is not None:
         width, height = size_of(normals)
         if options.focal is not None:
@@ -67,8 +71,8 @@ def _camera(
         if found is not None:
             return *found, "EXIF"
     raise PmniError(
-        f"{folder}: says nothing of the camera: give --focal (in pixels) or --fov (horizontal, in degrees), or put "
-        f"{INTRINSICS} or K.txt (3x3) there"
+        f"{folder}: has no camera intrinsics; give --focal (in pixels) or --fov (horizontal, in degrees), or add "
+        f"{INTRINSICS} or K.txt (a 3x3 matrix)"
     )
 
 
@@ -81,14 +85,16 @@ def _read_matrix(path: Path) -> np.ndarray:
     try:
         K = np.loadtxt(path, max_rows=4, delimiter="," if "," in path.read_text(encoding="utf-8")[:1000] else None)
     except (OSError, ValueError) as error:
-        raise SceneError(f"{path}: can't be read ({reason(error)}): write the 3x3 matrix K") from error
+        raise SceneError(f"{path}: can't be read ({reason(error)}); write the 3x3 matrix K in pixels") from error
     if K.shape != (3, 3) or not np.isfinite(K).all() or K[2, 2] == 0:
-        raise SceneError(f"{path}: holds numbers of shape {K.shape}: write the 3x3 matrix K, in pixels")
+        raise SceneError(
+            f"{path}: holds an array of shape {K.shape}, not a matrix of finite numbers; write the 3x3 matrix K in pixels"
+        )
     return K / K[2, 2]
 
 
 def _exif_camera(path: Path) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """K and size of a photograph, by its focal length and the sensor's pixels, or by the focal length on film."""
+    """K and size of a photograph from its focal length and pixel pitch, or from the 35 mm equivalent focal length."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -97,7 +103,7 @@ def _exif_camera(path: Path) -> tuple[np.ndarray, tuple[int, int]] | None:
         focal_mm, density = float(tags.get(base.FocalLength, 0)), float(tags.get(base.FocalPlaneXResolution, 0))
         unit = _UNIT_MM.get(int(tags.get(base.FocalPlaneResolutionUnit, 2)))
         taken_width, film_mm = float(tags.get(base.ExifImageWidth, 0)), float(tags.get(base.FocalLengthIn35mmFilm, 0))
-    except Exception:  # an image of another kind, or EXIF of no use: the same as none
+    except Exception:  # not an image, or no valid EXIF data
         return None
     if focal_mm > 0 and density > 0 and unit and taken_width > 0:
         return _pinhole(focal_mm * density / unit * max(width, height) / taken_width, width, height), (width, height)
@@ -106,4 +112,4 @@ def _exif_camera(path: Path) -> tuple[np.ndarray, tuple[int, int]] | None:
     return None
 
 
-PLAIN = Format(recognise, read)
+PLAIN = Format(recognize, read)

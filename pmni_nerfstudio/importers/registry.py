@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats, in the order in which they are looked for: those with more to be known by come first."""
+"""All formats by name, in the order in which they are tried: the more specific ones first."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def recognise(folder: Path) -> str | None:
-    """The name of the first format that a folder has, or None.
+def recognize(folder: Path) -> str | None:
+    """Name of the first format that a folder has, or None.
 
     Raises:
-        PmniError: it looks like one, but can't be told apart.
+        PmniError: The folder holds several sets of normal maps.
     """
-    return next((name for name, kind in FORMATS.items() if kind.recognise(folder)), None)
+    return next((name for name, candidate in FORMATS.items() if candidate.recognize(folder)), None)

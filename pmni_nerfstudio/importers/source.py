@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a format's reader hands on: where each view's maps are, its camera, and what is known of the whole."""
+"""Common representation of an imported data set: the files, camera and pose of each view, and the object's sphere."""
 
 from __future__ import annotations
 
@@ -11,85 +11,88 @@ from typing import Literal
 import numpy as np
 
 Axes = Literal["camera", "opencv", "directx", "world"]
-"""Of stored normals: x right, y up, z to the viewer; x right, y down, z forward; x right, y down, z to the viewer; the
-world's."""
+"""Axes of stored normals.
+
+camera: x right, y up, z towards the viewer. opencv: x right, y down, z forward. directx: x right, y down, z towards the
+viewer. world: the axes of the source's world.
+"""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a user says of a source that its files don't."""
+class ImportOptions:
+    """Information from the user that a source's files lack."""
 
     normals: str | None = None
-    """Which normal maps, where there are several: a folder's name, or DiLiGenT-MV's TIP19Li or PAMI16Park."""
+    """Normal maps to read where there are several: the name of a folder, or of a method of DiLiGenT-MV."""
     focal: float | None = None
-    """Focal length in pixels of the maps, for sources without cameras."""
+    """Focal length in pixels of the normal maps, for sources without cameras."""
     fov: float | None = None
-    """Horizontal field of view in degrees, in its place."""
+    """Horizontal field of view in degrees, as an alternative to `focal`."""
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Distortion as OpenCV has it."""
+    """Lens distortion in OpenCV's models."""
 
     coefficients: tuple[float, ...]
-    """k1 k2 p1 p2 k3 k4 k5 k6, or a fisheye's k1 k2 k3 k4."""
+    """k1 k2 p1 p2 k3 k4 k5 k6, or the fisheye model's k1 k2 k3 k4; missing ones are zero."""
     is_fisheye: bool = False
 
     @property
     def is_none(self) -> bool:
-        """Whether it changes nothing. A fisheye does without coefficients too."""
+        """Whether the image is a perspective one; a fisheye image is not, even if all its coefficients are zero."""
         return not self.is_fisheye and not any(self.coefficients)
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One view of a source; its maps are read when they are needed."""
+    """One view of a source; its maps are read on demand."""
 
     name: str
-    """Of the view, different from the others', no path."""
+    """Unique name of the view, not a path."""
     normals: Path
     K: np.ndarray
-    """(3, 3), pixel centres at integers."""
+    """Intrinsics (3, 3) in pixels, pixel centers at integers."""
     mask: Path | None = None
-    """None: where there are normals."""
+    """None: the object is where the normal map is not zero."""
     size: tuple[int, int] | None = None
-    """Width and height of the image that K is of; None: of the normal map."""
+    """Width and height of the image that K belongs to; None: of the normal map."""
     lens: Lens = Lens(())
     c2w: np.ndarray | None = None
-    """(4, 4) rigid, camera to the data's world, OpenCV axes; None if unknown."""
+    """Rigid camera-to-world pose (4, 4) in the source's world, OpenCV axes; None if unknown."""
     image: Path | None = None
-    """A photograph of the size that K is of, or of the maps'."""
+    """Photograph, with the aspect ratio of the normal map."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A source, understood."""
+class Source:
+    """A data set as its format's reader found it."""
 
-    said: str
-    """What it was recognised as, a few words for the user."""
+    description: str
+    """Format and camera file, in a few words for the user."""
     frames: tuple[Frame, ...]
-    """All with poses, or all without."""
+    """Either all frames have a pose or none has."""
     axes: Axes | None
-    """Of the normals; None if the format leaves them open: told from the maps then."""
+    """Axes of the normals; None if the format does not define them, so that they are estimated from the maps."""
     world_from_unit: np.ndarray | None = None
-    """(4, 4) similarity to the data's world; None: made to fit the object."""
+    """Similarity (4, 4) from the unit sphere to the source's world; None: fitted to the object."""
     mesh: Path | None = None
-    """The true surface, in the data's world."""
+    """Ground truth mesh in the source's world."""
     warnings: tuple[str, ...] = ()
     """One line each."""
 
 
-def _whole(folder: Path) -> dict[str, Path]:
+def _single_scene(folder: Path) -> dict[str, Path]:
     return {"": folder}
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of source."""
+    """A format that can be imported."""
 
-    recognise: Callable[[Path], bool]
-    """Whether a folder is of this kind; quick, from the names of its files."""
-    read: Callable[[Path, Options], Prepared]
-    """Raises PmniError with one line where the source is broken."""
-    parts: Callable[[Path], Mapping[str, Path]] = field(default=_whole)
-    """The scenes of a source and their names, which are subfolders of the output; "" is the output itself."""
+    recognize: Callable[[Path], bool]
+    """Whether a folder has this format, judged quickly by the names of its files."""
+    read: Callable[[Path, ImportOptions], Source]
+    """Read a folder; raises PmniError with one line if its files are broken."""
+    scenes: Callable[[Path], Mapping[str, Path]] = field(default=_single_scene)
+    """Folders of a source's scenes by the subfolder of the output that each is written to; "" is the output itself."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth from one view's normals."""
+"""Normal integration: depth maps from normal maps."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bilateral normal integration: depth from one view's normals, which may break where the surface does.
+"""Bilateral normal integration: a depth map from a normal map, with discontinuities.
 
-Cao, Santo, Shi, Okura and Matsushita, "Bilateral Normal Integration", ECCV 2022, in perspective: with zeta = log z, the
-pixel's ray p = K^-1 (x, y, 1) and its normal n, fx (n . p) d zeta / dx = -n_x, and likewise along y. Each derivative is
-taken to both neighbours; which of the two is believed is settled by weights that are solved for in turn with the depth.
+Cao, Santo, Shi, Okura and Matsushita, "Bilateral Normal Integration", ECCV 2022, in the perspective case: with
+zeta = log z, the ray p = K^-1 (x, y, 1) of a pixel and its normal n, fx (n . p) d zeta / dx = -n_x, and likewise along y.
+Each derivative is approximated by the differences to both neighbors, whose relative weights are updated in alternation
+with the depth, so that differences across a discontinuity lose their weight.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import SuperLU, aslinearoperator, cg, splu
 from scipy.special import expit
 
-_GRAZING = 1e-3
-"""Least |n . p|: beyond, the surface is seen edge-on and its slope is no longer a number to speak of."""
-_MOST_CG_STEPS = 12
-"""With an older factorisation; if they don't suffice, a new one is cheaper."""
+from pmni_nerfstudio.geometry.cameras import pixel_directions
+
+_MIN_COSINE = 1e-3
+"""Least |n . p|, because the depth gradient of a surface seen edge-on is unbounded."""
+_MAX_CG_STEPS = 12
+"""Conjugate gradient steps preconditioned by an older factorization; if these do not suffice, a new one is cheaper."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Edges:
-    """Pairs of neighbours along one axis, by their numbers on the mask, and each pixel's edge to either side."""
+    """Pairs of neighboring pixels along one image axis; m pixels on the mask, numbered in row-major order."""
 
     lower: np.ndarray
+    """Number of each pair's left or upper pixel."""
     upper: np.ndarray
+    """Number of each pair's right or lower pixel."""
     slope: Float[np.ndarray, " m"]
-    """Each pixel's f (n . p) for this axis."""
+    """f (n . p) of each pixel, f being the focal length along this axis."""
     component: Float[np.ndarray, " m"]
-    """Each pixel's normal along this axis."""
+    """Component of each pixel's normal along this axis."""
 
 
 def integrate_normals(
@@ -43,24 +48,25 @@ def integrate_normals(
     tolerance: float = 1e-5,
     max_rounds: int = 60,
 ) -> Float[np.ndarray, "h w"]:
-    """z depth from normals, up to a factor.
+    """Integrate a normal map to a depth map, up to a scale factor.
 
-    Parts of the mask that are not connected (by pixels side by side) have a factor each: nothing ties them together,
-    and each is scaled to a mean log depth of zero. A pixel without neighbours gets depth 1.
+    Parts of the mask that are not connected (4-connectivity) have independent scale factors; each is scaled to a mean log
+    depth of zero. An isolated pixel has depth 1.
 
     Args:
-        normals: unit, OpenCV camera axes.
+        normals: unit normals, OpenCV camera axes.
         mask: pixels to integrate.
-        K: intrinsics in pixels, pixel centres at integers.
-        k: how sharply a side is chosen; 0 gives plain least squares, which cannot break. The paper has 2, with solves
-            that stop early, which holds breaks back; solved to the end, as here, it breaks too readily on smooth real
-            objects. 1.7 was chosen on the very objects that benchmarks/bench_integration.py measures, and errors there
-            change by up to 22% from 1.6 to 1.7; on synthetic shapes 1.7 and 2 are alike.
-        tolerance: of the energy's relative change, at which the weights have settled.
-        max_rounds: of weights and depth in turn; a dozen gives a rough depth quickly.
+        K: intrinsics in pixels, pixel centers at integers.
+        k: sharpness of the choice between the two neighbors; 0 gives plain least squares without discontinuities. The
+            paper uses 2 and stops its linear solver early, which suppresses discontinuities; with converged solutions,
+            as here, 2 yields too many on smooth real objects. 1.7 was chosen on the objects that
+            benchmarks/bench_integration.py measures, whose errors change by up to 22% from 1.6 to 1.7; on synthetic
+            shapes, 1.7 and 2 are equivalent.
+        tolerance: convergence criterion: relative change of the energy.
+        max_rounds: maximum number of alternations of weights and depth; a dozen give a rough depth map.
 
     Returns:
-        (h, w) float64 z depth in camera axes, NaN off the mask.
+        z depth in camera axes, float64, NaN off the mask.
     """
     out = np.full(mask.shape, np.nan)
     if not mask.any():
@@ -69,23 +75,23 @@ def integrate_normals(
     count = int(mask.sum())
     number[mask] = np.arange(count)
     y, x = np.nonzero(mask)
-    rays = np.linalg.solve(K, np.stack([x, y, np.ones(count)])).T
+    rays = pixel_directions(K, np.stack([x, y], axis=-1))
     n = np.asarray(normals[mask], dtype=np.float64)
-    along = (n * rays).sum(axis=1)
-    along = np.where(np.abs(along) < _GRAZING, np.copysign(_GRAZING, along), along)
+    cosine = (n * rays).sum(axis=1)
+    cosine = np.where(np.abs(cosine) < _MIN_COSINE, np.copysign(_MIN_COSINE, cosine), cosine)
     axes = [
-        _edges(number[:, :-1], number[:, 1:], K[0, 0] * along, n[:, 0]),
-        _edges(number[:-1], number[1:], K[1, 1] * along, n[:, 1]),
+        _edges(number[:, :-1], number[:, 1:], K[0, 0] * cosine, n[:, 0]),
+        _edges(number[:-1], number[1:], K[1, 1] * cosine, n[:, 1]),
     ]
     log_depth = _solve(axes, count, k, tolerance, max_rounds)
-    joins = sp.coo_matrix(
+    adjacency = sp.coo_matrix(
         (
             np.ones(sum(len(e.lower) for e in axes)),
             (np.concatenate([e.lower for e in axes]), np.concatenate([e.upper for e in axes])),
         ),
         shape=(count, count),
     )
-    parts, label = connected_components(joins, directed=False)
+    parts, label = connected_components(adjacency, directed=False)
     means = np.bincount(label, weights=log_depth, minlength=parts) / np.bincount(label, minlength=parts)
     out[mask] = np.exp(log_depth - means[label])
     return out
@@ -97,8 +103,8 @@ def _edges(lower: np.ndarray, upper: np.ndarray, slope: np.ndarray, component: n
 
 
 def _solve(axes: list[_Edges], count: int, k: float, tolerance: float, max_rounds: int) -> Float[np.ndarray, " m"]:
-    """Log depths by reweighted least squares; each round is a weighted graph Laplacian."""
-    shares = [np.full(count, 0.5) for _ in axes]  # of the edge to the upper neighbour against that to the lower one
+    """Log depths by iteratively reweighted least squares; each round solves a weighted graph Laplacian."""
+    shares = [np.full(count, 0.5) for _ in axes]  # weight of the upper neighbor's edge; the lower one has the rest
     system = _System(axes, count)
     z = np.zeros(count)
     energy = np.inf
@@ -106,7 +112,7 @@ def _solve(axes: list[_Edges], count: int, k: float, tolerance: float, max_round
         weights, rights = [], []
         for edges, share in zip(axes, shares):
             a, b = edges.lower, edges.upper
-            # The lower pixel's upper edge and the upper pixel's lower edge are the same pair of unknowns.
+            # Both pixels of a pair have an equation for the difference of the same two unknowns.
             of_lower, of_upper = share[a] * edges.slope[a], (1 - share[b]) * edges.slope[b]
             weights.append(of_lower * edges.slope[a] + of_upper * edges.slope[b])
             rights.append(-(of_lower * edges.component[a] + of_upper * edges.component[b]))
@@ -127,7 +133,7 @@ def _solve(axes: list[_Edges], count: int, k: float, tolerance: float, max_round
 
 
 class _System:
-    """Weighted graph Laplacians on the same edges: one sparsity, and a factorisation that serves several rounds."""
+    """Weighted graph Laplacians on the same edges: the sparsity pattern and a factorization are reused across rounds."""
 
     def __init__(self, axes: list[_Edges], count: int) -> None:
         self.lower = np.concatenate([edges.lower for edges in axes])
@@ -135,25 +141,31 @@ class _System:
         self.count = count
         rows = np.concatenate([self.lower, self.upper, np.arange(count)])
         columns = np.concatenate([self.upper, self.lower, np.arange(count)])
-        # Where each entry goes in the compressed matrix: found once.
+        # Order of the entries in the compressed matrix.
         pattern = sp.csc_matrix((np.arange(1, len(rows) + 1), (rows, columns)), shape=(count, count))
         self.order = pattern.data.astype(np.int64) - 1
         self.indices, self.indptr = pattern.indices, pattern.indptr
         self.factor: SuperLU | None = None
 
     def solve(self, weights: list[np.ndarray], rights: list[np.ndarray], start: np.ndarray) -> np.ndarray:
-        """z that minimises the weighted squares of the edges' differences less what is wanted of them."""
+        """Weighted least squares solution for log depths z from an initial guess.
+
+        Args:
+            weights: of each axis' pairs: coefficient of the squared difference of z.
+            rights: of each axis' pairs: weight times the prescribed difference of z.
+            start: initial guess.
+        """
         weight, right_edge = np.concatenate(weights), np.concatenate(rights)
         diagonal = np.bincount(self.lower, weight, self.count) + np.bincount(self.upper, weight, self.count)
-        # Each part's mean is free: a trace of identity keeps the matrix regular and nothing else notices.
+        # The mean of each connected part is undetermined; a small multiple of the identity makes the matrix regular.
         diagonal += 1e-10 * max(float(diagonal.mean()), 1.0)
         data = np.concatenate([-weight, -weight, diagonal])[self.order]
         matrix = sp.csc_matrix((data, self.indices, self.indptr), shape=(self.count, self.count))
         right = np.bincount(self.upper, right_edge, self.count) - np.bincount(self.lower, right_edge, self.count)
         if self.factor is not None:
             preconditioner = aslinearoperator(_Inverse(self.factor))
-            z, failed = cg(matrix, right, x0=start, rtol=1e-8, maxiter=_MOST_CG_STEPS, M=preconditioner)
-            if not failed:
+            z, not_converged = cg(matrix, right, x0=start, rtol=1e-8, maxiter=_MAX_CG_STEPS, M=preconditioner)
+            if not not_converged:
                 return z
         factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         self.factor = factor
@@ -161,7 +173,7 @@ class _System:
 
 
 class _Inverse:
-    """A factorisation as the linear operator that it inverts."""
+    """Inverse of a factorized matrix as a linear operator."""
 
     def __init__(self, factor: SuperLU) -> None:
         self.shape, self.dtype, self.matvec = factor.shape, np.dtype(np.float64), factor.solve

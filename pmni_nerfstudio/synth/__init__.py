@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural captures with exact truth, for tests, demos and examples."""
+"""Synthetic captures with exact ground truth, for tests, demos and examples."""
 
 from pmni_nerfstudio.synth.scene import SynthConfig, SynthScene, make_scene
 

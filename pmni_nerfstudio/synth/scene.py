@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A synthetic capture in memory: options in, maps and cameras out, the same for the same seed."""
+"""Synthetic captures in memory: maps and cameras from options, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -15,70 +15,70 @@ ShapeName = Literal["blob", "knot", "bracket", "figure", "vase", "sphere"]
 
 @dataclass(kw_only=True)
 class SynthConfig:
-    """What is captured, from where, and how badly."""
+    """Object, cameras and measurement errors of a synthetic capture."""
 
     shape: ShapeName = "blob"
-    """The object: blob (smooth, bumps), knot (a tube with holes), bracket (flat faces, sharp edges, bores), figure (limbs), vase (hollow, fluted) or sphere (poses can't be found from it)."""
+    """Object: blob (smooth, with bumps), knot (a tube with holes), bracket (flat faces, sharp edges, bores), figure (limbs), vase (hollow, fluted) or sphere (its poses are ambiguous)."""
     views: int = 20
-    """Cameras, evenly round a ring."""
+    """Number of cameras, evenly spaced on a ring."""
     width: int = 153
     """Width of the maps in pixels."""
     height: int = 128
     """Height of the maps in pixels."""
     distance: float = 15.0
-    """Cameras' distance from the object in radii of the unit sphere; the focal length follows, so that it fills the frame."""
+    """Distance of the cameras from the object's center in radii of the unit sphere; the focal length is chosen such that the object fills the frame."""
     elevation: float = 25.0
-    """Cameras' elevation over the object's equator in degrees."""
+    """Elevation of the ring's cameras above the object's equator, in degrees."""
     clockwise: bool = False
-    """Go round the ring clockwise, as seen from above."""
+    """Order the views clockwise on the ring, as seen from above."""
     jitter: float = 0.0
-    """How far true cameras stray off the ring: 1 is azimuth and elevation by up to 5 degrees, roll 3 degrees, distance 5%, target 5% of the radius."""
+    """Deviation of the true cameras from the ring; 1: azimuth and elevation up to 5 degrees, roll 3 degrees, distance 5 percent, target 5 percent of the radius."""
     rotation_noise_deg: float = 0.0
-    """Error of the rough poses that are written: each camera turned about the object, by this root mean square, in degrees."""
+    """Error of the written poses: root mean square rotation of each camera about the object, in degrees."""
     translation_noise: float = 0.0
-    """Error of the rough poses: shift of each camera along each axis, standard deviation in radii of the unit sphere."""
+    """Error of the written poses: standard deviation of each camera's translation along each axis, in radii of the unit sphere."""
     normal_noise_deg: float = 0.0
-    """Noise of the normals, independent in each pixel: root mean square of the angle, in degrees."""
+    """Noise of the normals, independent in each pixel: root mean square angle in degrees."""
     bias_deg: float = 0.0
-    """Smooth bias of the normals in each view, as photometric stereo has: root mean square of the turn, in degrees."""
+    """Smooth bias of the normals in each view, as in photometric stereo: root mean square angle in degrees."""
     mask_noise_px: float = 0.0
-    """How far the masks' outlines wander, root mean square in pixels; a few holes open as well."""
+    """Error of the mask contours: root mean square displacement in pixels; if not zero, each mask also gets a few holes."""
     world_scale: float = 55.0
-    """Units of the data's world (say, mm) per radius of the unit sphere."""
+    """Units of the data world (for example, mm) per radius of the unit sphere."""
     seed: int = 0
-    """Seed of all that is random; poses, normals and masks draw from streams of their own."""
+    """Random seed; poses, normals and masks use independent streams."""
 
 
 @dataclass(frozen=True, eq=False)
 class SynthScene:
-    """A capture and its truth. Poses are camera-to-world, OpenCV axes, in the unit-sphere world."""
+    """A capture and its ground truth. Poses are camera-to-world, OpenCV axes, in the unit-sphere world."""
 
     names: tuple[str, ...]
-    """File names of the views, without suffix."""
+    """Names of the views: file names without suffix."""
     K: np.ndarray
-    """(3, 3) float64, integer pixel centres, the same for all views."""
+    """(3, 3) float64, pixel centers at integers, shared by all views."""
     c2w: np.ndarray
-    """(N, 4, 4) float64, true."""
+    """(N, 4, 4) float64, true poses."""
     c2w_rough: np.ndarray
-    """(N, 4, 4) float64, with the pose noise; equal to the true ones without."""
+    """(N, 4, 4) float64, poses with the pose noise."""
     world_from_unit: np.ndarray
-    """(4, 4): the data's world."""
+    """(4, 4) similarity from the unit-sphere world to the data world."""
     masks: np.ndarray
     """(N, H, W) bool, with the mask noise."""
     normals: np.ndarray
-    """(N, H, W, 3) float32, OpenCV camera axes, unit on the mask, zero off it, with the normal noise."""
+    """(N, H, W, 3) float32, OpenCV camera axes, with the normal noise; unit length on the mask, zero elsewhere."""
     depth: np.ndarray
-    """(N, H, W) float32, true z depth in unit-sphere radii, NaN off the object."""
+    """(N, H, W) float32, true z depth in radii of the unit sphere, NaN off the object."""
 
 
 def make_scene(config: SynthConfig) -> SynthScene:
     """Render a synthetic capture.
 
     Raises:
-        PmniError: an option is out of its range.
+        PmniError: An option is out of range.
     """
     _check(config)
-    # torch takes seconds to load, and the command line's help needs these options but no torch
+    # Imported here because torch takes seconds to load and the command line's help does not need it.
     from pmni_nerfstudio.geometry.cameras import pixel_rays
     from pmni_nerfstudio.synth.noise import disturb_mask, disturb_normals
     from pmni_nerfstudio.synth.render import render
@@ -100,13 +100,15 @@ def make_scene(config: SynthConfig) -> SynthScene:
             )
     if config.mask_noise_px:
         noisy = np.stack([disturb_mask(mask, config.mask_noise_px, mask_rng) for mask in masks])
-        # background taken for the object has no normal worth the name
+        # Background inside the noisy mask gets normals towards the camera.
         normals[noisy & ~masks] = np.array([0.0, 0.0, -1.0])
         normals[~noisy] = 0
         masks = noisy
 
     world_from_unit = np.diag([config.world_scale] * 3 + [1.0])
-    world_from_unit[:3, 3] = config.world_scale * np.array([0.15, -0.1, 0.25])  # no reader may lean on the origin
+    world_from_unit[:3, 3] = config.world_scale * np.array(
+        [0.15, -0.1, 0.25]
+    )  # off-center, to expose code that assumes an object at the origin
     digits = max(2, len(str(config.views - 1)))
     return SynthScene(
         names=tuple(f"{i:0{digits}d}" for i in range(config.views)),
@@ -136,4 +138,4 @@ def _check(config: SynthConfig) -> None:
         if not getattr(config, name) >= 0:
             raise PmniError(f"--{name.replace('_', '-')}: {getattr(config, name)} is negative; give 0 or more")
     if not config.world_scale > 0:
-        raise PmniError(f"--world-scale: {config.world_scale} is no scale; give a number above 0")
+        raise PmniError(f"--world-scale: {config.world_scale} is not a scale; give a positive number")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural solids as signed distance functions, negative inside, all within radius .92 of the origin, z up.
+"""Procedural solids as signed distance functions, negative inside, within OBJECT_RADIUS of the origin, z up.
 
-A shape is a flat function of points built from a few primitives (after Hart, "Sphere Tracing", 1996, and the well-known
-catalogue of Quilez). Not one of them has a symmetry that would leave a camera's pose open: a reconstruction without
-poses must have one right answer. The sphere is the exception, for tests with closed forms.
+A shape is a function of points composed of a few primitives (Hart, "Sphere Tracing", 1996; Quilez, "Distance functions").
+None has a symmetry that makes camera poses ambiguous, so that a reconstruction without poses has a unique solution; the
+sphere is the exception, for tests with closed forms.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-OBJECT_RADIUS = 0.92
-"""Every shape lies inside the sphere of this radius, so that the unit sphere holds it with a margin."""
-
 
 @dataclass(frozen=True)
 class Shape:
-    """A solid: `sdf` takes points (..., 3) to values (...); `slope` bounds |sdf(x)| <= slope * distance(x, surface)."""
+    """A solid defined by a signed distance function, which may be inexact off the surface."""
 
     sdf: Callable[[Tensor], Tensor]
+    """Values (...) at points (..., 3)."""
     slope: float
+    """Bound of the values: |sdf(x)| <= slope * distance(x, surface)."""
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values (...) and exact gradients (..., 3) at points x (..., 3), both detached."""
@@ -36,52 +35,52 @@ class Shape:
         return value.detach(), gradient
 
 
-# ---- primitives: points (..., 3) in, values (...) out; slope 1 unless said otherwise
+# ---- primitives: values (...) at points (..., 3), slope 1 unless noted
 
 
 def length(x: Tensor) -> Tensor:
-    """Euclidean norm over the last axis; its gradient at zero is zero."""
+    """Euclidean norm over the last axis, with a gradient of zero at zero."""
     return torch.linalg.vector_norm(x, dim=-1)
 
 
-def ball(p: Tensor, centre: tuple[float, float, float], radius: float) -> Tensor:
+def ball(p: Tensor, center: tuple[float, float, float], radius: float) -> Tensor:
     """A ball."""
-    return length(p - p.new_tensor(centre)) - radius
+    return length(p - p.new_tensor(center)) - radius
 
 
 def limb(p: Tensor, a: tuple[float, float, float], b: tuple[float, float, float], ra: float, rb: float) -> Tensor:
-    """A capsule from a to b whose radius goes linearly from ra to rb; its slope is sqrt(1 + ((ra - rb) / |ab|)^2)."""
+    """A capsule from a to b whose radius changes linearly from ra to rb; its slope is sqrt(1 + ((ra - rb) / |ab|)^2)."""
     start, axis = p.new_tensor(a), p.new_tensor(b) - p.new_tensor(a)
     along = (((p - start) @ axis) / (axis @ axis)).clamp(0, 1)
     return length(p - start - along[..., None] * axis) - (ra + (rb - ra) * along)
 
 
 def box(
-    p: Tensor, centre: tuple[float, float, float], half: tuple[float, float, float], rounding: float = 0.0
+    p: Tensor, center: tuple[float, float, float], half: tuple[float, float, float], rounding: float = 0.0
 ) -> Tensor:
-    """A box with half sides `half`, its edges rounded by a radius within them."""
-    q = (p - p.new_tensor(centre)).abs() - p.new_tensor(half) + rounding
+    """A box with half side lengths `half`; rounding its edges keeps its size."""
+    q = (p - p.new_tensor(center)).abs() - p.new_tensor(half) + rounding
     inside = q.amax(dim=-1)
-    # selected, not summed with clamps: on a face itself both clamps would have a gradient of zero
+    # A sum of both clamped terms, as usual, would have a gradient of zero on the faces.
     return torch.where(inside > 0, length(q.clamp(min=0)), inside) - rounding
 
 
-def cylinder(p: Tensor, centre: tuple[float, float, float], axis: int, radius: float, half: float) -> Tensor:
+def cylinder(p: Tensor, center: tuple[float, float, float], axis: int, radius: float, half: float) -> Tensor:
     """A cylinder along coordinate axis 0, 1 or 2."""
-    q = p - p.new_tensor(centre)
+    q = p - p.new_tensor(center)
     across = length(q[..., [i for i in range(3) if i != axis]]) - radius
     return torch.maximum(across, q[..., axis].abs() - half)
 
 
-def torus(p: Tensor, centre: tuple[float, float, float], axis: int, radius: float, tube: float) -> Tensor:
-    """A torus round coordinate axis 0, 1 or 2."""
-    q = p - p.new_tensor(centre)
+def torus(p: Tensor, center: tuple[float, float, float], axis: int, radius: float, tube: float) -> Tensor:
+    """A torus around coordinate axis 0, 1 or 2."""
+    q = p - p.new_tensor(center)
     across = length(q[..., [i for i in range(3) if i != axis]]) - radius
     return length(torch.stack([across, q[..., axis]], dim=-1)) - tube
 
 
 def half_space(p: Tensor, normal: tuple[float, float, float], offset: float) -> Tensor:
-    """All points with normal . p <= offset; the normal is scaled to unit length together with the offset."""
+    """The points with normal . p <= offset; the normal need not have unit length."""
     n = p.new_tensor(normal)
     return (p @ n - offset) / length(n)
 
@@ -97,7 +96,7 @@ def intersection(*parts: Tensor) -> Tensor:
 
 
 def smooth_union(k: float, *parts: Tensor) -> Tensor:
-    """Union whose creases are filled over a width k; its gradient is a convex mean of the parts', so slopes hold."""
+    """Union with creases filled over a width k; its gradient is a convex combination of the parts', so slopes are kept."""
 
     def blend(a: Tensor, b: Tensor) -> Tensor:
         overlap = (k - (a - b).abs()).clamp(min=0)
@@ -110,7 +109,7 @@ def smooth_union(k: float, *parts: Tensor) -> Tensor:
 
 
 def sphere_sdf(p: Tensor) -> Tensor:
-    """The plain sphere of radius .8."""
+    """A ball of radius 0.8."""
     return length(p) - 0.8
 
 
@@ -131,23 +130,23 @@ def blob_sdf(p: Tensor) -> Tensor:
 
 
 def knot_sdf(p: Tensor) -> Tensor:
-    """A trefoil: a tube that runs twice round the axis and three times round a torus, thicker on one side and ribbed."""
+    """A trefoil knot: a ribbed tube, thicker on one side, that winds twice around the axis and thrice around a torus."""
     x, y, z = p.unbind(-1)
     around = torch.atan2(y, x)
     across = length(p[..., :2])
     offset = torch.stack([across - 0.52, z], dim=-1)
     strands = []
-    for turn in range(2):  # the half-plane at this angle meets the tube twice
+    for turn in range(2):  # the half-plane at this angle cuts the tube twice
         along = (around + 2 * math.pi * turn) / 2
-        centre = 0.25 * torch.stack([torch.cos(3 * along), torch.sin(3 * along)], dim=-1)
+        center = 0.25 * torch.stack([torch.cos(3 * along), torch.sin(3 * along)], dim=-1)
         tube = 0.115 + 0.025 * torch.cos(along * 2 + 0.5) + 0.01 * torch.sin(18 * along)
-        strands.append(length(offset - centre) - tube)
-    # the half-plane cuts the tube at a slant, the more so the nearer to the axis: distances in it are too long by that
+        strands.append(length(offset - center) - tube)
+    # The half-plane cuts the tube obliquely, more so near the axis; distances within it are too long by this factor.
     return union(*strands) / torch.sqrt(1 + (0.375 / across.clamp(min=0.1)) ** 2)
 
 
 def bracket_sdf(p: Tensor) -> Tensor:
-    """A machined bracket: flat faces, sharp edges, bores of several sizes, one rib, a boss."""
+    """A machined bracket with flat faces, sharp edges, bores of several sizes, a rib and a boss."""
     scale = 0.92
     p = p / scale
     plate = box(p, (0.0, 0.0, -0.42), (0.62, 0.46, 0.09))
@@ -170,7 +169,7 @@ def bracket_sdf(p: Tensor) -> Tensor:
 
 
 def figure_sdf(p: Tensor) -> Tensor:
-    """A figure in mid-step, one arm up, one on the hip, with a face and folds in its coat."""
+    """A walking figure with one arm raised and one on the hip, a face, and folds in its coat."""
     scale = 0.94
     p = p / scale + p.new_tensor((0.01, 0.05, -0.05))
     z = p[..., 2]
@@ -205,10 +204,10 @@ def figure_sdf(p: Tensor) -> Tensor:
 
 
 def vase_sdf(p: Tensor) -> Tensor:
-    """A hollow vase with flutes, one handle, and a medallion on another side."""
+    """A hollow vase with flutes, a handle, and a medallion on another side."""
     x, y, z = p.unbind(-1)
     across = length(p[..., :2])
-    # flutes fade towards the axis, where an angle changes arbitrarily fast
+    # Flutes fade towards the axis, where the angle changes arbitrarily fast.
     flutes = (
         0.012 * torch.cos(14 * torch.atan2(y, x)) * across**2 / (across**2 + 0.02) * torch.exp(-10 * (z + 0.2) ** 2)
     )

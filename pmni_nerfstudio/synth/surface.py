@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The true mesh of a shape: marching cubes, then every vertex taken to the exact surface."""
+"""Ground truth mesh of a shape: marching cubes, then projection of every vertex onto the exact surface."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ import torch
 import trimesh
 from skimage.measure import marching_cubes
 
-from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, Shape
+from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
+from pmni_nerfstudio.synth.shapes import Shape
 from pmni_nerfstudio.threads import one_thread
 
 BLOCK = 8
-"""Samples along the side of a block: blocks that can't hold surface are filled with one value."""
+"""Samples along each side of a block; blocks that cannot contain the surface get a single value."""
 
 
 @one_thread()
 def surface_mesh(shape: Shape, resolution: int = 256, newton_steps: int = 8) -> trimesh.Trimesh:
-    """Mesh of a shape's surface in the shape's own frame, watertight, normals outward.
+    """Watertight mesh of a shape's surface in the shape's own frame, with outward normals.
 
-    Smooth parts are exact up to the triangles' flatness; sharp edges are bevelled by half a sample's spacing at most.
+    All vertices lie on the surface; sharp edges are beveled by at most half the sample spacing.
 
     Args:
         shape: the solid.
-        resolution: samples along the side of the cube; rounded up to whole blocks.
-        newton_steps: steps that take each vertex down the gradient to the surface.
+        resolution: samples along each side of the cube, rounded up to whole blocks.
+        newton_steps: Newton steps that project each vertex onto the surface.
     """
     blocks = -(-resolution // BLOCK)
     n = blocks * BLOCK
     half = 1.05 * OBJECT_RADIUS
     spacing = 2 * half / (n - 1)
     axis = torch.linspace(-half, half, n, dtype=torch.float64)
-    centres = axis.view(blocks, BLOCK).mean(1)
-    grid = torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), dim=-1)
+    centers = axis.view(blocks, BLOCK).mean(1)
+    grid = torch.stack(torch.meshgrid(centers, centers, centers, indexing="ij"), dim=-1)
     coarse = shape.sdf(grid)
-    reach = spacing * BLOCK / 2 * 3**0.5  # to the corner of the block's cell, halfway to the next block's samples
+    reach = (
+        spacing * BLOCK / 2 * 3**0.5
+    )  # from a block's center to its corners, halfway to the samples of the next block
     values = coarse.to(torch.float32)[:, :, :, None, None, None].repeat(1, 1, 1, BLOCK, BLOCK, BLOCK)
 
     offset = (torch.arange(BLOCK, dtype=torch.float64) - (BLOCK - 1) / 2) * spacing

@@ -91,7 +91,9 @@ def test_at_another_size_normals_lie_where_the_cameras_see_them(size: str, tmp_p
 def test_half_a_pixel_of_undistortion_would_be_seen(tmp_path: Path, monkeypatch):
     write_straight(tmp_path / "src")
     places = maps._undistortion_map
-    monkeypatch.setattr(maps, "_undistortion_map", lambda *given: tuple(place + np.float32(0.5) for place in places(*given)))
+    monkeypatch.setattr(
+        maps, "_undistortion_map", lambda *given: tuple(place + np.float32(0.5) for place in places(*given))
+    )
     meta = json.loads((tmp_path / "src" / "transforms.json").read_text()) | {"k1": 1e-9}
     (tmp_path / "src" / "transforms.json").write_text(json.dumps(meta))
     assert shift_of(prepare(tmp_path / "src", tmp_path / "out")) == pytest.approx(0.5, rel=0.05)

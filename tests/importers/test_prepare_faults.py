@@ -69,7 +69,7 @@ TRANSFORMS: dict[str, tuple[Damage, str]] = {
         lambda f: (f / "normals" / "frame_00004.png").write_bytes(
             (f / "normals" / "frame_00004.png").read_bytes()[:99]
         ),
-        "frame_00004.png: is not a valid image",
+        "frame_00004.png: is not a readable image",
     ),
     "mask inverted": (lambda f: invert(f / "masks" / "frame_00002.png"), "frame_00002.png.*mask is inverted"),
     "mask of another size": (

@@ -20,13 +20,14 @@ from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.camera_files import read_cameras
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
 from pmni_nerfstudio.geometry.cameras import pixel_rays
 from pmni_nerfstudio.synth import SynthConfig, make_scene
 from pmni_nerfstudio.synth.noise import disturb_mask, disturb_normals
 from pmni_nerfstudio.synth.render import trace
 from pmni_nerfstudio.synth.rig import intrinsics, ring, rough_poses
 from pmni_nerfstudio.synth.scene import ShapeName
-from pmni_nerfstudio.synth.shapes import OBJECT_RADIUS, SHAPES, box
+from pmni_nerfstudio.synth.shapes import SHAPES, box
 from pmni_nerfstudio.synth.surface import surface_mesh
 
 NAMES: tuple[ShapeName, ...] = get_args(ShapeName)
