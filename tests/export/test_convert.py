@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni convert`: nerfstudio's own sdfstudio parser and data set see the true sphere where the files say it is."""
+"""`pmni convert`: cameras, depths, normals and masks as nerfstudio's sdfstudio parser reads them show the true sphere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def convert(scene: Path, out: Path, **options) -> Path:
 
 
 def stock_dataset(folder: Path, auto_orient: bool = False) -> SDFDataset:
-    """As nerfstudio loads it."""
+    """Dataset as nerfstudio reads it."""
     config = SDFStudioDataParserConfig(data=folder, auto_orient=auto_orient, include_mono_prior=True)
     return SDFDataset(config.setup().get_dataparser_outputs("train"))
 
@@ -41,30 +41,30 @@ def meta_of(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("auto_orient", [False, True])
-def test_rays_meet_the_sphere_where_depth_normals_and_mask_say(sphere_folder: Path, tmp_path: Path, auto_orient: bool):
+def test_depths_normals_and_masks_agree_with_rays_to_the_sphere(sphere_folder: Path, tmp_path: Path, auto_orient: bool):
     main(["convert", str(sphere_folder), "--to", "sdfstudio", "--output-dir", str(tmp_path / "out")])
     dataset, frames = stock_dataset(tmp_path / "out", auto_orient), meta_of(tmp_path / "out")["frames"]
-    turned = np.eye(4)
+    oriented = np.eye(4)
     if auto_orient:
-        turned[:3] = dataset.metadata["transform"].numpy()
-        assert np.abs(turned - np.eye(4)).max() > 0.05  # else it would be no other case
+        oriented[:3] = dataset.metadata["transform"].numpy()
+        assert np.abs(oriented - np.eye(4)).max() > 0.05  # nerfstudio does change the orientation
     assert len(dataset) == 7
     for view in range(len(dataset)):
         rays, data = dataset.cameras.generate_rays(view, keep_shape=True), dataset[view]
-        # the unit sphere's world, where the truth is known
-        back = np.linalg.inv(turned)
+        # To the unit-sphere world, in which the ground truth is given.
+        back = np.linalg.inv(oriented)
         origins = rays.origins.numpy().astype(float) @ back[:3, :3].T + back[:3, 3]
         directions = rays.directions.numpy().astype(float) @ back[:3, :3].T
         distance, normals = hit_sphere(origins, directions)
         mask = read_mask(tmp_path / "out" / frames[view]["foreground_mask"])
-        # single precision can't tell rays that graze the outline, by a five-hundredth of a pixel
+        # Rays that graze the silhouette within 1/500 of a pixel are undecidable in single precision.
         grazing = np.abs(np.linalg.norm(np.cross(SPHERE_CENTER - origins, directions), axis=-1) - SPHERE_RADIUS) < 1e-4
         assert grazing.sum() < 4
         np.testing.assert_array_equal(mask[~grazing], np.isfinite(distance)[~grazing])
         hit = mask & ~grazing
         along = (data["depth"].numpy() * rays.metadata["directions_norm"][..., 0].numpy())[hit]
         points = origins[hit] + directions[hit] * along[:, None]
-        # single precision, 15 radii away
+        # The tolerance is that of single precision at a distance of 15 radii.
         np.testing.assert_allclose(np.linalg.norm(points - SPHERE_CENTER, axis=-1), SPHERE_RADIUS, atol=5e-5)
         assert (data["depth"].numpy()[~mask] == 0).all()
         known = data["normal"].numpy() @ back[:3, :3].T
@@ -72,35 +72,35 @@ def test_rays_meet_the_sphere_where_depth_normals_and_mask_say(sphere_folder: Pa
         assert (known[~mask] == 0).all()
 
 
-def test_pictures_show_one_lamp_that_stands_in_the_world(sphere_folder: Path, tmp_path: Path):
+def test_shaded_images_have_one_light_fixed_in_the_world(sphere_folder: Path, tmp_path: Path):
     dataset = stock_dataset(convert(sphere_folder, tmp_path / "out"))
-    normals, greys = [], []
+    normals, grays = [], []
     for view in range(len(dataset)):
         data, mask = dataset[view], read_mask(tmp_path / "out" / "mask" / f"{view:02d}.png")
         image = data["image"].numpy() * 255
         assert image.shape == (*mask.shape, 3) and (image == image[..., :1]).all()
         assert (image[~mask] == 0).all()
         normals.append(data["normal"].numpy()[mask])
-        greys.append(image[mask, 0])
-    n, grey = np.concatenate(normals), np.concatenate(greys)
+        grays.append(image[mask, 0])
+    n, gray = np.concatenate(normals), np.concatenate(grays)
     system = np.c_[n, np.ones(len(n))]
-    lamp = np.linalg.lstsq(system, grey, rcond=None)[0]
-    # whatever the view, grey follows from the world's normal, up to rounding
-    assert np.abs(system @ lamp - grey).max() < 1
-    assert np.linalg.norm(lamp[:3]) > 80 and grey.min() > 10
+    light = np.linalg.lstsq(system, gray, rcond=None)[0]
+    # In all views the gray value is the same linear function of the world-space normal, up to rounding.
+    assert np.abs(system @ light - gray).max() < 1
+    assert np.linalg.norm(light[:3]) > 80 and gray.min() > 10
 
 
-def test_the_world_and_the_scene_are_named(sphere_folder: Path, tmp_path: Path):
+def test_meta_data_has_the_world_and_the_scene(sphere_folder: Path, tmp_path: Path):
     meta, arrays = meta_of(convert(sphere_folder, tmp_path / "out")), make_sphere().arguments()
     np.testing.assert_allclose(meta["worldtogt"], arrays["world_from_unit"], atol=1e-6)
     assert Path(meta["pmni_scene"]) == sphere_folder.resolve() and meta["pairs"] is None
     assert (meta["width"], meta["height"]) == (48, 40) and meta["has_mono_prior"] and meta["has_foreground_mask"]
-    centres = np.array([frame["camtoworld"] for frame in meta["frames"]])[:, :3, 3]
-    distances = np.linalg.norm(centres, axis=-1)
+    centers = np.array([frame["camtoworld"] for frame in meta["frames"]])[:, :3, 3]
+    distances = np.linalg.norm(centers, axis=-1)
     assert meta["scene_box"]["near"] < distances.min() - 0.9 and meta["scene_box"]["far"] > distances.max() + 0.9
 
 
-def test_other_poses_take_the_place_of_the_scene_s(sphere_folder: Path, tmp_path: Path):
+def test_given_poses_replace_those_of_the_scene(sphere_folder: Path, tmp_path: Path):
     scene = read_scene(sphere_folder)
     c2w = scene.c2w.copy()
     c2w[:, :3, :3] = c2w[:, :3, :3] @ Rotation.from_rotvec([0.02, -0.03, 0.01]).as_matrix()
@@ -111,11 +111,11 @@ def test_other_poses_take_the_place_of_the_scene_s(sphere_folder: Path, tmp_path
         np.testing.assert_allclose([frame["camtoworld"] for frame in meta["frames"]], c2w, atol=1e-7)
 
 
-def test_a_scene_without_poses_needs_some(tmp_path: Path):
+def test_a_scene_without_poses_needs_a_poses_file(tmp_path: Path):
     arrays = make_sphere().arguments()
     K = np.broadcast_to(arrays["K"][0], arrays["K"].shape)
     write_scene(tmp_path / "scene", **{**arrays, "c2w": None, "K": K})
-    with pytest.raises(PmniError, match="pmni register.*ns-train pmni.*--poses") as error:
+    with pytest.raises(PmniError, match="pmni register.*pmni export.*--poses") as error:
         convert(tmp_path / "scene", tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
     np.save(tmp_path / "poses.npy", transform_poses(np.eye(4), arrays["c2w"]))
@@ -126,7 +126,9 @@ def test_a_scene_without_poses_needs_some(tmp_path: Path):
         convert(tmp_path / "scene", tmp_path / "out", poses=tmp_path / "poses.npy")
 
 
-def test_photographs_are_taken_where_they_fit(sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_photographs_are_used_if_they_have_the_size_of_the_maps(
+    sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     scene, rng = read_scene(sphere_folder), np.random.default_rng(0)
     (sphere_folder / "image").mkdir()
     photographs = rng.integers(1, 255, (7, 40, 48, 3), dtype=np.uint8)
@@ -149,7 +151,9 @@ def test_photographs_are_taken_where_they_fit(sphere_folder: Path, tmp_path: Pat
     assert (seen == seen[..., :1]).all()
 
 
-def test_normals_are_read_without_depths_too(sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_normals_can_be_read_without_depth_maps(
+    sphere_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     shutil.rmtree(sphere_folder / "integration")
     data = stock_dataset(convert(sphere_folder, tmp_path / "out"))[2]
     assert "no depth maps" in capsys.readouterr().err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported cameras: the same pixels from every file, in the data's world, and nerfstudio's reading of transforms.json."""
+"""Exported cameras: all files project points of the data world to the same pixels, also as nerfstudio reads them."""
 
 import dataclasses
 import json
@@ -13,18 +13,18 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.data.scene import read_cameras, read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import data_world_poses, write_result_cameras
-from pmni_nerfstudio.geometry.transforms import orthonormalized, transform_poses
+from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
 def project(K, c2w, points):
-    """(N, P, 2) pixels of world points, centres at integers."""
+    """Pixels (N, P, 2) of world points, pixel centers at integers."""
     camera = np.einsum("nij,pj->npi", np.linalg.inv(c2w), np.c_[points, np.ones(len(points))])[..., :3]
     pixels = np.einsum("nij,npj->npi", K, camera)
     return pixels[..., :2] / pixels[..., 2:]
 
 
 def refined_poses(scene, seed=3):
-    """The scene's poses turned and shifted a little, so that nothing passes by being left as it was."""
+    """The scene's poses, slightly perturbed, so that a test fails if they are not written."""
     rng = np.random.default_rng(seed)
     c2w = scene.c2w.copy()
     c2w[:, :3, :3] = c2w[:, :3, :3] @ Rotation.from_rotvec(rng.normal(0, 0.02, (len(c2w), 3))).as_matrix()
@@ -52,7 +52,7 @@ def world_points(scene, points):
     return points @ scene.world_from_unit[:3, :3].T + scene.world_from_unit[:3, 3]
 
 
-def test_poses_are_rigid_and_see_the_data_world_as_the_unit_world_is_seen(exported):
+def test_poses_are_rigid_and_project_the_data_world_as_the_unit_sphere_world(exported):
     scene, c2w, folder = exported
     poses = np.load(folder / "poses.npy")
     assert poses.shape == c2w.shape
@@ -64,12 +64,12 @@ def test_poses_are_rigid_and_see_the_data_world_as_the_unit_world_is_seen(export
     points = unit_points()
     seen = project(scene.K, poses, world_points(scene, points))
     assert seen == pytest.approx(project(scene.K, c2w, points), abs=1e-6)
-    # distances scale with the world, 55 of its units to one of the sphere's
+    # One radius is 55 of the data's units.
     far = np.linalg.norm(poses[:, None, :3, 3] - world_points(scene, points), axis=-1)
     assert far == pytest.approx(55 * np.linalg.norm(c2w[:, None, :3, 3] - points, axis=-1))
 
 
-def test_cameras_refined_project_as_poses_do(exported):
+def test_cameras_refined_project_like_poses(exported):
     scene, c2w, folder = exported
     poses = np.load(folder / "poses.npy")
     points = world_points(scene, unit_points())
@@ -84,14 +84,14 @@ def test_cameras_refined_project_as_poses_do(exported):
     assert world_from_unit == pytest.approx(scene.world_from_unit)
 
 
-def test_cameras_refined_replace_the_scenes_own(exported, sphere_folder):
+def test_cameras_refined_can_replace_the_camera_file_of_the_scene(exported, sphere_folder):
     _, c2w, folder = exported
     (folder / "cameras_refined.npz").replace(sphere_folder / "cameras_sphere.npz")
     assert read_scene(sphere_folder).c2w == pytest.approx(c2w, abs=1e-8)
 
 
 def nerfstudio_cameras(folder):
-    """What nerfstudio's own data parser makes of a folder with transforms.json, its normalisations switched off."""
+    """Output of nerfstudio's data parser for a folder with transforms.json, without its normalization of poses."""
     config = NerfstudioDataParserConfig(
         data=folder, orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all"
     )
@@ -109,16 +109,16 @@ def test_nerfstudio_reads_the_same_rays(exported):
     rays = outputs.cameras.generate_rays(camera_indices=2, keep_shape=True)
     assert rays.origins.shape[:2] == (scene.height, scene.width)
     row, column = 11, 29
-    truth = poses[2, :3, :3] @ np.linalg.inv(scene.K[2]) @ [column, row, 1.0]
-    assert rays.directions[row, column].numpy() == pytest.approx(truth / np.linalg.norm(truth), abs=1e-5)
+    expected = poses[2, :3, :3] @ np.linalg.inv(scene.K[2]) @ [column, row, 1.0]
+    assert rays.directions[row, column].numpy() == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
     assert rays.origins[row, column].numpy() == pytest.approx(poses[2, :3, 3], rel=1e-5)
-    # OpenGL axes: the camera looks along -z
+    # In OpenGL axes the camera looks along -z.
     looking = -outputs.cameras.camera_to_worlds[2, :, 2].numpy()
     assert looking == pytest.approx(poses[2, :3, 2], abs=1e-6)
 
 
 @pytest.mark.parametrize(("size", "taken"), [((48, 40), True), ((96, 80), False)])
-def test_photographs_are_named_where_the_intrinsics_fit_them(sphere_folder, tmp_path, size, taken):
+def test_transforms_name_photographs_if_the_intrinsics_fit_them(sphere_folder, tmp_path, size, taken):
     (sphere_folder / "image").mkdir()
     for path in (sphere_folder / "mask").iterdir():
         cv2.imwrite(str(sphere_folder / "image" / path.name), np.zeros((size[1], size[0], 3), np.uint8))
@@ -129,7 +129,7 @@ def test_photographs_are_named_where_the_intrinsics_fit_them(sphere_folder, tmp_
     assert folders == {"image" if taken else "normal_camera_space_GT"}
 
 
-def test_intrinsics_are_those_of_the_files_when_training_used_smaller_maps(sphere_folder, tmp_path):
+def test_intrinsics_are_for_the_files_even_if_training_used_smaller_maps(sphere_folder, tmp_path):
     full, half = read_scene(sphere_folder), read_scene(sphere_folder, scale_factor=0.5)
     write_result_cameras(tmp_path, half, transform_poses(half.world_from_unit, half.c2w))
     K, _, _ = read_cameras(tmp_path / "cameras_refined.npz", full.num_views)
@@ -139,7 +139,7 @@ def test_intrinsics_are_those_of_the_files_when_training_used_smaller_maps(spher
     assert meta["frames"][1]["cx"] == pytest.approx(full.K[1, 0, 2] + 0.5)
 
 
-def test_held_out_views_keep_their_place_and_their_given_pose(sphere_scene):
+def test_held_out_views_keep_their_index_and_their_given_pose(sphere_scene):
     views = (0, 2, 3, 6)
     refined = refined_poses(sphere_scene)[list(views)]
     given = transform_poses(sphere_scene.world_from_unit, sphere_scene.c2w)
@@ -151,16 +151,3 @@ def test_held_out_views_keep_their_place_and_their_given_pose(sphere_scene):
     with pytest.raises(PmniError, match="held out"):
         data_world_poses(without, views, refined)
     assert data_world_poses(without, tuple(range(7)), sphere_scene.c2w) == pytest.approx(given)
-
-
-def test_rigid_mends_rounding_and_changes_nothing_else(sphere_scene):
-    rounded = sphere_scene.c2w.astype(np.float32)
-    mended = orthonormalized(rounded)
-    assert mended == pytest.approx(sphere_scene.c2w, abs=1e-5)
-    assert mended[:, :3, 3] == pytest.approx(rounded[:, :3, 3], abs=0)
-    gram = mended[:, :3, :3].transpose(0, 2, 1) @ mended[:, :3, :3]
-    assert np.abs(gram - np.eye(3)).max() < 1e-14
-
-
-def test_identity_world_leaves_poses_alone(sphere_scene):
-    assert transform_poses(np.eye(4), sphere_scene.c2w) == pytest.approx(sphere_scene.c2w, abs=1e-12)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours from photographs: of a figure whose every point has a known colour, photographed by exact ray tracing."""
+"""Colors from photographs: ray-traced photographs of a figure with known colors at all points."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pmni_nerfstudio.geometry.transforms import transform_poses
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """A figure whose arms and legs hide parts of it, with photographs at twice the maps' size."""
+    """Figure whose limbs occlude parts of it, with photographs of twice the resolution of the maps."""
     folder = tmp_path_factory.mktemp("texture") / "scene"
     SynthCommand(out=folder, shape="figure", views=8, width=120, height=100, mesh_resolution=96).main()
     take_photographs(read_scene(folder), "figure", factor=2)
@@ -31,7 +31,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="module")
 def mesh(scene: Scene) -> trimesh.Trimesh:
-    """The true surface, data's world."""
+    """True surface, in the data world."""
     loaded = trimesh.load_mesh(scene.mesh_file, process=False)
     assert isinstance(loaded, trimesh.Trimesh)
     return loaded
@@ -46,35 +46,35 @@ def unit(scene: Scene, points: np.ndarray) -> np.ndarray:
     return (points - scene.world_from_unit[:3, 3]) / scene.world_from_unit[0, 0]
 
 
-def test_vertices_get_their_colours_and_hidden_ones_are_not_seen(scene: Scene, mesh: trimesh.Trimesh):
+def test_visible_vertices_get_their_colors_and_hidden_ones_are_not_seen(scene: Scene, mesh: trimesh.Trimesh):
     vertices, poses = np.asarray(mesh.vertices), poses_of(scene)
     photographs = read_photographs(scene, poses, progress=False)
-    colours, seen = surface_colors(mesh, vertices, np.asarray(mesh.vertex_normals), photographs)
-    error = np.abs(colours - true_colours(unit(scene, vertices))).max(axis=1)
-    # 1 px of a photograph is a change of up to 3 values; a colour from a wrong place is off by tens
+    colors, seen = surface_colors(mesh, vertices, np.asarray(mesh.vertex_normals), photographs)
+    error = np.abs(colors - true_colours(unit(scene, vertices))).max(axis=1)
+    # Colors change by up to 3 values per pixel; a color of a wrong point is off by tens.
     assert seen.mean() > 0.7
     assert error[seen].mean() < 0.6
     assert np.quantile(error[seen], 0.999) < 6.0
-    # What no camera can see is told: rays from it to every camera (the other way round) are stopped, or face away.
+    # Ground truth of visibility: an unblocked ray from the vertex to a camera that it faces.
     lifted = vertices + 1e-3 * np.linalg.norm(mesh.extents) * np.asarray(mesh.vertex_normals)
-    open_sky = np.zeros(len(vertices), dtype=bool)
+    visible = np.zeros(len(vertices), dtype=bool)
     for c2w in poses:
         towards = c2w[:3, 3] - lifted
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
         facing = (towards * mesh.vertex_normals).sum(axis=1) > 0
-        open_sky |= facing & ~np.isfinite(RayCaster(mesh).cast(lifted, towards).distance)
-    assert (~open_sky).sum() > 20  # the figure does hide parts of itself
-    assert (seen & ~open_sky).mean() < 0.002
-    # and the rest of the vertices are black nowhere
-    assert colours.max(axis=1).min() > 10
+        visible |= facing & ~np.isfinite(RayCaster(mesh).cast(lifted, towards).distance)
+    assert (~visible).sum() > 20  # some vertices are hidden from all cameras
+    assert (seen & ~visible).mean() < 0.002
+    # Hidden vertices are not black.
+    assert colors.max(axis=1).min() > 10
 
 
-def test_texture_of_a_glb_holds_the_colours(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
+def test_the_texture_of_a_glb_has_the_colors(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
     photographs = list(read_photographs(scene, poses_of(scene), progress=False))
     texture_mesh(mesh, photographs, size=512).export(tmp_path / "textured.glb")
     positions, uv, texture = read_glb(tmp_path / "textured.glb")
     assert 256 <= min(texture.shape[:2]) and max(texture.shape[:2]) <= 1024
-    # vertices are those of the mesh, and each has the colour of its place
+    # Vertices are those of the mesh, with the colors of their positions.
     _, seen = surface_colors(mesh, np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals), photographs)
     distance, index = KDTree(np.asarray(mesh.vertices)).query(positions)
     assert np.max(distance) < 1e-4
@@ -83,15 +83,15 @@ def test_texture_of_a_glb_holds_the_colours(scene: Scene, mesh: trimesh.Trimesh,
     assert np.quantile(error, 0.99) < 6
 
 
-def test_weights_are_cosines_and_means_are_over_views(scene: Scene, mesh: trimesh.Trimesh):
-    """Views of one colour each: a vertex gets their mean, weighted by the cosine, whichever see it."""
+def test_colors_are_means_over_views_weighted_by_cosines(scene: Scene, mesh: trimesh.Trimesh):
+    """Photographs of uniform colors: a vertex gets the weighted mean of the views that see it."""
     poses = poses_of(scene)
     photographs = [
         p._replace(image=np.full_like(p.image, 30 * i))
         for i, p in enumerate(read_photographs(scene, poses, progress=False))
     ][:2]
     vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-    colours, seen = surface_colors(mesh, vertices, normals, photographs)
+    colors, seen = surface_colors(mesh, vertices, normals, photographs)
     each = [surface_colors(mesh, vertices, normals, [p])[1] for p in photographs]
     assert (seen == each[0] | each[1]).all()
     towards = poses[:2, None, :3, 3] - vertices
@@ -99,10 +99,10 @@ def test_weights_are_cosines_and_means_are_over_views(scene: Scene, mesh: trimes
     cosine = (towards * normals).sum(axis=2) * np.array(each)
     expected = 30 * cosine[1, seen] / cosine[:, seen].sum(axis=0)
     assert (each[0] & each[1]).sum() > 100
-    assert np.abs(colours[seen, 0] - expected).max() <= 0.5 + 1e-6
+    assert np.abs(colors[seen, 0] - expected).max() <= 0.5 + 1e-6
 
 
-def test_mistakes_are_told_in_one_line(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
+def test_invalid_photographs_are_one_line_errors(scene: Scene, mesh: trimesh.Trimesh, tmp_path: Path):
     bare = tmp_path / "bare"
     SynthCommand(out=bare, views=2, width=48, height=40, mesh_resolution=32).main()
     with pytest.raises(SceneError, match="image: is missing"):
@@ -116,7 +116,7 @@ def test_mistakes_are_told_in_one_line(scene: Scene, mesh: trimesh.Trimesh, tmp_
     with pytest.raises(SceneError, match="00.png: can't be read"):
         next(read_photographs(read_scene(bare), np.eye(4)[None]))
     away = poses_of(scene)
-    away[:, :3, 3] *= -1  # behind the object, looking on
+    away[:, :3, 3] *= -1  # behind the object, looking away from it
     with pytest.raises(PmniError, match="no photograph sees"):
         vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
         surface_colors(mesh, vertices, normals, read_photographs(scene, away, progress=False))
