@@ -5,8 +5,8 @@
 
 Prints points per second (median of the repeats), and in parentheses the ratio to nerfstudio's encoding, of four jobs: the
 signed distance; the same with its backward pass; signed distance and analytic gradient with the backward pass of both;
-and the gradient by six-point differences with its backward pass. With the last, which training uses, the plain grid is
-typically fifty times as fast (docs/benchmarks.md). The time of an Adam step depends only on the number of parameters, and
+and the gradient by six-point differences with its backward pass. For the last, the plain grid is typically fifty times as
+fast as nerfstudio's encoding (docs/benchmarks.md). The time of an Adam step depends only on the number of parameters, and
 is printed separately.
 """
 
