@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The neural stage: poses, marching, rendering and losses as parts, and the nerfstudio model that joins them."""
+"""The neural surface model: field rendering, ray marching, losses, pose optimizer, and the nerfstudio model around them."""

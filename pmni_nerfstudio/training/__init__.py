@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training run around the model: trainer, start-up with registration, schedules, convergence, checkpoints."""
+"""Training: trainer, start-up with registration, schedules, early stopping, checkpoints, and loading of trained runs."""

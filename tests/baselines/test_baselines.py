@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""neus-facto-small and its surface: on converted scenes whose truth is known, without a network and without patches."""
+"""neus-facto-small and the extraction of its surface, on converted scenes with ground truth."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_config(data: Path, out: Path, steps: int = STEPS, auto_orient: bool = F
 
 @pytest.fixture(scope="module")
 def trained(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, list[dict[str, float]]]:
-    """A run with its losses, step by step."""
+    """Trained run and its losses by step."""
     trainer = set_up(make_config(converted, tmp_path_factory.mktemp("run")))
     losses: list[dict[str, float]] = []
     step = trainer.train_iteration
@@ -67,9 +67,9 @@ def trained(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return trainer, losses
 
 
-def distances(mesh: trimesh.Trimesh, centre: np.ndarray) -> np.ndarray:
-    """Of the vertices from a point of the unit sphere's world, in the data's units."""
-    return np.linalg.norm(mesh.vertices - in_data_world(centre), axis=-1)
+def distances(mesh: trimesh.Trimesh, center: np.ndarray) -> np.ndarray:
+    """Distances of the vertices from a point of the unit-sphere world, in units of the data."""
+    return np.linalg.norm(mesh.vertices - in_data_world(center), axis=-1)
 
 
 def in_data_world(point: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def in_data_world(point: np.ndarray) -> np.ndarray:
     return world_from_unit[:3, :3] @ point + world_from_unit[:3, 3]
 
 
-def test_losses_fall_and_hear_of_masks_and_normals(trained: tuple[Trainer, list[dict[str, float]]]):
+def test_losses_decrease_and_include_masks_and_normals(trained: tuple[Trainer, list[dict[str, float]]]):
     _, losses = trained
     assert losses[0].keys() == {"rgb_loss", "eikonal_loss", "fg_mask_loss", "normal_loss", "interlevel_loss"}
     for name in ("rgb_loss", "normal_loss", "fg_mask_loss"):
@@ -85,7 +85,7 @@ def test_losses_fall_and_hear_of_masks_and_normals(trained: tuple[Trainer, list[
         assert last < 0.8 * first, name
 
 
-def test_the_trained_surface_is_nearer_the_sphere_than_the_start(
+def test_training_moves_the_surface_toward_the_sphere(
     trained: tuple[Trainer, list[dict[str, float]]], converted: Path, tmp_path: Path
 ):
     def error(pipeline: Pipeline) -> float:
@@ -95,25 +95,25 @@ def test_the_trained_surface_is_nearer_the_sphere_than_the_start(
     start = set_up(make_config(converted, tmp_path)).pipeline.eval()
     mesh = baseline_mesh(start, 64, progress=False)
     assert mesh.is_watertight and mesh.volume > 0
-    # what it starts from: a rough ball about the unit sphere's centre, of the radius `bias`
+    # The initial surface is an approximate ball at the center of the unit sphere, with radius `bias`.
     radii = distances(mesh, np.zeros(3))
     assert radii.mean() == pytest.approx(55 * 0.5, rel=0.2) and radii.std() < 0.3 * radii.mean()
     assert error(trained[0].pipeline.eval()) < 0.5 * error(start)
 
 
-def test_a_run_is_loaded_again_as_it_was_and_measured(trained: tuple[Trainer, list[dict[str, float]]]):
+def test_a_loaded_run_is_unchanged_and_can_be_evaluated(trained: tuple[Trainer, list[dict[str, float]]]):
     trainer, _ = trained
     run = load_run(trainer.config.get_base_dir() / "config.yml", "cpu")
     points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     was, now = (p.model.field.forward_geonetwork(points)[:, 0] for p in (trainer.pipeline, run.pipeline))
     torch.testing.assert_close(now, was)
     assert run.step == STEPS - 1 and not any("lpips" in name for name in run.pipeline.model.state_dict())
-    # as ns-eval loads it, with evaluation's own data
+    # Loaded as by ns-eval, with the evaluation data.
     metrics = eval_setup(run.config_path)[1].get_average_eval_image_metrics()
     assert metrics["psnr"] > 10 and 0 < metrics["ssim"] <= 1 and "lpips" not in metrics
 
 
-def test_training_goes_on_from_a_checkpoint(trained: tuple[Trainer, list[dict[str, float]]], tmp_path: Path):
+def test_training_resumes_from_a_checkpoint(trained: tuple[Trainer, list[dict[str, float]]], tmp_path: Path):
     trainer, _ = trained
     config = make_config(trainer.config.data, tmp_path)
     config.load_dir = trainer.checkpoint_dir
@@ -126,16 +126,16 @@ def test_training_goes_on_from_a_checkpoint(trained: tuple[Trainer, list[dict[st
 
 
 @pytest.mark.parametrize("auto_orient", [False, True])
-def test_a_known_surface_comes_out_in_the_data_s_world(converted: Path, tmp_path: Path, auto_orient: bool):
+def test_a_known_surface_is_extracted_in_the_world_of_the_data(converted: Path, tmp_path: Path, auto_orient: bool):
     pipeline = set_up(make_config(converted, tmp_path, auto_orient=auto_orient)).pipeline.eval()
     turned = pipeline.datamanager.train_dataset.metadata["transform"]
     assert (turned is not None) == auto_orient
-    centre = torch.from_numpy(SPHERE_CENTER).float()
+    center = torch.from_numpy(SPHERE_CENTER).float()
     if turned is not None:
-        centre = turned[:, :3] @ centre + turned[:, 3]
+        center = turned[:, :3] @ center + turned[:, 3]
 
     def sphere(points: Tensor) -> Tensor:
-        return torch.stack([(points - centre).norm(dim=-1) - SPHERE_RADIUS, points[:, 0]], dim=-1)
+        return torch.stack([(points - center).norm(dim=-1) - SPHERE_RADIUS, points[:, 0]], dim=-1)
 
     pipeline.model.field.forward_geonetwork = sphere
     mesh = baseline_mesh(pipeline, 64, progress=False)
@@ -147,7 +147,7 @@ def test_a_known_surface_comes_out_in_the_data_s_world(converted: Path, tmp_path
     np.testing.assert_allclose(c2w, transform_poses(arrays["world_from_unit"], arrays["c2w"]), atol=1e-4)
 
 
-def test_normals_count_only_where_they_are_known(converted: Path, tmp_path: Path):
+def test_normal_loss_covers_only_known_normals(converted: Path, tmp_path: Path):
     pipeline = set_up(make_config(converted, tmp_path)).pipeline
     model = pipeline.model.train()
     rays, batch = pipeline.datamanager.next_train(0)
@@ -162,8 +162,8 @@ def test_normals_count_only_where_they_are_known(converted: Path, tmp_path: Path
     assert "normal_loss" not in nothing
 
 
-def test_the_field_has_gradients_that_can_be_learnt_through():
-    """Both are by autograd: the normal, and the derivative of a loss of it with respect to the hash table."""
+def test_the_field_is_twice_differentiable():
+    """Autograd computes the normal, and the derivative of a loss on it with respect to the hash table."""
     torch.manual_seed(0)
     config = TorchSDFFieldConfig(
         use_grid_feature=True,
@@ -178,7 +178,7 @@ def test_the_field_has_gradients_that_can_be_learnt_through():
     field = config.setup(aabb=box, num_images=1, spatial_distortion=torch.nn.Identity()).double()
     table = field.encoding.hash_table
     with torch.no_grad():
-        table.mul_(1e3)  # so that it says something
+        table.mul_(1e3)  # large enough to contribute
         for parameter in field.glin0.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     x = torch.rand(8, 3, dtype=torch.float64) * 1.9 - 0.95
@@ -213,7 +213,7 @@ def test_the_field_has_gradients_that_can_be_learnt_through():
         (lambda text: text.replace("foreground_mask", "other"), "frames without foreground_mask"),
     ],
 )
-def test_other_data_is_refused_in_one_line(
+def test_other_data_is_rejected_in_one_line(
     tmp_path: Path,
     converted: Path,
     capsys: pytest.CaptureFixture[str],

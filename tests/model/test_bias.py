@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trained surface lies where the true one does, not a little outside: on a ball and on the faces of a cube."""
+"""The trained surface is not inflated: on a ball and on the faces of a cube."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_capture(folder: Path, surface: Ellipsoid | Cube) -> Path:
 
 
 def outward_offsets(field, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """How far outside of true surface points the field's zero lies, along their normals."""
+    """Signed distance along the normals from true surface points to the zero level set, positive outside."""
     steps = np.linspace(-0.03, 0.03, 61)
     along = torch.from_numpy(points[:, None] + steps[:, None] * normals[:, None]).float()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def outward_offsets(field, points: np.ndarray, normals: np.ndarray) -> np.ndarra
 
 
 def ball_points() -> tuple[np.ndarray, np.ndarray]:
-    """Where cameras of the ring, 10 to 30 deg up, see it well."""
+    """Points and normals of the ball that cameras of the ring, 10 to 30 deg above the horizon, see well."""
     normals = np.random.default_rng(0).standard_normal((4000, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     normals = normals[np.abs(normals[:, 2]) < 0.7]
@@ -47,7 +47,7 @@ def ball_points() -> tuple[np.ndarray, np.ndarray]:
 
 
 def cube_points() -> tuple[np.ndarray, np.ndarray]:
-    """The middles of the faces that look to the side or up."""
+    """Points and normals of the central part of the faces that point sideways or up."""
     rng = np.random.default_rng(0)
     points, normals = [], []
     for axis in range(3):
@@ -73,7 +73,7 @@ def cube_sdf(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_a_ball_is_not_inflated(tmp_path: Path):
-    """The whole method, as it comes: .05% of the radius is a fortieth of a pixel here."""
+    """Default settings; 0.05% of the radius is a fortieth of a pixel here."""
     trainer = set_up(make_config("pmni-calibrated", write_capture(tmp_path / "scene", BALL), tmp_path, 1500))
     trainer.train()
     offsets = outward_offsets(trainer.pipeline.model.field, *ball_points())
@@ -82,9 +82,12 @@ def test_a_ball_is_not_inflated(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_true_planes_stay_where_they_are(tmp_path: Path):
-    """Normals don't hold a plane's offset, so that a bias of rendering or masks would move it. (From a start of its own
-    a cube stays half a percent too large: its edges are round by a voxel.)"""
+def test_true_planes_do_not_move(tmp_path: Path):
+    """Normals do not constrain the offset of a plane, so that a bias of rendering or masks would move it.
+
+    The run starts from the true surface: from the default initialization, a cube stays half a percent too large, because
+    its edges are rounded by a voxel.
+    """
     config = make_config("pmni-calibrated", write_capture(tmp_path / "scene", CUBE), tmp_path, 1500)
     trainer = set_up(config)
     model = trainer.pipeline.model

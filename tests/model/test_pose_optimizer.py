@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pose corrections: the exponential map, the gauge, and one composition for training, viewer and exporters."""
+"""Pose corrections: exponential map, gauge, and equal composition in training, viewer and exporters."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ EXPONENTIALS = [lie.se3_exp_pypose, lie.se3_exp_nerfstudio]
 
 
 def opengl_poses(seed: int = 0, views: int = VIEWS, distance: float = 15.0) -> torch.Tensor:
-    """Cameras (N, 3, 4) all round the origin, looking towards it but for a degree or so, any roll."""
+    """Camera-to-world poses (N, 3, 4) around the origin, which look at it within about a degree, with random roll."""
     rng = np.random.default_rng(seed)
     turn = Rotation.random(views, random_state=rng).as_matrix()
-    centre = distance * turn[:, :, 2] + 0.3 * rng.standard_normal((views, 3))  # OpenGL looks along -z
-    return torch.from_numpy(np.concatenate([turn, centre[..., None]], axis=-1)).float()
+    center = distance * turn[:, :, 2] + 0.3 * rng.standard_normal((views, 3))  # OpenGL looks along -z
+    return torch.from_numpy(np.concatenate([turn, center[..., None]], axis=-1)).float()
 
 
 def make_optimizer(mode: str = "SE3", moved: bool = True, **config) -> PmniPoseOptimizer:
-    """A fresh optimizer; moved: with a start that isn't the base and corrections of a few degrees and hundredths."""
+    """A new optimizer; if moved, with initial poses that differ from the base and corrections of a few degrees."""
     base = opengl_poses()
     optimizer = PmniPoseOptimizerConfig(mode=mode, **config).setup(num_cameras=VIEWS, device="cpu", base_c2w=base)
     if moved and mode != "off":
@@ -45,7 +45,7 @@ def make_optimizer(mode: str = "SE3", moved: bool = True, **config) -> PmniPoseO
 
 
 def make_cameras(c2w: torch.Tensor, numbered: bool = True) -> Cameras:
-    """As the data parser makes them."""
+    """Cameras like those of the data parser."""
     return Cameras(
         camera_to_worlds=c2w,
         fx=250.0,
@@ -64,7 +64,7 @@ def homogeneous(c2w: torch.Tensor) -> torch.Tensor:
 
 
 def twist_matrix(twist: torch.Tensor) -> torch.Tensor:
-    """The 4x4 matrix whose matrix exponential is the motion, by the book."""
+    """Twist as a 4x4 matrix, whose matrix exponential is the motion."""
     matrix = torch.zeros(*twist.shape[:-1], 4, 4, dtype=twist.dtype)
     x, y, z = twist[..., 3:].unbind(-1)
     matrix[..., 0, 1], matrix[..., 0, 2], matrix[..., 1, 2] = -z, y, -x
@@ -105,7 +105,7 @@ def test_exponential_gradient_is_the_finite_difference(exponential, angle):
 
 
 def test_falls_back_to_nerfstudio_without_pypose(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "pypose", None)  # what Python itself does to forbid an import
+    monkeypatch.setitem(sys.modules, "pypose", None)  # makes the import fail
     assert lie.choose_exponential() == ("nerfstudio", lie.se3_exp_nerfstudio)
     without = make_optimizer()
     assert "nerfstudio" in capsys.readouterr().out
@@ -117,7 +117,7 @@ def test_falls_back_to_nerfstudio_without_pypose(monkeypatch, capsys):
 # --- parametrisation and gauge ---
 
 
-def test_correction_turns_and_shifts_the_object_in_the_cameras_axes(monkeypatch):
+def test_correction_rotates_and_shifts_the_object_in_camera_axes(monkeypatch):
     monkeypatch.setattr("pmni_nerfstudio.model.pose_optimizer.fix_gauge", lambda t, r, _: (t, r))
     optimizer = make_optimizer(moved=False)
     rotation, translation = np.array([0.1, -0.2, 0.05]), np.array([0.0, 0.0, 0.3])
@@ -125,11 +125,11 @@ def test_correction_turns_and_shifts_the_object_in_the_cameras_axes(monkeypatch)
         optimizer.rotation[2] = torch.from_numpy(rotation)
         optimizer.translation[4] = torch.from_numpy(translation)
     base, now = optimizer.base_c2w.double().numpy(), optimizer.c2w().detach().double().numpy()
-    axes, centre = base[2, :, :3], base[2, :, 3]
+    axes, center = base[2, :, :3], base[2, :, 3]
     turn = axes @ Rotation.from_rotvec(rotation).as_matrix() @ axes.T
-    np.testing.assert_allclose(now[2], np.column_stack([turn @ axes, turn @ centre]), atol=3e-6)
-    # The object's centre stays where the camera saw it.
-    np.testing.assert_allclose(now[2, :, :3].T @ now[2, :, 3], axes.T @ centre, atol=5e-6)
+    np.testing.assert_allclose(now[2], np.column_stack([turn @ axes, turn @ center]), atol=3e-6)
+    # The camera still sees the object's center at the same point.
+    np.testing.assert_allclose(now[2, :, :3].T @ now[2, :, 3], axes.T @ center, atol=5e-6)
     np.testing.assert_allclose(now[4, :, :3], base[4, :, :3], atol=1e-6)
     np.testing.assert_allclose(now[4, :, 3], base[4, :, 3] + 0.3 * base[4, :, 2], atol=2e-6)
     np.testing.assert_allclose(now[[0, 1, 3, 5]], base[[0, 1, 3, 5]], atol=2e-6)
@@ -151,18 +151,18 @@ def test_motion_common_to_all_views_changes_nothing():
 
 def test_gauge_projection_is_idempotent_and_leaves_the_mean_camera():
     generator = torch.Generator().manual_seed(0)
-    translation, rotation, centres = torch.randn(3, 9, 3, generator=generator, dtype=torch.float64)
-    once = lie.fix_gauge(translation, rotation, centres)
-    for first, second in zip(once, lie.fix_gauge(*once, centres)):
+    translation, rotation, centers = torch.randn(3, 9, 3, generator=generator, dtype=torch.float64)
+    once = lie.fix_gauge(translation, rotation, centers)
+    for first, second in zip(once, lie.fix_gauge(*once, centers)):
         torch.testing.assert_close(second, first, atol=1e-13, rtol=0)
         torch.testing.assert_close(first.mean(dim=0), torch.zeros(3, dtype=torch.float64), atol=1e-13, rtol=0)
-    assert abs((once[0] * centres).sum()) < 1e-12  # no common scaling
-    # Orthogonal: what is taken out is at right angles to what stays.
+    assert abs((once[0] * centers).sum()) < 1e-12  # no common scaling
+    # The projection is orthogonal: the removed part is perpendicular to the rest.
     assert abs(((translation - once[0]) * once[0]).sum()) < 1e-12
-    assert torch.autograd.gradcheck(lie.fix_gauge, tuple(t.requires_grad_() for t in (translation, rotation, centres)))
+    assert torch.autograd.gradcheck(lie.fix_gauge, tuple(t.requires_grad_() for t in (translation, rotation, centers)))
 
 
-def test_a_single_view_stays():
+def test_a_single_view_does_not_move():
     base = opengl_poses(views=1)
     optimizer = PmniPoseOptimizerConfig().setup(num_cameras=1, device="cpu", base_c2w=base)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_a_single_view_stays():
 
 
 def test_gradients_of_poses_are_finite_differences():
-    """From rotation and translation through gauge and exponential, at zero and away from it."""
+    """Gradients pass through gauge and exponential map, at zero corrections and elsewhere."""
     weights = torch.randn(VIEWS, 3, 4, generator=torch.Generator().manual_seed(5)).double()
     for moved in (False, True):
         optimizer = make_optimizer(moved=moved).double()
@@ -193,7 +193,7 @@ def test_gradients_of_poses_are_finite_differences():
 
 
 def viewer_poses(optimizer: PmniPoseOptimizer, cameras: Cameras) -> np.ndarray:
-    """Frusta as nerfstudio's viewer draws them, by its own code, with only the drawing replaced."""
+    """Poses at which nerfstudio's viewer draws the frusta, computed by its own code without the drawing."""
     from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 
     keys = list(range(len(cameras)))
@@ -247,7 +247,7 @@ def test_viewer_export_camera_and_rays_agree(mode):
 
 
 @pytest.mark.parametrize("cam_idx", [3, torch.tensor([3]), torch.tensor([[3]])])
-def test_apply_to_camera_takes_any_number(cam_idx):
+def test_apply_to_camera_accepts_any_index_type(cam_idx):
     optimizer = make_optimizer()
     truth = optimizer.c2w()[3]
     camera = make_cameras(optimizer.base_c2w, numbered=False)[3:4]
@@ -258,7 +258,7 @@ def test_apply_to_camera_takes_any_number(cam_idx):
 
 
 @pytest.mark.parametrize("metadata", [None, {}])
-def test_other_cameras_stay(metadata):
+def test_cameras_that_are_not_training_views_do_not_move(metadata):
     optimizer = make_optimizer()
     camera = make_cameras(optimizer.base_c2w)[2:3]
     camera.metadata = metadata
@@ -295,7 +295,7 @@ def test_rays_of_any_shape_are_corrected_one_by_one(shape, dtype):
 
 
 def test_ray_gradients_are_finite_differences():
-    """The gradient that photometric steps give a pose, through the gathered motion of each ray."""
+    """Gradient of the poses through the motion of each ray."""
     optimizer = make_optimizer().double()
     generator = torch.Generator().manual_seed(4)
     origins, directions, weights = torch.randn(3, 50, 3, generator=generator, dtype=torch.float64)
@@ -351,7 +351,7 @@ def test_mode_off_changes_no_bit():
 # --- state, device, groups, metrics ---
 
 
-def test_set_start_hands_poses_over_and_zeroes_corrections():
+def test_set_start_replaces_poses_and_resets_corrections():
     optimizer = make_optimizer()
     poses = opengl_poses(seed=9)
     optimizer.set_start(poses)
@@ -371,20 +371,20 @@ def test_set_start_hands_poses_over_and_zeroes_corrections():
         (torch.cat([opengl_poses()[:-1], 1.1 * opengl_poses()[-1:]]), f"view {VIEWS - 1}"),
     ],
 )
-def test_wrong_poses_are_refused(poses, what):
+def test_invalid_poses_are_rejected(poses, what):
     with pytest.raises(ValueError, match=what):
         make_optimizer().set_start(poses)
 
 
-def test_checkpoint_restores_poses_even_beside_other_dataset_poses():
+def test_checkpoint_restores_poses_with_other_dataset_poses():
     saved = make_optimizer()
     saved.set_depth_scales(torch.linspace(0.5, 2, VIEWS))
-    rough = opengl_poses(seed=3)  # as another noise seed gives
+    rough = opengl_poses(seed=3)  # as from another noise seed
     restored = PmniPoseOptimizerConfig().setup(num_cameras=VIEWS, device="cpu", base_c2w=rough)
     restored.load_state_dict(saved.state_dict())
     np.testing.assert_array_equal(restored.c2w_opencv_double(), saved.c2w_opencv_double())
     torch.testing.assert_close(restored.depth_scales(), torch.linspace(0.5, 2, VIEWS))
-    # Rays are moved from where this dataset made them.
+    # Rays move from the base poses of the dataset in use.
     camera = make_cameras(rough)
     torch.testing.assert_close(restored.apply_to_camera(camera), saved.c2w(), atol=5e-6, rtol=0)
 
@@ -396,7 +396,7 @@ def test_device_follows_the_module(mode):
     assert torch.nn.Sequential(optimizer).to("meta")[0].device == torch.device("meta")
 
 
-def test_param_groups_separate_rates_and_vanish_with_mode_off():
+def test_param_groups_separate_rates_and_are_absent_with_mode_off():
     optimizer = make_optimizer()
     groups = optimizer.param_groups()
     assert set(groups) == {"pose_rotation", "pose_translation", "pose_depth_scale"}
@@ -415,7 +415,7 @@ def test_metrics_and_penalty_measure_the_correction():
         optimizer.translation[4, 2] = 0.12
     metrics: dict = {}
     optimizer.get_metrics_dict(metrics)
-    # The gauge shares the one view's turn among all: 5/6 of it stays there, 1/6 goes to each other, reversed.
+    # The gauge distributes the rotation of one view: 5/6 of it remains there, and the others rotate back by 1/6.
     assert metrics["pose_rotation_max_deg"].item() == pytest.approx(5.0, abs=1e-4)
     assert metrics["pose_rotation_mean_deg"].item() == pytest.approx((5.0 + 5 * 1.0) / 6, abs=1e-4)
     translation, rotation = optimizer.twists()

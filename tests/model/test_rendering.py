@@ -10,7 +10,7 @@ from pmni_nerfstudio.model.rendering import along_rays, directional_gradients, n
 
 
 def patch_positions(k: int, samples: int, depth: float = 15.0, pixel: float = 1e-3) -> torch.Tensor:
-    """(1, k, k, s, 3) samples of a patch of a camera at the origin that looks along z, on planes z = const."""
+    """Samples (1, k, k, s, 3) of a patch on planes z = const, for a camera at the origin that looks along z."""
     side = (torch.arange(k, dtype=torch.float64) - k // 2) * pixel
     y, x = torch.meshgrid(side + 0.02, side - 0.03, indexing="ij")
     rays = torch.stack([x, y, torch.ones_like(x)], dim=-1)
@@ -27,11 +27,11 @@ def test_directional_gradients_are_exact_for_linear_fields(k: int):
 
 
 def test_directional_gradients_of_a_sphere_converge_with_the_pixel():
-    centre = torch.tensor([-0.45, 0.3, 15.6], dtype=torch.float64)
+    center = torch.tensor([-0.45, 0.3, 15.6], dtype=torch.float64)
     errors = []
     for pixel in (2e-3, 1e-3):
         positions = patch_positions(3, 5, pixel=pixel)
-        offset = positions - centre
+        offset = positions - center
         got = directional_gradients(offset.norm(dim=-1), positions)
         exact = torch.nn.functional.normalize(offset, dim=-1)
         errors.append((got - exact)[:, 1, 1, 1:-1].norm(dim=-1).max().item())  # central differences: second order
@@ -41,13 +41,13 @@ def test_directional_gradients_of_a_sphere_converge_with_the_pixel():
 def test_directional_gradients_pass_gradients_to_values_and_positions():
     positions = patch_positions(3, 3).requires_grad_()
     values = torch.randn(1, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    # Scaled to sizes that finite differences resolve.
+    # Scaled to magnitudes that finite differences resolve.
     assert gradcheck(
         lambda v, p: 1e-3 * directional_gradients(v, p), (values, positions), eps=1e-8, atol=1e-2, rtol=1e-2
     )
 
 
-def test_weights_are_the_drop_of_the_logistic():
+def test_weights_are_the_decrease_of_the_logistic_function():
     t = torch.linspace(-0.5, 0.5, 400, dtype=torch.float64)
     inv_s = torch.tensor(40.0, dtype=torch.float64)
     sdf = -0.7 * t  # a plane met at an angle, at t = 0
@@ -58,7 +58,7 @@ def test_weights_are_the_drop_of_the_logistic():
     assert abs((weights * t).sum() / weights.sum()) < 2e-3  # the depth is not biased
 
 
-def test_weights_do_not_come_back_behind_the_surface():
+def test_weights_stay_zero_behind_the_surface():
     sdf = torch.tensor([0.3, 0.1, -0.2, -0.1, 0.3, -0.3])  # into the object, out of it, into another
     weights = neus_weights(sdf, torch.tensor(100.0))
     assert weights[2] > 0.99 and weights[3:].sum() < 1e-6 and torch.isfinite(weights).all()
@@ -84,8 +84,8 @@ def hits_of(t: list[float], hit: list[bool], near: list[bool]) -> SurfaceHits:
     return SurfaceHits(t=torch.tensor(t), hit=torch.tensor(hit), near=torch.tensor(near), t_min_sdf=torch.tensor(t))
 
 
-def test_planes_span_the_patch_and_leave_out_another_sheet():
-    # Patch 0: eight rays on a slope and one on a body far behind. Patch 1: touches nothing. Patch 2: passes by.
+def test_planes_span_the_patch_and_exclude_another_sheet():
+    # Patch 0: eight rays on a slope and one on a body far behind. Patch 1: far from the surface. Patch 2: near misses.
     slope = [10.0, 10.01, 10.02, 10.03, 10.04, 10.05, 10.06, 10.07]
     hits = hits_of(
         slope + [11.0] + [0.0] * 9 + [9.0] * 9,
@@ -101,7 +101,7 @@ def test_planes_span_the_patch_and_leave_out_another_sheet():
     assert planes.z.isfinite().all()
 
 
-def test_planes_are_in_depth_not_in_distance():
+def test_planes_are_spaced_in_depth_not_in_distance():
     norms = torch.full((1, 9), 1.25)
     planes = patch_planes(hits_of([10.0] * 9, [True] * 9, [True] * 9), norms, 3, 0.1, torch.ones(1), jitter=False)
     torch.testing.assert_close(planes.z[0], torch.tensor([7.9, 8.0, 8.1]))
