@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni register DIR`: poses and a first surface, without any training."""
+"""`pmni register SCENE`: camera poses and a first surface, without training."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import tyro
 
 @dataclass(kw_only=True)
 class RegisterCommand:
-    """Recover camera poses and a surface from normal maps and masks, with rough poses or with none."""
+    """Recover camera poses and a surface from normal maps and masks, with rough poses or none."""
 
     data: tyro.conf.Positional[Path]
-    """The scene's folder. With an intrinsics.json in the place of cameras nothing is assumed of the poses but that
-    the views go round the object in order."""
+    """Scene folder. If it has an intrinsics.json instead of cameras, nothing is assumed of the poses except that the
+    views go once around the object in order."""
     output_dir: Path
-    """Folder to write to; made if need be."""
+    """Folder to write to; created if missing."""
     normals_folder: str | None = None
-    """Name of the folder with the normal maps, where the scene has several."""
+    """Name of the folder with the normal maps, if the scene has several."""
     ignore_poses: bool = False
-    """Start from nothing even where the scene has cameras."""
+    """Ignore the poses of the scene, as if it had none."""
     seed: int = 0
-    """Of the points drawn; the same seed gives the same result."""
+    """Seed of the random surface points. Results with the same seed agree to some hundredths of a degree."""
 
     def main(self) -> None:
-        """Read, register, write, and print what was written.
+        """Read the scene, register it, write the result, and print the files written.
 
         Raises:
-            PmniError: a mistake in the scene, or a folder that can't be written to.
+            PmniError: the scene is invalid, or the folder cannot be written to.
         """
         from rich.console import Console
         from rich.markup import escape
@@ -44,13 +44,13 @@ class RegisterCommand:
             console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
         from pmni_nerfstudio.export.registration import PICTURE, write_registration
         from pmni_nerfstudio.export.registration_picture import write_registration_picture
+        from pmni_nerfstudio.registration.console import register_with_progress
         from pmni_nerfstudio.registration.pipeline import RegistrationSettings
-        from pmni_nerfstudio.registration.progress import register_shown
         from pmni_nerfstudio.registration.views import views_of_scene
 
         views = views_of_scene(scene)
-        poses = None if self.ignore_poses else scene.c2w
-        registration = register_shown(views, poses, RegistrationSettings(seed=self.seed), console)
+        c2w = None if self.ignore_poses else scene.c2w
+        registration = register_with_progress(views, c2w, RegistrationSettings(seed=self.seed), console)
         files = write_registration(self.output_dir, scene, registration)
         write_registration_picture(self.output_dir / PICTURE, views, registration)
         for i, path in enumerate([*files, self.output_dir / PICTURE]):

@@ -1,2 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From scenes to poses and a first surface; knows scenes and nothing of training."""
+"""Registration: camera poses and a first surface from normal maps and masks, before any training.
+
+The steps, top down:
+    pipeline: the whole algorithm.
+    pairwise: pairwise and multiway Sim(3) registration of integrated depth maps, from rough poses or none.
+    alternation: pose steps (bundle_adjustment) and surface steps (surface) in turn, coarse to fine.
+    confidence: agreement of each view with the surface; finds outlier views.
+    relocalization: new poses for outlier views, searched against the surface of the others.
+    symmetry: rotations of the surface onto itself, which make poses ambiguous.
+    framing: cameras centered on the object; the result moved to the world of the rough poses.
+
+What they share:
+    views, poses: observations and world-to-camera poses of all views.
+    levenberg_marquardt: least squares on manifolds.
+    monitoring: progress and snapshots of a running registration; console shows them.
+    cache: finished registrations on disk.
+
+The plane-sweep stereo in stereo/ finds a first surface where poses are known and the visual hull is poor.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phase two of registration: poses and surface in turn, coarse to fine, from poses that are roughly right."""
+"""Alternation of pose steps and surface steps, coarse to fine, from roughly right poses."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances, visual_hull
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
-from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours, graze
+from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours, rim_points
 from pmni_nerfstudio.registration.framing import frame_object
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
-from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.normal_fusion import fuse_normals
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -24,25 +25,27 @@ from pmni_nerfstudio.registration.views import Views
 
 @dataclass(frozen=True)
 class Level:
-    """Some rounds at one resolution."""
+    """Rounds of alternation at one resolution."""
 
     resolution: int
     """Grid vertices per axis."""
     rounds: int
     blur: float = 0.0
-    """Gaussian's width on the normal maps, in scene radii at the object."""
+    """Standard deviation of the Gaussian blur of the normal maps, in radii of the unit sphere at the object."""
     huber: float = 0.02
+    """Huber threshold of the pose steps; see `BundleOptions`."""
     points: int = 4000
-    """Surface points of the pose step."""
+    """Surface points of a pose step."""
     hull_votes: int | None = None
-    """Begin again from the visual hull, with so many votes."""
+    """Votes of the visual hull that the level restarts from, which restores thin parts that early errors carved off; None:
+    the level continues with the current surface."""
     slack_voxels: float = 0.25
-    """How far the surface may stand out of the visual hull."""
+    """Distance by which the surface may exceed the visual hull, in voxels."""
 
 
 @dataclass(frozen=True)
 class AlternationSchedule:
-    """Coarse to fine."""
+    """Levels, coarse to fine, and options of the steps."""
 
     levels: tuple[Level, ...] = (
         Level(49, 4, blur=0.0166, huber=0.1, hull_votes=3, slack_voxels=1.0),
@@ -53,20 +56,27 @@ class AlternationSchedule:
     bundle: BundleOptions = field(default_factory=BundleOptions)
     poisson: PoissonOptions = field(default_factory=PoissonOptions)
     band_voxels: float = 3.0
+    """Half-width of the narrow band about the surface, in voxels."""
     criteria: Criteria = Criteria(max_iterations=2, initial_damping=1e-3, damping_floor=1e-9, relative_decrease=0.0)
+
+    def split_at_restart(self) -> tuple[AlternationSchedule, AlternationSchedule]:
+        """Levels before and from the first restart from the visual hull, if any after the first level."""
+        levels = self.levels
+        restart = next((i for i, level in enumerate(levels) if i > 0 and level.hull_votes is not None), 0)
+        return replace(self, levels=levels[:restart]), replace(self, levels=levels[restart:])
 
 
 @dataclass
 class Round:
-    """What one round came to."""
+    """Result of one round of alternation."""
 
     level: int
     round: int
     resolution: int
     poses: Poses
     surface: Surface
-    residual_deg: np.ndarray
-    """(N,) median angle between each view's normals and the surface points' mean normals."""
+    residual_deg: Float[np.ndarray, " n"]
+    """Median angle between each view's normals and the mean normals of the surface points, in degrees."""
 
 
 def alternate(
@@ -77,7 +87,16 @@ def alternate(
     fixed_poses: bool = False,
     on_round: Callable[[Round], None] | None = None,
 ) -> tuple[Poses, Surface]:
-    """Pose steps (normal bundle adjustment) and surface steps (band-limited Poisson) in turn."""
+    """Alternate pose steps (normal bundle adjustment) and surface steps (band-limited Poisson).
+
+    Args:
+        views: views to register.
+        poses: their initial poses.
+        schedule: levels, coarse to fine, and options.
+        seed: seed of the surface points.
+        fixed_poses: take surface steps only.
+        on_round: called after each round.
+    """
     rng = np.random.default_rng(seed)
     distances = mask_distances(views.masks)
     surface: Surface | None = None
@@ -85,47 +104,74 @@ def alternate(
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
         blurred = views.blurred(sigma if sigma > 0.4 else 0.0)
-        channels = lookup_channels(blurred, schedule.bundle.bend)
+        channels = lookup_channels(blurred, schedule.bundle.curvature)
         if surface is None or level.hull_votes is not None:
             votes = min(level.hull_votes or 1, max(1, len(views) // 4))
             if not fixed_poses:
                 poses = frame_object(views, poses, votes)
             surface = Surface(visual_hull(views.masks, views.K, poses.c2w(), level.resolution, votes).numpy())
         surface = surface.resampled(level.resolution)
-        outline = contours(views, schedule.bundle.contour_points)
+        curves = contours(views, schedule.bundle.contour_points)
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
         surface = surface.redistanced(schedule.band_voxels + 1)
         for k in range(level.rounds):
             depths = surface.depths(views, poses)
             residual = np.full(len(views), np.nan)
             if not fixed_poses:
-                problem = BundleProblem(blurred, surface, poses, depths, outline, options, rng, channels)
+                problem = BundleProblem(blurred, surface, poses, depths, curves, options, rng, channels)
                 poses = solve(problem, poses, schedule.criteria).state
                 residual = problem.residual_deg
-            surface = surface_step(blurred, channels, poses, surface, depths, distances, outline, level, schedule)
+            surface = surface_step(blurred, channels, poses, surface, depths, distances, curves, level, schedule)
             if on_round is not None:
                 on_round(Round(number, k, level.resolution, poses, surface, residual))
     assert surface is not None
     return poses, surface
 
 
+def alternate_subset(
+    views: Views,
+    poses: Poses,
+    included: Bool[np.ndarray, " n"],
+    schedule: AlternationSchedule,
+    seed: int = 0,
+    on_round: Callable[[Round], None] | None = None,
+) -> tuple[Poses, Surface]:
+    """Alternate over some of the views; the other poses follow the motion of the world as a whole."""
+    index = np.flatnonzero(included)
+    updated, surface = alternate(views.subset(list(index)), poses.subset(index), schedule, seed, on_round=on_round)
+    moved = poses.transformed(*align(poses.subset(index), updated))
+    return moved.replaced(index, updated), surface
+
+
 def surface_step(
     views: Views,
-    channels: list[Tensor],
+    channels: list[Float[Tensor, "11 h w"]],
     poses: Poses,
     surface: Surface,
-    depths: np.ndarray,
-    distances: np.ndarray,
-    outline: list[np.ndarray],
+    depths: Float[np.ndarray, "n h w"],
+    distances: Float[np.ndarray, "n h w"],
+    curves: list[Float[np.ndarray, "p 2"]],
     level: Level,
     schedule: AlternationSchedule,
 ) -> Surface:
-    """The surface that the views' normals ask for, near the one there is and within the hull."""
+    """Integrate the views' normals to a new surface, near the current one and within the visual hull.
+
+    Args:
+        views: normals and intrinsics.
+        channels: `lookup_channels` of the views.
+        poses: their poses.
+        surface: current surface.
+        depths: depth of the current surface in each view.
+        distances: `mask_distances` of the views, in pixels.
+        curves: mask contours of the views.
+        level: the current level.
+        schedule: options.
+    """
     band = Band.of(surface.sdf, schedule.band_voxels)
     normals, weights = fuse_normals(views, channels, poses, surface, depths, band.points, band.sdf)
-    grazing = [graze(surface, pixels, views.K[i], poses, i) for i, pixels in enumerate(outline)]
+    rims = [rim_points(surface, pixels, views.K[i], poses, i) for i, pixels in enumerate(curves)]
     near = 0.9 * schedule.band_voxels * surface.voxel
-    zeros = np.concatenate([g.points[np.abs(g.sdf) < near] for g in grazing])
+    zeros = np.concatenate([rim.points[np.abs(rim.sdf) < near] for rim in rims])
     votes = 1 if len(views) < 8 else 2
     floor = hull_distance(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
     return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registrations kept on disk, found again by the content of what went in."""
+"""Cache of registrations on disk, keyed by the content of their input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from jaxtyping import Float
 
 from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.registration.confidence import Judgement
+from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
-_JUDGEMENT = "judgement_"
 _MAX_BYTES = 1 << 29
-"""Of an array: a surface of 512 vertices an axis has as many."""
+"""Largest size of an array: that of a surface with 512 vertices per axis."""
+_AGREEMENT = {f"agreement_{field.name}": field.name for field in dataclasses.fields(ViewAgreement)}
+"""Arrays of `ViewAgreement` in the file, and their fields."""
 _SHAPES: dict[str, tuple[tuple[str | int, ...], str]] = {
     "c2w": (("n", 4, 4), "f"),
     "sdf": (("grid", "grid", "grid"), "f"),
     "trusted": (("n",), "b"),
+    **{name: (("n",), "f") for name in _AGREEMENT},
     "pairwise_cost": ((), "f"),
     "warnings": (("warnings",), "U"),
     "stages": (("stages",), "U"),
@@ -34,13 +36,13 @@ _SHAPES: dict[str, tuple[tuple[str | int, ...], str]] = {
     "hypothesis_costs": (("hypotheses",), "f"),
     "hypothesis_pruned": (("hypotheses",), "b"),
 }
-"""What is kept: shapes, of n views, and numpy's letter of their kind."""
+"""Shape and NumPy kind of every array in the file. Equal names in shapes mean equal sizes."""
 
 
 def registration_key(views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, settings: RegistrationSettings) -> str:
-    """Of normals, masks, intrinsics, rough poses, settings and version: 16 hexadecimal digits."""
+    """Hash of normals, masks, intrinsics, rough poses, settings and version: 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    # A dataclass's repr has every setting by name.
+    # The repr of a dataclass contains every setting by name.
     digest.update(f"{metadata.version('pmni-nerfstudio')} {settings!r}".encode())
     for array in (views.normals, views.masks, views.K, np.zeros(0) if c2w is None else c2w):
         digest.update(f"{array.shape} {array.dtype}".encode())
@@ -49,10 +51,10 @@ def registration_key(views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, setti
 
 
 def save_registration(path: Path, registration: Registration) -> None:
-    """Write it as .npz, atomically.
+    """Write a registration as an .npz file, atomically.
 
     Raises:
-        PmniError: the system refuses to write.
+        PmniError: the file cannot be written.
     """
     r = registration
     arrays = {
@@ -67,27 +69,27 @@ def save_registration(path: Path, registration: Registration) -> None:
         "hypothesis_costs": np.array([h.cost for h in r.hypotheses], dtype=float),
         "hypothesis_pruned": np.array([h.pruned for h in r.hypotheses], dtype=bool),
     }
-    write_npz(path, arrays | {name: getattr(r.judgement, name.removeprefix(_JUDGEMENT)) for name in _of_judgement()})
+    write_npz(path, arrays | {name: getattr(r.agreement, field) for name, field in _AGREEMENT.items()})
 
 
 def load_registration(path: Path) -> Registration:
-    """Read what `save_registration` wrote.
+    """Read a file that `save_registration` wrote.
 
     Raises:
-        PmniError: the file is missing or broken, or holds something else.
+        PmniError: the file is missing or damaged, or holds something else.
     """
     try:
-        arrays = read_npz(path, {*_SHAPES, *_of_judgement()}.__contains__, _MAX_BYTES)
+        arrays = read_npz(path, _SHAPES.__contains__, _MAX_BYTES)
         _check(arrays)
     except (SceneError, ValueError) as error:
-        said = str(error).removeprefix(f"{path}: ").removesuffix(": write it again with numpy.savez")
-        raise PmniError(f"{path}: is no registration that can be used ({said}): remove it to register again") from error
+        reason = str(error).removeprefix(f"{path}: ").removesuffix(": write it again with numpy.savez")
+        raise PmniError(f"{path}: not a valid cached registration ({reason}); remove it to register again") from error
     hypotheses = zip(arrays["hypothesis_names"], arrays["hypothesis_costs"], arrays["hypothesis_pruned"])
     return Registration(
         c2w=arrays["c2w"],
         surface=Surface(arrays["sdf"]),
         trusted=arrays["trusted"],
-        judgement=Judgement(**{name.removeprefix(_JUDGEMENT): arrays[name] for name in _of_judgement()}),
+        agreement=ViewAgreement(**{field: arrays[name] for name, field in _AGREEMENT.items()}),
         hypotheses=tuple(Hypothesis(str(name), float(cost), bool(pruned)) for name, cost, pruned in hypotheses),
         pairwise_cost=float(arrays["pairwise_cost"]),
         seconds=dict(zip(map(str, arrays["stages"]), map(float, arrays["seconds"]))),
@@ -95,22 +97,17 @@ def load_registration(path: Path) -> Registration:
     )
 
 
-def _of_judgement() -> list[str]:
-    """The names under which a judgement's figures are kept, each of n views."""
-    return [f"{_JUDGEMENT}{field.name}" for field in dataclasses.fields(Judgement)]
-
-
 def _check(arrays: dict[str, np.ndarray]) -> None:
-    """Raise ValueError for what is missing, of another shape or kind, or not finite."""
+    """Raise ValueError if an array is missing, has another shape or type, or is not finite."""
     sizes: dict[str, int] = {}
-    for name, (shape, kind) in {**_SHAPES, **{name: (("n",), "f") for name in _of_judgement()}}.items():
+    for name, (shape, kind) in _SHAPES.items():
         array = arrays.get(name)
         if array is None:
-            raise ValueError(f"it lacks {name}")
-        # The first array with a letter in its shape says how many that is.
+            raise ValueError(f"{name} is missing")
+        # The first array whose shape contains a name fixes its size.
         fits = array.ndim == len(shape) and all(
-            size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
-            for size, wanted in zip(array.shape, shape)
+            size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
+            for size, expected in zip(array.shape, shape)
         )
         if not fits or array.dtype.kind != kind or (name in ("c2w", "sdf") and not np.isfinite(array).all()):
-            raise ValueError(f"{name} is of another shape or kind, or not finite")
+            raise ValueError(f"{name} has an unexpected shape or type, or values that are not finite")

@@ -1,95 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well each view agrees with a surface: the ground for trusting its pose."""
+"""Confidence of registered poses: how well each view agrees with the surface, and which views are outliers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
 _PIXELS = 10_000
-"""Of a view that are looked at, about."""
-_LARGEST_INLIER_DEG = 30.0
-"""However far off is usual: beyond it a normal says nothing for the surface."""
+"""Approximate number of pixels of a view that are compared."""
+_MAX_INLIER_DEG = 30.0
+"""Upper limit of the inlier threshold: a normal that is off by more never supports the surface."""
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
-    """Figures of N views."""
+class ViewAgreement:
+    """Agreement of n views with a surface."""
 
     residual_deg: Float[np.ndarray, " n"]
-    """Mean angle between observed and rendered normals where both are, degrees; 180 where the surface is not seen."""
+    """Mean angle between observed and rendered normals where both exist, in degrees; 180 if the surface is not visible."""
     median_deg: Float[np.ndarray, " n"]
-    """The median of the same."""
-    inliers: Float[np.ndarray, " n"]
-    """Share of the mask's pixels that show the surface with a normal within three times the usual angle,
-    at least 5 and at most 30 degrees."""
+    """Median of the same angles."""
+    inlier_ratio: Float[np.ndarray, " n"]
+    """Fraction of the mask's pixels where the surface is visible and its normal within three times the median angle of
+    all views, but at least 5 and at most 30 degrees."""
     iou: Float[np.ndarray, " n"]
-    """Overlap of mask and rendered silhouette, intersection over union."""
+    """Intersection over union of mask and rendered silhouette."""
 
     @property
     def confidence(self) -> Float[np.ndarray, " n"]:
-        """Of each view's pose, 0 to 1: inliers times the overlap."""
-        return self.inliers * self.iou
+        """Confidence of each view's pose, 0 to 1: inlier ratio times mask IoU."""
+        return self.inlier_ratio * self.iou
 
-    def doubtful(self) -> Bool[np.ndarray, " n"]:
-        """Views that fit far worse than the others."""
-        usual = np.median(self.median_deg)
-        worse = self.median_deg > 3 * usual + 3.0
-        return worse | (self.iou < 0.7 * np.median(self.iou)) | (self.inliers < 0.5 * np.median(self.inliers))
+    def outliers(self) -> Bool[np.ndarray, " n"]:
+        """Views that agree far less with the surface than the median view."""
+        large_error = self.median_deg > 3 * np.median(self.median_deg) + 3.0
+        small_overlap = self.iou < 0.7 * np.median(self.iou)
+        return large_error | small_overlap | (self.inlier_ratio < 0.5 * np.median(self.inlier_ratio))
 
     @property
     def cost(self) -> float:
-        """One figure for all views, lower is better: the mean lack of confidence."""
+        """One minus the mean confidence; lower is better."""
         return float(1 - self.confidence.mean())
 
 
-def judge(views: Views, poses: Poses, surface: Surface) -> Judgement:
-    """Compare every view with the surface as it would see it."""
+def view_agreement(views: Views, poses: Poses, surface: Surface) -> ViewAgreement:
+    """Compare every view's normals and mask with the surface rendered at its pose."""
     step = max(1, int(np.sqrt(views.height * views.width / _PIXELS)))
-    small = views.every(step)
-    everywhere = np.ones(small.masks.shape, dtype=bool)
-    depths = surface.depths(small, poses, everywhere)
-    seen = np.isfinite(depths)
-    errors = [_errors_deg(small, poses, surface, depths, seen, i) for i in range(len(views))]
+    small = views.strided(step)
+    depths = surface.depths(small, poses, np.ones(small.masks.shape, dtype=bool))
+    visible = np.isfinite(depths)
+    errors = [_errors_deg(small, poses, surface, depths, visible, i) for i in range(len(views))]
     medians = np.array([np.median(e) if len(e) else 180.0 for e in errors])
-    agreeing = min(max(3 * float(np.median(medians)), 5.0), _LARGEST_INLIER_DEG)
+    threshold = min(max(3 * float(np.median(medians)), 5.0), _MAX_INLIER_DEG)
     areas = small.masks.sum(axis=(1, 2))
-    return Judgement(
+    union = (visible | small.masks).sum(axis=(1, 2))
+    return ViewAgreement(
         residual_deg=np.array([e.mean() if len(e) else 180.0 for e in errors]),
         median_deg=medians,
-        inliers=np.array([(e < agreeing).sum() for e in errors]) / np.maximum(areas, 1),
-        iou=(seen & small.masks).sum(axis=(1, 2)) / np.maximum((seen | small.masks).sum(axis=(1, 2)), 1),
+        inlier_ratio=np.array([(e < threshold).sum() for e in errors]) / np.maximum(areas, 1),
+        iou=(visible & small.masks).sum(axis=(1, 2)) / np.maximum(union, 1),
     )
 
 
 def rendered_normals(views: Views, poses: Poses, surface: Surface, view: int) -> Float[np.ndarray, "h w 3"]:
-    """The surface's normals in one view's OpenCV camera axes; zero where the surface is not seen."""
+    """Normals of the surface as one view sees it, OpenCV camera axes; zero where the surface is not visible."""
     one, pose = views.subset([view]), poses.subset([view])
     depth = surface.depths(one, pose, np.ones_like(one.masks))
     y, x = np.nonzero(np.isfinite(depth[0]))
     out = np.zeros((*depth.shape[1:], 3))
-    out[y, x] = _normals_at(one, pose, surface, 0, y, x, depth[0, y, x])
+    out[y, x] = _normals_at(one, pose, surface, 0, np.stack([x, y], axis=1), depth[0, y, x])
     return out
 
 
 def _normals_at(
-    views: Views, poses: Poses, surface: Surface, view: int, y: np.ndarray, x: np.ndarray, depth: np.ndarray
-) -> np.ndarray:
-    camera = np.stack([x, y, np.ones(len(x))], axis=1) @ np.linalg.inv(views.K[view]).T * depth[:, None]
+    views: Views,
+    poses: Poses,
+    surface: Surface,
+    view: int,
+    pixels: Int[np.ndarray, "p 2"],
+    depth: Float[np.ndarray, " p"],
+) -> Float[np.ndarray, "p 3"]:
+    """Normals of the surface, in camera axes, at pixels (x, y) of known depth."""
+    camera = pixel_directions(views.K[view], pixels) * depth[:, None]
     world = (camera - poses.t[view]) @ poses.R[view]
     return surface.normals_at(world) @ poses.R[view].T
 
 
 def _errors_deg(
-    views: Views, poses: Poses, surface: Surface, depths: np.ndarray, seen: np.ndarray, view: int
-) -> np.ndarray:
-    y, x = np.nonzero(views.masks[view] & seen[view])
-    normals = _normals_at(views, poses, surface, view, y, x, depths[view, y, x])
+    views: Views, poses: Poses, surface: Surface, depths: np.ndarray, visible: np.ndarray, view: int
+) -> Float[np.ndarray, " p"]:
+    """Angles between observed and rendered normals of one view, in degrees."""
+    y, x = np.nonzero(views.masks[view] & visible[view])
+    normals = _normals_at(views, poses, surface, view, np.stack([x, y], axis=1), depths[view, y, x])
     cosine = (normals * views.normals[view, y, x]).sum(axis=1)
     return np.rad2deg(np.arccos(cosine.clip(-1, 1)))

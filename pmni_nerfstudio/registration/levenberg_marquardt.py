@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damped Gauss-Newton (Levenberg-Marquardt) with real accept and reject; it knows nothing of what it solves."""
+"""Levenberg-Marquardt on manifolds. A problem linearizes itself; the solver knows nothing else of it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Linearization:
-    """A problem's cost about a state: cost + gradient . delta + delta . hessian . delta / 2 to second order."""
+    """Second-order model of a cost about a state: cost + gradient . delta + delta . hessian . delta / 2."""
 
     hessian: Float[np.ndarray, "p p"]
-    """Gauss-Newton's approximation, symmetric, positive semi-definite."""
+    """Gauss-Newton approximation; symmetric and positive semi-definite."""
     gradient: Float[np.ndarray, " p"]
     cost: float
 
 
 class Problem(Protocol[State]):
-    """What the solver needs to know of a least-squares problem on a manifold."""
+    """Least-squares problem on a manifold."""
 
     def linearize(self, state: State) -> Linearization:
-        """Cost, gradient and Gauss-Newton Hessian at a state, by its local coordinates."""
+        """Cost, gradient and Gauss-Newton Hessian at a state, in its local coordinates."""
         ...
 
     def retract(self, state: State, delta: Float[np.ndarray, " p"]) -> State:
@@ -37,31 +37,32 @@ class Problem(Protocol[State]):
 
 @dataclass(frozen=True)
 class Criteria:
-    """When a step is taken and when it is enough."""
+    """Damping and convergence criteria."""
 
     max_iterations: int = 30
     initial_damping: float = 1e-2
-    """Added to the Hessian's diagonal, relative to it."""
+    """Damping relative to the Hessian's diagonal (Marquardt); adapted from step to step."""
     damping_floor: float = 1e-2
-    """Added to the Hessian's diagonal as it is: keeps freedoms that nothing holds (a gauge) where they are."""
+    """Constant added to the Hessian's diagonal (Levenberg); keeps unobservable directions (a gauge) in place."""
     relative_decrease: float = 2e-4
-    """An accepted step that lowers the cost by less than this share of it is the last."""
+    """Converged when an accepted step lowers the cost by less than this fraction."""
 
 
 @dataclass(frozen=True)
 class Solution(Generic[State]):
-    """Where the solver ended."""
+    """Result of `solve`."""
 
     state: State
     cost: float
     initial_cost: float
     iterations: int
     accepted: int
+    """Number of accepted steps."""
     converged: bool
-    """False if it ran out of iterations."""
+    """False if the iterations ran out first."""
 
 
-_LARGEST_DAMPING = 1e4
+_MAX_DAMPING = 1e4
 
 
 def solve(
@@ -70,15 +71,15 @@ def solve(
     criteria: Criteria = Criteria(),
     on_step: Callable[[State, float], None] | None = None,
 ) -> Solution[State]:
-    """Minimise a robust least-squares cost (Levenberg, 1944; Marquardt, 1963).
+    """Minimize a (robust) least-squares cost (Levenberg, 1944; Marquardt, 1963).
 
-    A step is taken only if the cost at its end is lower; then the damping falls, else it grows and the step is
-    tried again from the same linearization.
+    A step is accepted only if it lowers the actual cost; the damping then decreases. After a rejected step the damping
+    increases and the step is computed again from the same linearization.
 
     Args:
-        problem: that linearizes itself.
-        state: to start from.
-        criteria: damping and when to stop.
+        problem: the problem to solve.
+        state: initial state.
+        criteria: damping and convergence criteria.
         on_step: called with every accepted state and its cost.
     """
     current = problem.linearize(state)
@@ -102,6 +103,6 @@ def solve(
                 return Solution(state, current.cost, initial_cost, iteration, accepted, True)
         else:
             damping *= 5
-            if damping > _LARGEST_DAMPING:
+            if damping > _MAX_DAMPING:
                 return Solution(state, current.cost, initial_cost, iteration, accepted, True)
     return Solution(state, current.cost, initial_cost, iteration, accepted, False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns that map a shape onto itself: about these, normals and masks can't tell one pose from another."""
+"""Pose ambiguity by symmetry: rotations that map a shape onto itself, which normals and masks cannot tell apart."""
 
 from __future__ import annotations
 
@@ -13,113 +13,110 @@ from pmni_nerfstudio.geometry.interpolation import lookup_volume
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 
 _POINTS = 600
-_REACH_VOXELS, _CHORD = 2.0, 0.5
-"""A turned point finds itself again if it is this near to the surface and its normal differs by no more than 29 degrees:
-a registered sphere has 3% of points that don't, a fluted vase with a handle 7%, other shapes from 17%."""
+_MAX_DISTANCE_VOXELS, _MAX_CHORD = 2.0, 0.5
+"""Thresholds at which a rotated surface point matches the surface: distance, and chord between the normals (29 degrees).
+The mismatch of registered shapes is 3% for a sphere, 7% for a fluted vase with a handle, and 17% or more for others."""
 _COARSE_ANGLES_DEG = (30.0, 45.0, 60.0, 72.0, 90.0, 120.0, 144.0, 180.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Symmetry:
-    """A turn about the shape's middle that leaves it as it is."""
+    """Rotation about the shape's center that maps the shape onto itself."""
 
     axis: Float[np.ndarray, " 3"]
-    """Unit, world."""
+    """Unit vector in world coordinates."""
     angle_deg: float
     mismatch: float
-    """Share of the surface that does not find itself again."""
+    """Fraction of the surface that the rotation does not map onto the surface."""
     continuous: bool
-    """Whether half the angle does as well: then any does."""
+    """Whether any angle will do, judged by less than half of it."""
 
     def describe(self) -> str:
-        """In words."""
+        """Describe the symmetry in words."""
         axis = ", ".join(f"{a:.2f}" for a in self.axis)
-        turn = "any turn" if self.continuous else f"a turn by {self.angle_deg:.0f} deg"
-        return f"{turn} about the axis ({axis}) maps the shape onto itself"
+        rotation = "any rotation" if self.continuous else f"a rotation by {self.angle_deg:.0f} deg"
+        return f"{rotation} about the axis ({axis}) maps the shape onto itself"
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Points and unit normals sampled on a surface, and their mean."""
+
+    surface: Surface
+    points: Float[np.ndarray, "p 3"]
+    normals: Float[np.ndarray, "p 3"]
+    center: Float[np.ndarray, " 3"]
+
+    def mismatch(self, rotvec: Float[np.ndarray, " 3"], max_distance: float, max_chord: float) -> float:
+        """Fraction of rotated points too far from the surface, or whose normals differ too much from its normals."""
+        rotation = Rotation.from_rotvec(rotvec).as_matrix()
+        points, normals = (self.points - self.center) @ rotation.T + self.center, self.normals @ rotation.T
+        values = lookup_volume(self.surface.lookups, points)
+        length = np.maximum(np.linalg.norm(values[:, 1:], axis=1), 1e-6)
+        chord = np.linalg.norm(values[:, 1:] / length[:, None] - normals, axis=1)
+        return float(((np.abs(values[:, 0]) > max_distance) | (chord > max_chord)).mean())
+
+    def refined(self, rotvec: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+        """Rotation vector refined by robust Gauss-Newton steps on the rotated points' distances to the surface."""
+        rotation = Rotation.from_rotvec(rotvec)
+        shift = self.center.copy()
+        for _ in range(15):
+            points = (self.points - self.center) @ rotation.as_matrix().T + shift
+            values = lookup_volume(self.surface.lookups, points).astype(np.float64)
+            gradient = values[:, 1:]
+            weight = 1 / (1 + (values[:, 0] / (3 * self.surface.voxel)) ** 2)
+            jacobian = np.concatenate([np.cross(points - shift, gradient), gradient], axis=1)
+            system = (jacobian * weight[:, None]).T @ jacobian
+            # Damping: rotations of a round shape are unobservable, and far from the surface the gradient is zero.
+            system += (1e-3 * np.trace(system) / 6 + 1e-6) * np.eye(6)
+            step = -np.linalg.solve(system, (jacobian * weight[:, None]).T @ values[:, 0])
+            rotation = Rotation.from_rotvec(step[:3]) * rotation
+            shift = shift + step[3:]
+        return rotation.as_rotvec()
 
 
 def find_symmetry(surface: Surface, tolerance: float = 0.065, seed: int = 0) -> Symmetry | None:
-    """The turn of at least 30 degrees that maps the surface best onto itself, if it does at all.
+    """Find the rotation by at least 25 degrees that best maps a surface onto itself.
 
-    Turns about a few hundred axes are tried by the angles that a symmetry of order 2 to 6, or a round shape, must
-    have one of; the best are refined.
+    Rotations about a few hundred axes, by the angles of symmetries of order 2 to 6 and others, are scored; the best are
+    refined.
 
     Args:
-        surface: that was registered.
-        tolerance: share of the surface that may differ (a logo on a bottle).
-        seed: of the points.
+        surface: registered surface.
+        tolerance: largest mismatch of a symmetry: the fraction of the surface that may differ (a logo on a bottle).
+        seed: seed of the surface points.
+
+    Returns:
+        The symmetry, or None if the shape has none.
     """
     points, normals = surface.samples(_POINTS, np.random.default_rng(seed))
-    centre = points.mean(axis=0)
-    size = float(np.linalg.norm(points - centre, axis=1).max())
-    axes = _axes(points - centre)
-    turns = [np.deg2rad(angle) * axis for axis in axes for angle in _COARSE_ANGLES_DEG]
-    reach = 0.04 * size + surface.voxel  # a coarse turn is off by some degrees
-    scores = np.array([_mismatch(surface, points, normals, centre, turn, reach, 0.6) for turn in turns])
-    best: tuple[float, np.ndarray] = (1.0, np.zeros(3))
-    for start in np.argsort(scores, kind="stable")[:12]:
-        turn = _refined(surface, points, normals, centre, turns[start])
-        if np.linalg.norm(turn) < np.deg2rad(25):
+    samples = _Samples(surface, points, normals, points.mean(axis=0))
+    size = float(np.linalg.norm(points - samples.center, axis=1).max())
+    axes = _candidate_axes(points - samples.center)
+    candidates = [np.deg2rad(angle) * axis for axis in axes for angle in _COARSE_ANGLES_DEG]
+    coarse_distance = 0.04 * size + surface.voxel  # coarse rotations are off by some degrees
+    scores = np.array([samples.mismatch(rotvec, coarse_distance, 0.6) for rotvec in candidates])
+    max_distance = _MAX_DISTANCE_VOXELS * surface.voxel
+    mismatch, best = 1.0, np.zeros(3)
+    for index in np.argsort(scores, kind="stable")[:12]:
+        rotvec = samples.refined(candidates[index])
+        if np.linalg.norm(rotvec) < np.deg2rad(25):
             continue
-        score = _mismatch(surface, points, normals, centre, turn, _REACH_VOXELS * surface.voxel, _CHORD)
-        if score < best[0]:
-            best = (score, turn)
-    mismatch, turn = best
+        score = samples.mismatch(rotvec, max_distance, _MAX_CHORD)
+        if score < mismatch:
+            mismatch, best = score, rotvec
     if mismatch > tolerance:
         return None
-    half = _mismatch(surface, points, normals, centre, 0.43 * turn, _REACH_VOXELS * surface.voxel, _CHORD)
-    angle = float(np.linalg.norm(turn))
-    return Symmetry(turn / angle, float(np.rad2deg(angle)), mismatch, bool(half <= 2 * tolerance))
+    continuous = samples.mismatch(0.43 * best, max_distance, _MAX_CHORD) <= 2 * tolerance
+    angle = float(np.linalg.norm(best))
+    return Symmetry(best / angle, float(np.rad2deg(angle)), mismatch, continuous)
 
 
-def _axes(points: np.ndarray) -> np.ndarray:
-    """Principal axes and a few hundred more spread over a half sphere."""
+def _candidate_axes(points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "a 3"]:
+    """Principal axes of the points, and 300 axes spread evenly over the half sphere."""
     principal = np.linalg.svd(points, full_matrices=False)[2]
     k = np.arange(300) + 0.5
-    z, around = k / 300, np.pi * (1 + 5**0.5) * k
-    across = np.sqrt(1 - z**2)
-    spread = np.stack([across * np.cos(around), across * np.sin(around), z], axis=1)
+    z, azimuth = k / 300, np.pi * (1 + 5**0.5) * k
+    radius = np.sqrt(1 - z**2)
+    spread = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), z], axis=1)
     return np.concatenate([principal, spread])
-
-
-def _turned(points: np.ndarray, normals: np.ndarray, centre: np.ndarray, turn: np.ndarray):
-    rotation = Rotation.from_rotvec(turn).as_matrix()
-    return (points - centre) @ rotation.T + centre, normals @ rotation.T
-
-
-def _mismatch(
-    surface: Surface,
-    points: np.ndarray,
-    normals: np.ndarray,
-    centre: np.ndarray,
-    turn: np.ndarray,
-    reach: float,
-    chord: float,
-) -> float:
-    """Share of turned points farther than `reach` from the surface, or whose normals differ by more than `chord`."""
-    at, turned = _turned(points, normals, centre, turn)
-    found = lookup_volume(surface.lookups, at)
-    length = np.maximum(np.linalg.norm(found[:, 1:], axis=1), 1e-6)
-    off = np.linalg.norm(found[:, 1:] / length[:, None] - turned, axis=1)
-    return float(((np.abs(found[:, 0]) > reach) | (off > chord)).mean())
-
-
-def _refined(
-    surface: Surface, points: np.ndarray, normals: np.ndarray, centre: np.ndarray, turn: np.ndarray
-) -> np.ndarray:
-    """Gauss-Newton on the turned points' distances, robust."""
-    rotation = Rotation.from_rotvec(turn)
-    shift = centre.copy()
-    for _ in range(15):
-        at = (points - centre) @ rotation.as_matrix().T + shift
-        found = lookup_volume(surface.lookups, at).astype(np.float64)
-        gradient = found[:, 1:]
-        weight = 1 / (1 + (found[:, 0] / (3 * surface.voxel)) ** 2)
-        jacobian = np.concatenate([np.cross(at - shift, gradient), gradient], axis=1)
-        system = (jacobian * weight[:, None]).T @ jacobian
-        # A round shape has turns that cost nothing, and far from the surface no distance has a slope.
-        system += (1e-3 * np.trace(system) / 6 + 1e-6) * np.eye(6)
-        step = -np.linalg.solve(system, (jacobian * weight[:, None]).T @ found[:, 0])
-        rotation = Rotation.from_rotvec(step[:3]) * rotation
-        shift = shift + step[3:]
-    return rotation.as_rotvec()

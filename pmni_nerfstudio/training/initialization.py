@@ -18,9 +18,10 @@ from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
-from pmni_nerfstudio.registration.pipeline import RegistrationSettings, Watcher
+from pmni_nerfstudio.registration.console import print_summary, register_with_progress
+from pmni_nerfstudio.registration.monitoring import Watcher
+from pmni_nerfstudio.registration.pipeline import RegistrationSettings
 from pmni_nerfstudio.registration.poses import Poses
-from pmni_nerfstudio.registration.progress import register_shown, show_summary
 from pmni_nerfstudio.registration.stereo.sweep_surface import hull_agreement, sweep_start
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.threads import one_thread
@@ -153,9 +154,9 @@ def initialize_by_registration(
     if path.is_file():
         registration = load_registration(path)
         CONSOLE.print(f"Registration: loaded from {path}", highlight=False, soft_wrap=True)
-        show_summary(registration, views, CONSOLE)
+        print_summary(registration, views, CONSOLE)
     else:
-        registration = register_shown(views, c2w, settings, CONSOLE, watcher)
+        registration = register_with_progress(views, c2w, settings, CONSOLE, watcher)
         cache.mkdir(parents=True, exist_ok=True)
         save_registration(path, registration)
     sdf = torch.from_numpy(registration.surface.sdf)

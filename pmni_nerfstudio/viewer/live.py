@@ -29,7 +29,7 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.geometry.transforms import opencv_from_nerfstudio
-from pmni_nerfstudio.registration.pipeline import Snapshot
+from pmni_nerfstudio.registration.monitoring import Snapshot
 from pmni_nerfstudio.training.lock import TrainingLock
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_from_cameras

@@ -85,7 +85,7 @@ def test_gradient_of_normals_is_that_of_the_cost(fixed_normals, huber):
 
 
 def test_gradient_of_silhouettes_is_that_of_the_cost():
-    """On a sphere's fine grid; gradients are central differences, 0.1% off the slopes of trilinear interpolation."""
+    """Gradients of a grid are central differences: on a fine grid of a sphere 0.1% off the slopes of interpolation."""
     _, views, truth = capture()
     poses = turned(truth, 2.0)
     sdf = np.linalg.norm(lattice(129) - [0.1, -0.05, 0.15], axis=1) - 0.6

@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import trimesh
 from helpers.registration import rotation_errors_deg, turned
-from helpers.scenes import capture
+from helpers.scenes import capture, make_sphere
 from scipy.spatial import cKDTree
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.camera_files import read_cameras
 from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.registration.alternation import AlternationSchedule
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
-from pmni_nerfstudio.registration.pipeline import RegistrationSettings, register
+from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, register
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.views import views_of_scene
 from pmni_nerfstudio.training import initialization as start_module
 
 SYNTH = ["--views", "12", "--width", "96", "--height", "80", "--jitter", "1", "--mesh-resolution", "64"]
+COARSE = RegistrationSettings(alternation=replace(AlternationSchedule(), levels=AlternationSchedule().levels[:3]))
+"""For verdicts that do not depend on the finest levels."""
 
 
 def synth(out: Path, *options: str) -> Path:
@@ -108,7 +111,7 @@ def test_contradictory_normals_are_reported(rough_scene):
     normals = views.normals.copy()
     normals[::2, ..., :2] *= -1
     normals[1::2, ..., :2] = normals[1::2, ..., [1, 0]] * [1, -1]
-    result = register(replace(views, normals=normals), read_scene(rough_scene).c2w)
+    result = register(replace(views, normals=normals), read_scene(rough_scene).c2w, COARSE)
     assert any("no surface was found that the views agree on" in line for line in result.warnings)
     assert result.agreement.confidence.max() < 0.7
 
@@ -155,14 +158,18 @@ def test_outlier_views_are_reported():
     assert registration.agreement.confidence[5] < 0.6 * registration.agreement.confidence[others].min()
 
 
-def test_ambiguous_poses_of_a_sphere_are_reported(sphere_scene):
-    views = views_of_scene(sphere_scene)
-    registration = register(views, sphere_scene.c2w)
-    assert any("the poses are ambiguous" in warning for warning in registration.warnings)
-    assert registration.surface.exists
+@pytest.fixture(scope="module")
+def sphere_registration() -> Registration:
+    scene = make_sphere().in_memory()
+    return register(views_of_scene(scene), scene.c2w)
 
 
-def test_cache_is_keyed_by_content_and_restores_the_registration(sphere_scene, tmp_path):
+def test_ambiguous_poses_of_a_sphere_are_reported(sphere_registration):
+    assert any("the poses are ambiguous" in warning for warning in sphere_registration.warnings)
+    assert sphere_registration.surface.exists
+
+
+def test_cache_is_keyed_by_content_and_restores_the_registration(sphere_scene, sphere_registration, tmp_path):
     views, settings = views_of_scene(sphere_scene), RegistrationSettings()
     key = registration_key(views, sphere_scene.c2w, settings)
     assert key == registration_key(views_of_scene(sphere_scene), sphere_scene.c2w.copy(), RegistrationSettings())
@@ -173,7 +180,7 @@ def test_cache_is_keyed_by_content_and_restores_the_registration(sphere_scene, t
     others.append(registration_key(views.subset(range(6)), sphere_scene.c2w, settings))
     assert len({key, *others}) == 5
 
-    registration = register(views, sphere_scene.c2w)
+    registration = sphere_registration
     save_registration(tmp_path / "r.npz", registration)
     again = load_registration(tmp_path / "r.npz")
     np.testing.assert_array_equal(again.c2w, registration.c2w)

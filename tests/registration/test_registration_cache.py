@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registrations on disk: what was kept comes back, and what is broken is said in a line that names the file."""
+"""Registrations on disk: saved ones are restored, and damaged files give one line that names the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.registration import cache
 from pmni_nerfstudio.registration.cache import load_registration, save_registration
-from pmni_nerfstudio.registration.confidence import Judgement
+from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -22,24 +22,24 @@ from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 
 def registration(hypotheses: tuple[Hypothesis, ...] = (Hypothesis("left", 1.5, True),)) -> Registration:
     rng = np.random.default_rng(0)
-    figures = Judgement(*rng.uniform(size=(4, 3)))
+    agreement = ViewAgreement(*rng.uniform(size=(4, 3)))
     sdf = rng.normal(size=(9, 9, 9)).astype(np.float32)
     trusted = np.array([True, False, True])
     return Registration(
-        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), trusted, figures, hypotheses, 0, {"a": 1.0}, ("one", "two")
+        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), trusted, agreement, hypotheses, 0, {"a": 1.0}, ("one", "two")
     )
 
 
 @pytest.mark.parametrize("hypotheses", [(), (Hypothesis("left", 1.5, True), Hypothesis("right", 2, False))])
-def test_what_was_kept_comes_back(hypotheses: tuple[Hypothesis, ...], tmp_path: Path):
-    kept = registration(hypotheses)
-    save_registration(tmp_path / "r.npz", kept)
+def test_saved_registrations_are_restored(hypotheses: tuple[Hypothesis, ...], tmp_path: Path):
+    saved = registration(hypotheses)
+    save_registration(tmp_path / "r.npz", saved)
     again = load_registration(tmp_path / "r.npz")
     assert (again.hypotheses, again.warnings, again.seconds) == (hypotheses, ("one", "two"), {"a": 1.0})
-    np.testing.assert_array_equal(again.c2w, kept.c2w)
-    np.testing.assert_array_equal(again.surface.sdf, kept.surface.sdf)
-    np.testing.assert_array_equal(again.trusted, kept.trusted)
-    np.testing.assert_array_equal(again.judgement.confidence, kept.judgement.confidence)
+    np.testing.assert_array_equal(again.c2w, saved.c2w)
+    np.testing.assert_array_equal(again.surface.sdf, saved.surface.sdf)
+    np.testing.assert_array_equal(again.trusted, saved.trusted)
+    np.testing.assert_array_equal(again.agreement.confidence, saved.agreement.confidence)
 
 
 def changed(**arrays: Any) -> Callable[[Path], object]:
@@ -55,18 +55,18 @@ def changed(**arrays: Any) -> Callable[[Path], object]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda p: p.write_bytes(p.read_bytes()[:-200]), "can't be read"),
     "empty": (lambda p: p.write_bytes(b""), "can't be read"),
-    "lacking": (changed(trusted=None), "it lacks trusted"),
-    "views": (changed(c2w=np.tile(np.eye(4), (2, 1, 1))), "trusted is of another shape"),
-    "no cube": (changed(sdf=np.ones((9, 9, 8), np.float32)), "sdf is of another shape"),
-    "not finite": (changed(sdf=np.full((9, 9, 9), np.nan, np.float32)), "sdf is .* not finite"),
-    "kind": (changed(trusted=np.ones(3)), "trusted is of another shape or kind"),
+    "lacking": (changed(trusted=None), "trusted is missing"),
+    "views": (changed(c2w=np.tile(np.eye(4), (2, 1, 1))), "trusted has an unexpected shape"),
+    "no cube": (changed(sdf=np.ones((9, 9, 8), np.float32)), "sdf has an unexpected shape"),
+    "not finite": (changed(sdf=np.full((9, 9, 9), np.nan, np.float32)), "sdf has .* not finite"),
+    "kind": (changed(trusted=np.ones(3)), "trusted has an unexpected shape or type"),
     "pickle": (changed(seconds=np.array([{}], dtype=object)), "can't be read"),
     "folder": (lambda p: (p.unlink(), p.mkdir()), "is no regular file"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_what_is_broken_is_said(kind: str, tmp_path: Path):
+def test_damaged_files_are_reported(kind: str, tmp_path: Path):
     path = tmp_path / "r.npz"
     save_registration(path, registration())
     damage, match = DAMAGE[kind]
@@ -78,11 +78,11 @@ def test_what_is_broken_is_said(kind: str, tmp_path: Path):
     assert line.count(str(path)) == 1
 
 
-def test_an_archive_that_unpacks_to_more_than_any_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_oversized_arrays_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "r.npz"
     save_registration(path, registration())
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("other.npy", bytes(1 << 20))  # of a name that nobody asks for: passed over
+        archive.writestr("other.npy", bytes(1 << 20))  # of an unknown name: ignored
     load_registration(path)
     monkeypatch.setattr(cache, "_MAX_BYTES", 1000)
     with pytest.raises(PmniError, match=r"sdf.npy has 3,\d+ bytes of at most 1,000"):

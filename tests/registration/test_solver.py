@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The solver on problems whose answers are known."""
+"""Levenberg-Marquardt on problems with known solutions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EXACT = Criteria(max_iterations=200, initial_damping=1e-3, damping_floor=1e-12, 
 
 
 class Residuals:
-    """A vector of residuals of a vector, with its Jacobian; weights may depend on the residuals (a robust kernel)."""
+    """Least-squares problem of residuals with their Jacobian, optionally under a Geman-McClure kernel."""
 
     def __init__(self, evaluate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], kernel: float | None = None):
         self.evaluate, self.kernel = evaluate, kernel
-        self.asked = 0
+        self.evaluations = 0
 
     def linearize(self, state: np.ndarray) -> Linearization:
-        self.asked += 1
+        self.evaluations += 1
         r, J = self.evaluate(state)
         if self.kernel is None:
             return Linearization(2 * J.T @ J, 2 * J.T @ r, float(r @ r))
@@ -52,10 +52,10 @@ def test_a_curved_valley_goes_down_at_every_step():
     np.testing.assert_allclose(solution.state, [1, 1], atol=1e-6)
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] == solution.cost
-    assert len(costs) == solution.accepted < solution.iterations  # some steps were refused
+    assert len(costs) == solution.accepted < solution.iterations  # some steps were rejected
 
 
-def test_steps_that_raise_the_cost_are_refused():
+def test_steps_that_raise_the_cost_are_rejected():
     # Gauss-Newton's full step of atan from 3 overshoots to -9.5, and diverges from there.
     problem = Residuals(lambda x: (np.arctan(x), np.diag(1 / (1 + x**2))))
     solution = solve(problem, np.array([3.0]), EXACT)
@@ -63,7 +63,7 @@ def test_steps_that_raise_the_cost_are_refused():
     assert solution.accepted < solution.iterations
 
 
-def test_a_step_to_where_the_cost_is_no_number_is_refused():
+def test_a_step_to_an_undefined_cost_is_rejected():
     def logarithm(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(invalid="ignore"):
             return np.log(x), np.diag(1 / x)
@@ -80,8 +80,8 @@ def test_outliers_count_little_under_a_robust_kernel():
     assert robust.state[0] == pytest.approx(1, abs=0.01)
 
 
-def test_what_nothing_holds_stays():
-    # Only differences are known: the mean is a gauge.
+def test_unobservable_directions_stay():
+    # Only differences are observed: the mean is a gauge.
     J = np.array([[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0], [-1.0, 0.0, 1.0]])
     start = np.array([5.0, 7.0, 6.0])
     solution = solve(Residuals(lambda x: (J @ x - [1, 2, 3], J)), start, Criteria(100, relative_decrease=0.0))
@@ -89,14 +89,14 @@ def test_what_nothing_holds_stays():
     np.testing.assert_allclose(solution.state, start.mean() + np.array([-4 / 3, -1 / 3, 5 / 3]), atol=1e-4)
 
 
-def test_a_flat_cost_is_left_alone():
+def test_a_constant_cost_is_not_optimized():
     solution = solve(Residuals(lambda x: (np.ones(2), np.zeros((2, 3)))), np.arange(3.0))
     np.testing.assert_array_equal(solution.state, np.arange(3.0))
     assert solution.accepted == 0
     assert solution.converged
 
 
-def test_says_when_it_ran_out_of_iterations():
+def test_running_out_of_iterations_is_reported():
     def slow(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x**3, np.diag(3 * x**2)
 
@@ -105,4 +105,4 @@ def test_says_when_it_ran_out_of_iterations():
     problem = Residuals(slow)
     done = solve(problem, np.array([4.0]), Criteria(max_iterations=500, relative_decrease=0.99))
     assert done.converged
-    assert problem.asked == done.iterations + 1
+    assert problem.evaluations == done.iterations + 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gauss-Newton steps of all poses against a surface that somebody else refines: training, in the place of Poisson steps."""
+"""Gauss-Newton steps of all poses against a surface that training refines."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pmni_nerfstudio.threads import one_thread
 
 
 class PoseSteps:
-    """The pose step of registration's last level (see `BundleProblem`), as often as asked for.
+    """The pose step of registration's finest level, repeatable with a changing surface; see `BundleProblem`.
 
     Args:
-        views: whose poses are to be found.
-        schedule: of the registration; its last level and its solver are used.
-        seed: of the surface points.
+        views: views whose poses are refined.
+        schedule: schedule of registration, of which the last level and the solver's criteria are used.
+        seed: seed of the surface points.
     """
 
     def __init__(self, views: Views, schedule: AlternationSchedule = AlternationSchedule(), seed: int = 0) -> None:
@@ -33,23 +33,23 @@ class PoseSteps:
         self.views, self.criteria = views, schedule.criteria
         self.options = replace(schedule.bundle, points=level.points, huber=level.huber)
         self.rng = np.random.default_rng(seed)
-        self.channels = lookup_channels(views, self.options.bend)
-        self.outline = contours(views, self.options.contour_points)
+        self.channels = lookup_channels(views, self.options.curvature)
+        self.contours = contours(views, self.options.contour_points)
 
     def step(self, surface: Surface, c2w: Float[np.ndarray, "n 4 4"]) -> Float[np.ndarray, "n 4 4"]:
-        """Poses nearer to where the views' normals agree on the surface's points.
+        """Move the poses so that the views' normals agree better at the surface's points.
 
         Args:
-            surface: as it is now.
-            c2w: camera to world, OpenCV axes.
+            surface: the current surface.
+            c2w: camera-to-world poses, OpenCV axes.
 
         Returns:
-            the same, moved; as they were where no step lowers the cost.
+            The new poses; the given ones where no step lowers the cost.
         """
         poses = Poses.from_c2w(c2w)
         with one_thread():
             depths = surface.depths(self.views, poses)
             problem = BundleProblem(
-                self.views, surface, poses, depths, self.outline, self.options, self.rng, self.channels
+                self.views, surface, poses, depths, self.contours, self.options, self.rng, self.channels
             )
             return solve(problem, poses, self.criteria).state.c2w()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views that are stuck where they don't belong: found by their cost, and tried again from rotations all round."""
+"""Outlier views of pairwise registration: detected by their cost, re-initialized by a search over rotations."""
 
 from __future__ import annotations
 
@@ -7,55 +7,57 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.geometry.sim3 import Similarities, angles_deg, rotation_grid
+from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg, rotation_grid
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
-from pmni_nerfstudio.registration.pairwise.integrated_depth import ReliefLevel
+from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel
 from pmni_nerfstudio.registration.pairwise.residuals import Kernels, PairwiseProblem, pair_terms
 
 
 @dataclass(frozen=True)
-class StuckOptions:
-    """When a view is tried again, and how hard."""
+class OutlierOptions:
+    """Detection and re-initialization of outlier views."""
 
     cost_ratio: float = 1.5
-    """Of a view's cost to the median view's."""
+    """An outlier's cost exceeds the median view's by at least this factor."""
     cost_excess: float = 0.06
-    """Of a view's cost over the median view's."""
-    largest_share: float = 0.5
-    """Of the views: no more are tried again, the worst first."""
+    """An outlier's cost exceeds the median view's by at least this much."""
+    max_share: float = 0.5
+    """Largest fraction of the views that is re-initialized."""
     rotations: int = 1000
-    """Over all there are, about 20 degrees from one to the next, of which those within reach are tried."""
-    reach_deg: float = 100.0
-    """From where the view began: front from back, rough poses know better than normals at low resolution."""
-    finalists: int = 3
-    """Starts that are refined in full."""
-    finalists_apart_deg: float = 20.0
-    """One start from the next."""
+    """Rotations spread over SO(3), about 20 degrees from one to the next; those within `max_rotation_deg` are searched."""
+    max_rotation_deg: float = 100.0
+    """Largest rotation from the initial pose: even rough poses tell front from back, low-resolution normals may not."""
+    candidates: int = 3
+    """Candidates of the search that are refined."""
+    candidate_separation_deg: float = 20.0
+    """Smallest angle between two candidates."""
     kernels: Kernels = Kernels(0.4, 0.5, 0.4)
-    """Of the search: wide, as the starts are far apart."""
+    """Kernels of the search, wide because the grid of rotations is coarse."""
     points: int = 100
-    """Of the search, a view."""
-    longest_step: float = 0.4
-    """Of the search, radians and object radii together."""
-    angle_deg: float = 60.0
-    """Between the axes of views that are compared."""
-    witnesses: int = 24
-    """At most so many other views are asked."""
-    overlap: float = 0.7
-    """Of what views usually see of each other: what a new place lacks of it counts against it."""
+    """Points per view in the search."""
+    max_step: float = 0.4
+    """Largest norm of a Gauss-Newton step of the search (radians and object radii)."""
+    max_angle_deg: float = 60.0
+    """Largest angle between the viewing directions of views that are compared."""
+    max_references: int = 24
+    """Largest number of other views that a view is compared with."""
+    min_overlap: float = 0.7
+    """Overlap below this fraction of the reference views' typical overlap is penalized as disagreement."""
     iterations: int = 12
-    gain: float = 0.9
-    """A new place must have at most this part of the old one's cost."""
+    """Solver iterations of a candidate's refinement."""
+    max_cost_ratio: float = 0.9
+    """A new pose is accepted if its cost is below this fraction of the current pose's."""
 
 
-def stuck_views(
-    problem: PairwiseProblem, state: Similarities, options: StuckOptions = StuckOptions()
+def find_outliers(
+    problem: PairwiseProblem, state: Sim3, options: OutlierOptions = OutlierOptions()
 ) -> Int[np.ndarray, " k"]:
-    """Views whose cost stands out, the worst first.
+    """Find views whose cost is far above the median, the worst first.
 
-    A stuck view spoils the cost of its neighbours, too. So the worst view is set aside with all its pairs before the
-    next is looked for.
+    An outlier raises the cost of its neighbors, too. Therefore the worst view is removed with all its pairs before the
+    next is searched.
     """
     terms, _ = problem.terms(state, derivatives=False)
     n = len(state)
@@ -63,142 +65,152 @@ def stuck_views(
     loss[problem.source, problem.target] = terms.loss
     weight[problem.source, problem.target] = terms.weight
     loss, weight = loss + loss.T, weight + weight.T
-    left = np.ones(n, dtype=bool)
-    found = []
-    while len(found) < int(options.largest_share * n):
-        costs = loss[:, left].sum(axis=1) / np.maximum(weight[:, left].sum(axis=1), 1e-9)
-        median = float(np.median(costs[left]))
-        worst = int(np.where(left, costs, -1).argmax())
+    remaining = np.ones(n, dtype=bool)
+    outliers = []
+    while len(outliers) < int(options.max_share * n):
+        costs = loss[:, remaining].sum(axis=1) / np.maximum(weight[:, remaining].sum(axis=1), 1e-9)
+        median = float(np.median(costs[remaining]))
+        worst = int(np.where(remaining, costs, -1).argmax())
         if costs[worst] <= max(options.cost_ratio * median, median + options.cost_excess):
             break
-        left[worst] = False
-        found.append(worst)
-    return np.array(found, dtype=np.int64)
+        remaining[worst] = False
+        outliers.append(worst)
+    return np.array(outliers, dtype=np.int64)
 
 
-def try_again(
-    level: ReliefLevel,
-    state: Similarities,
-    stuck: Int[np.ndarray, " k"],
-    began: Float[np.ndarray, "n 3 3"],
+def reinitialize_outliers(
+    level: PyramidLevel,
+    state: Sim3,
+    outliers: Int[np.ndarray, " k"],
+    initial_R: Float[np.ndarray, "n 3 3"],
     kernels: Kernels,
     criteria: Criteria,
-    options: StuckOptions = StuckOptions(),
-) -> tuple[Similarities, list[int]]:
-    """Place views against the others, one by one; each that is placed helps with the next.
+    options: OutlierOptions = OutlierOptions(),
+) -> tuple[Sim3, list[int]]:
+    """Search new similarities for outlier views against the other views, one outlier after another.
 
     Args:
-        level: the reliefs.
-        state: of all views.
-        stuck: the views to place.
-        began: orientations of all views at the start of it all, their world turned in any way.
-        kernels: widths and weights.
-        criteria: of the solver, less its iterations.
-        options: how hard to try.
+        level: maps and points.
+        state: similarities of all views.
+        outliers: views to re-initialize.
+        initial_R: initial camera-to-world rotations of all views, in any world: the search is centered on them.
+        kernels: kernels that decide between candidates.
+        criteria: criteria of the solver; `options` sets the iterations.
+        options: options of the search.
 
     Returns:
-        the views' similarities, and the views that have moved: the others are best where they are.
+        The similarities of all views, and the views that moved; the other outliers have their best pose already.
     """
-    believed = np.setdiff1d(np.arange(len(state)), stuck)
-    # The world may have turned since.
-    u, _, vt = np.linalg.svd((state.R[believed] @ np.swapaxes(began[believed], 1, 2)).sum(axis=0))
-    began = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt @ began
+    inliers = np.setdiff1d(np.arange(len(state)), outliers)
+    # Rotation from the world of the initial poses to the current world.
+    relative = state.R[inliers] @ np.swapaxes(initial_R[inliers], 1, 2)
+    initial_R = Rotation.from_matrix(relative).mean().as_matrix() @ initial_R
     moved = []
-    for view in stuck:
-        # All others are asked, even those that stand out: a neighbour's cost may be this view's fault.
+    for view in outliers:
+        # Other outliers serve as references, too: a neighbor's high cost may be the fault of this view.
         others = np.delete(np.arange(len(state)), view)
-        witnesses = others[:: max(1, -(-len(others) // options.witnesses))]
-        placed = _place(level, state, int(view), began[view], witnesses, kernels, criteria, options)
-        if placed is not None:
-            state = placed
+        references = others[:: max(1, -(-len(others) // options.max_references))]
+        updated = _reinitialize(level, state, int(view), initial_R[view], references, kernels, criteria, options)
+        if updated is not None:
+            state = updated
             moved.append(int(view))
     return state, moved
 
 
-def _place(
-    level: ReliefLevel,
-    state: Similarities,
+def _reinitialize(
+    level: PyramidLevel,
+    state: Sim3,
     view: int,
-    began: np.ndarray,
-    witnesses: np.ndarray,
+    initial_R: Float[np.ndarray, "3 3"],
+    references: Int[np.ndarray, " r"],
     kernels: Kernels,
     criteria: Criteria,
-    options: StuckOptions,
-) -> Similarities | None:
-    """All similarities with this view's best; None if it is best where it is."""
-    own = state[[view]]
-    court = _Court(level, state, view, witnesses, options)
-    few = options.points  # they are in random order
+    options: OutlierOptions,
+) -> Sim3 | None:
+    """Similarities of all views with the best one found for this view; None if its current one is best."""
+    current = state[[view]]
+    comparison = _ReferenceComparison(level, state, view, references, options)
+    few = options.points  # points are in random order
     thinned = replace(
         level, points=level.points[:, :few], normals=level.normals[:, :few], weights=level.weights[:, :few]
     )
-    in_full = replace(criteria, max_iterations=options.iterations)
+    search = _ReferenceComparison(thinned, state, view, references, options)
+    criteria = replace(criteria, max_iterations=options.iterations)
     best = None
-    for start in _starts(_Court(thinned, state, view, witnesses, options), began, own.s[0]):
-        refined = court.refine(start, kernels, in_full)
-        cost = court.cost(refined, kernels)[0]
+    for candidate in _search_rotations(search, initial_R, current.s[0]):
+        refined = comparison.refine(candidate, kernels, criteria)
+        cost = comparison.cost(refined, kernels)[0]
         if best is None or cost < best[0]:
             best = cost, refined
-    stays = court.refine(own, kernels, in_full)
-    if best is None or best[0] > options.gain * court.cost(stays, kernels)[0]:
+    refined = comparison.refine(current, kernels, criteria)
+    if best is None or best[0] > options.max_cost_ratio * comparison.cost(refined, kernels)[0]:
         return None
     return state.replaced(view, best[1])
 
 
-def _starts(court: _Court, began: np.ndarray, scale: float) -> list[Similarities]:
-    """A few places that may be the view's.
+def _search_rotations(comparison: _ReferenceComparison, initial_R: np.ndarray, scale: float) -> list[Sim3]:
+    """Candidate similarities of a view from a grid of rotations about its initial one.
 
-    At each rotation tried, the view is moved for a step or two before it is judged: its own idea of where the object's
-    middle is may be off by a third of the object.
+    Every rotation gets a few Gauss-Newton steps before it is judged, since the view's estimate of the object's center
+    may be off by a third of the object; the number of candidates shrinks from step to step.
     """
-    o = court.options
-    turns = rotation_grid(o.rotations)
-    turns = turns[angles_deg(turns, np.eye(3)) < o.reach_deg]
-    count = len(turns)
-    middle = np.median(court.state.t[court.witnesses], axis=0)
-    candidates = Similarities(turns @ began, np.tile(middle, (count, 1)), np.full(count, scale))
+    o = comparison.options
+    rotations = rotation_grid(o.rotations)
+    rotations = rotations[angles_deg(rotations, np.eye(3)) < o.max_rotation_deg]
+    count = len(rotations)
+    center = np.median(comparison.state.t[comparison.references], axis=0)
+    candidates = Sim3(rotations @ initial_R, np.tile(center, (count, 1)), np.full(count, scale))
     for keep in (count, count // 2, count // 3, count // 5):
-        costs, steps = court.steps(candidates, o.kernels)
-        best = np.argsort(costs, kind="stable")[: max(keep, o.finalists)]
+        costs, steps = comparison.gauss_newton_steps(candidates, o.kernels)
+        best = np.argsort(costs, kind="stable")[: max(keep, o.candidates)]
         candidates = candidates[best].retract(steps[best])
-    costs = court.cost(candidates, o.kernels)
+    costs = comparison.cost(candidates, o.kernels)
     chosen: list[int] = []
     for k in np.argsort(costs, kind="stable"):
-        if all(angles_deg(candidates.R[[k]], candidates.R[[c]])[0] > o.finalists_apart_deg for c in chosen):
+        separation = angles_deg(candidates.R[[k]], candidates.R[chosen])
+        if (separation > o.candidate_separation_deg).all():
             chosen.append(int(k))
-        if len(chosen) == o.finalists:
+        if len(chosen) == o.candidates:
             break
     return [candidates[[k]] for k in chosen]
 
 
-class _Court:
-    """Judges places of one view by what the others, the witnesses, see there."""
+class _ReferenceComparison:
+    """Comparison of candidate similarities of one view with fixed reference views.
+
+    Args:
+        level: maps and points.
+        state: similarities of all views.
+        view: view whose candidates are compared.
+        references: views it is compared with.
+        options: options of the search.
+    """
 
     def __init__(
-        self, level: ReliefLevel, state: Similarities, view: int, witnesses: np.ndarray, options: StuckOptions
+        self, level: PyramidLevel, state: Sim3, view: int, references: Int[np.ndarray, " r"], options: OutlierOptions
     ) -> None:
-        self.level, self.state, self.view, self.witnesses, self.options = level, state, view, witnesses, options
-        self._overlap: dict[Kernels, float] = {}
+        self.level, self.state, self.view, self.references, self.options = level, state, view, references, options
+        self._typical_weight: dict[Kernels, float] = {}
 
-    def cost(self, candidates: Similarities, kernels: Kernels) -> Float[np.ndarray, " c"]:
-        """Of both ways; what a candidate lacks of the usual overlap counts as disagreement."""
-        if kernels not in self._overlap:
-            usual = [
-                self._sums(self.state[[w]], int(w), self.witnesses[self.witnesses != w], kernels)[1][0]
-                for w in self.witnesses
+    def cost(self, candidates: Sim3, kernels: Kernels) -> Float[np.ndarray, " c"]:
+        """Cost of each candidate over pairs in both directions, with a penalty on missing overlap."""
+        if kernels not in self._typical_weight:
+            weights = [
+                self._sums(self.state[[r]], int(r), self.references[self.references != r], kernels)[1][0]
+                for r in self.references
             ]
-            self._overlap[kernels] = max(float(np.median(usual)), 1e-6)
-        loss, weight = self._sums(candidates, self.view, self.witnesses, kernels)
-        lacking = np.maximum(self.options.overlap * self._overlap[kernels] - weight, 0)
-        return (loss + lacking) / (weight + lacking)
+            self._typical_weight[kernels] = max(float(np.median(weights)), 1e-6)
+        loss, weight = self._sums(candidates, self.view, self.references, kernels)
+        missing = np.maximum(self.options.min_overlap * self._typical_weight[kernels] - weight, 0)
+        return (loss + missing) / (weight + missing)
 
-    def steps(
-        self, candidates: Similarities, kernels: Kernels
+    def gauss_newton_steps(
+        self, candidates: Sim3, kernels: Kernels
     ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, "c 7"]]:
-        """Costs of the view's points on the witnesses, and a damped Gauss-Newton step of every candidate."""
-        which, others, relative = self._near(candidates, self.witnesses)
-        here = np.full(len(which), self.view)
-        terms = pair_terms(self.level, here, others, relative, kernels)
+        """Cost and damped Gauss-Newton step of each candidate, over the pairs from the view to the references only."""
+        which, others, relative = self._overlapping(candidates, self.references)
+        source = np.full(len(which), self.view)
+        terms = pair_terms(self.level, source, others, relative, kernels)
         assert terms.hessian is not None and terms.gradient is not None
         chain = relative.adjoint()
         loss, weight = np.zeros(len(candidates)), np.zeros(len(candidates))
@@ -207,42 +219,47 @@ class _Court:
         np.add.at(weight, which, terms.weight)
         np.add.at(hessian, which, np.swapaxes(chain, 1, 2) @ terms.hessian @ chain)
         np.add.at(gradient, which, np.einsum("qab,qa->qb", chain, terms.gradient))
-        size = np.einsum("cii->c", hessian) / 7
-        damped = hessian + (0.01 * size + 1e-6)[:, None, None] * np.eye(7)
+        mean_diagonal = np.einsum("cii->c", hessian) / 7
+        damped = hessian + (0.01 * mean_diagonal + 1e-6)[:, None, None] * np.eye(7)
         step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
-        step *= np.minimum(1, self.options.longest_step / np.maximum(np.linalg.norm(step, axis=1), 1e-9))[:, None]
-        most = weight.max(initial=1e-6)
-        lacking = np.maximum(0.3 * most - weight, 0)
-        return (loss + lacking) / (weight + lacking), step
+        step *= np.minimum(1, self.options.max_step / np.maximum(np.linalg.norm(step, axis=1), 1e-9))[:, None]
+        missing = np.maximum(0.3 * weight.max(initial=1e-6) - weight, 0)
+        return (loss + missing) / (weight + missing), step
 
-    def refine(self, start: Similarities, kernels: Kernels, criteria: Criteria) -> Similarities:
-        """The view alone, from a start, against the witnesses near it, both ways."""
-        cosine = self.state.R[self.witnesses, :, 2] @ start.R[0, :, 2]
-        near = self.witnesses[cosine > np.cos(np.radians(self.options.angle_deg))]
+    def refine(self, candidate: Sim3, kernels: Kernels, criteria: Criteria) -> Sim3:
+        """Optimize a candidate over pairs with the references near it, in both directions."""
+        cosine = self.state.R[self.references, :, 2] @ candidate.R[0, :, 2]
+        near = self.references[cosine > np.cos(np.radians(self.options.max_angle_deg))]
         if len(near) < 2:
-            near = self.witnesses[np.argsort(-cosine, kind="stable")[:3]]
-        here = np.full(len(near), self.view)
-        pairs = np.concatenate([np.stack([here, near], axis=1), np.stack([near, here], axis=1)])
+            near = self.references[np.argsort(-cosine, kind="stable")[:3]]
+        view = np.full(len(near), self.view)
+        pairs = np.concatenate([np.stack([view, near], axis=1), np.stack([near, view], axis=1)])
         problem = PairwiseProblem(self.level, pairs, kernels, free=[self.view])
-        return solve(problem, self.state.replaced(self.view, start), criteria).state[[self.view]]
+        return solve(problem, self.state.replaced(self.view, candidate), criteria).state[[self.view]]
 
-    def _near(self, candidates: Similarities, witnesses: np.ndarray) -> tuple[np.ndarray, np.ndarray, Similarities]:
-        """Of all pairs of a candidate and a witness near it: which candidate, the witness, and the way to it."""
-        cosine = candidates.R[:, :, 2] @ self.state.R[witnesses, :, 2].T
-        which, witness = np.nonzero(cosine > np.cos(np.radians(self.options.angle_deg)))
-        others = witnesses[witness]
+    def _overlapping(
+        self, candidates: Sim3, references: Int[np.ndarray, " r"]
+    ) -> tuple[Int[np.ndarray, " q"], Int[np.ndarray, " q"], Sim3]:
+        """Pairs of a candidate and a reference that look in similar directions.
+
+        Returns:
+            Indices of the candidates, the reference views, and the similarities from candidates to references.
+        """
+        cosine = candidates.R[:, :, 2] @ self.state.R[references, :, 2].T
+        which, reference = np.nonzero(cosine > np.cos(np.radians(self.options.max_angle_deg)))
+        others = references[reference]
         return which, others, self.state[others].inverse().compose(candidates[which])
 
     def _sums(
-        self, candidates: Similarities, view: int, witnesses: np.ndarray, kernels: Kernels
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and weight of a view's points on the witnesses near each candidate, and of theirs on the view."""
-        which, others, relative = self._near(candidates, witnesses)
-        here = np.full(len(which), view)
+        self, candidates: Sim3, view: int, references: Int[np.ndarray, " r"], kernels: Kernels
+    ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+        """Loss and weight of each candidate of a view, summed over pairs with the references in both directions."""
+        which, others, relative = self._overlapping(candidates, references)
+        views = np.full(len(which), view)
         loss, weight = np.zeros(len(candidates)), np.zeros(len(candidates))
         if len(which):
-            for source, target, way in ((here, others, relative), (others, here, relative.inverse())):
-                terms = pair_terms(self.level, source, target, way, kernels, derivatives=False)
+            for source, target, similarity in ((views, others, relative), (others, views, relative.inverse())):
+                terms = pair_terms(self.level, source, target, similarity, kernels, derivatives=False)
                 np.add.at(loss, which, terms.loss)
                 np.add.at(weight, which, terms.weight)
         return loss, weight

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points of one relief laid onto another: how far normals, depths and outlines disagree, and the derivatives of that."""
+"""Residuals between pairs of integrated depth maps (normals, depths, silhouettes) and their derivatives."""
 
 from __future__ import annotations
 
@@ -10,83 +10,85 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.sim3 import Similarities
+from pmni_nerfstudio.geometry.sim3 import Sim3
 from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
-from pmni_nerfstudio.registration.pairwise.integrated_depth import ReliefLevel, facing_weight
+from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel, facing_weight
 
 _CHUNK = 1 << 14
-"""Points at a time: what belongs to them stays in the cache."""
+"""Points processed at a time, so that intermediate values stay in the cache."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Geman-McClure kernels r^2 / (r^2 + width^2), and what they weigh."""
+    """Widths of the Geman-McClure kernels r^2 / (r^2 + width^2), and the weight of silhouettes."""
 
     normal: float = 0.2
-    """Width for differences of unit normals."""
+    """Width for differences between unit normals."""
     depth: float = 0.1
-    """Width for distances of points from planes, object radii."""
-    outline: float = 0.1
-    """Width for distances of points beyond the outline, object radii."""
-    outline_weight: float = 0.5
-    """Of outlines beside normals."""
+    """Width for point-to-plane distances, in object radii."""
+    silhouette: float = 0.1
+    """Width for distances of points outside the silhouette, in object radii."""
+    silhouette_weight: float = 0.5
+    """Weight of the silhouette term relative to that of normals and depths."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairTerms:
-    """What q pairs of views come to; `loss / weight` is their cost, from 0 to 1."""
+    """Terms of q pairs of views. The cost of a pair is `loss / weight`, 0 to 1."""
 
     loss: Float[np.ndarray, " q"]
     weight: Float[np.ndarray, " q"]
-    inliers: Float[np.ndarray, " q"]
-    """Share of the points that the target should see whose normals agree to within the kernel's width."""
+    inlier_ratio: Float[np.ndarray, " q"]
+    """Fraction of the points expected to be visible to the target whose normals differ by less than the kernel width."""
     hessian: Float[np.ndarray, "q 7 7"] | None
-    """Of the loss, by a twist in the target's frame."""
+    """Gauss-Newton Hessian of loss / 2 by a twist in the target's frame."""
     gradient: Float[np.ndarray, "q 7"] | None
+    """Gradient of loss / 2 by the same twist."""
 
 
 def pair_terms(
-    level: ReliefLevel,
+    level: PyramidLevel,
     source: Int[np.ndarray, " q"],
     target: Int[np.ndarray, " q"],
-    relative: Similarities,
+    relative: Sim3,
     kernels: Kernels,
     derivatives: bool = True,
 ) -> PairTerms:
-    """Lay the points of source views onto target views.
+    """Compare the points of source views with the maps of target views.
 
-    A point that faces the target and falls on its mask has a difference of normals and a distance from the target's
-    tangent plane; one that faces it and falls beside the mask counts as much as the kernels ever say. Whether it
-    faces the target or not, no point may fall beside the mask: its distance from the outline counts, too. What falls
-    off the frame is unknown, and doesn't count.
+    A point that faces the target's camera is expected to be visible. Projected into the mask, it has a normal residual
+    and a point-to-plane distance; outside the mask, it counts with the kernel's upper limit. Every point, facing or not,
+    also has a silhouette residual: its distance outside the mask. Points that project outside the image are unknown and
+    do not count.
 
     Args:
-        level: the reliefs.
-        source: views whose points are moved.
-        target: views that they are laid onto.
-        relative: from the sources' object frames to the targets'.
-        kernels: widths and weights.
-        derivatives: whether Hessians and gradients are wanted.
+        level: maps and points.
+        source: views whose points are transformed.
+        target: views they are compared with.
+        relative: similarities from the sources' object frames to the targets'.
+        kernels: kernel widths and weights.
+        derivatives: whether to compute Hessians and gradients.
     """
     step = max(1, _CHUNK // level.points.shape[1])
     parts = [
         _chunk_terms(level, source[k : k + step], target[k : k + step], relative[k : k + step], kernels, derivatives)
         for k in range(0, len(source), step)
     ]
-    loss, weight, inliers, *rest = (torch.cat(column).double().numpy() for column in zip(*parts))
+    loss, weight, inlier_ratio, *rest = (torch.cat(column).double().numpy() for column in zip(*parts))
     hessian, gradient = rest if derivatives else (None, None)
-    return PairTerms(loss, weight, inliers, hessian, gradient)
+    return PairTerms(loss, weight, inlier_ratio, hessian, gradient)
 
 
 def _chunk_terms(
-    level: ReliefLevel, source: np.ndarray, target: np.ndarray, relative: Similarities, k: Kernels, derivatives: bool
+    level: PyramidLevel, source: np.ndarray, target: np.ndarray, relative: Sim3, k: Kernels, derivatives: bool
 ) -> tuple[Tensor, ...]:
+    """Loss, weight and inlier ratio of some pairs, and Hessian and gradient if requested; one entry per pair."""
     i, j = torch.from_numpy(source), torch.from_numpy(target)
     R = torch.from_numpy(relative.R).float().mT.contiguous()
     y = torch.bmm(level.points[i], torch.from_numpy(relative.s)[:, None, None].float() * R)
     y += torch.from_numpy(relative.t).float()[:, None]
     m = torch.bmm(level.normals[i], R)
-    camera = y + level.centres[j][:, None]
+    camera = y + level.centers[j][:, None]
     x_c, y_c, z_c = camera.unbind(-1)
     K = level.K[j][:, None]
     fx, skew, cx, fy, cy = K[..., 0, 0], K[..., 0, 1], K[..., 0, 2], K[..., 1, 1], K[..., 1, 2]
@@ -97,44 +99,45 @@ def _chunk_terms(
     value, along_u, along_v = _bilinear(level, j, u, v)
     n, z, outside = value[..., :3], value[..., 3], value[..., 4]
 
-    # How much each point counts: for outlines, for being seen at all, and for what is compared where it is seen.
+    # Weights of each point: inside the image (silhouette), facing the camera (expected), and on the mask (visible).
     present = level.weights[i] * inside
     expected = present * facing_weight(-(m * camera).sum(-1) * torch.rsqrt((camera * camera).sum(-1)))
-    seen = expected * (-outside / level.pixel).clamp(0, 1)
+    visible = expected * (-outside / level.pixel).clamp(0, 1)
 
     r_normal = m - n
     ray_x = (u - cx - skew * (v - cy) / fy) / fx
     ray_y = (v - cy) / fy
     surface = torch.stack([ray_x * z, ray_y * z, z], dim=-1)
-    off = camera - surface
-    r_depth = (n * off).sum(-1)
-    r_outline = outside.clamp(min=0)
+    offset = camera - surface
+    r_depth = (n * offset).sum(-1)
+    r_silhouette = outside.clamp(min=0)
     square = (r_normal * r_normal).sum(-1)
-    a, b, c = k.normal**2, k.depth**2, k.outline**2
+    a, b, c = k.normal**2, k.depth**2, k.silhouette**2
     fit = 1 / (1 + square / a + r_depth**2 / b)
-    loss = expected - seen * fit + k.outline_weight * present * (1 - c / (r_outline**2 + c))
-    weight = expected + k.outline_weight * present
-    agree = (seen * (square < a)).sum(-1) / expected.sum(-1).clamp(min=1e-6)
-    sums = (loss.sum(-1), weight.sum(-1), agree)
+    loss = expected - visible * fit + k.silhouette_weight * present * (1 - c / (r_silhouette**2 + c))
+    weight = expected + k.silhouette_weight * present
+    inlier_ratio = (visible * (square < a)).sum(-1) / expected.sum(-1).clamp(min=1e-6)
+    sums = (loss.sum(-1), weight.sum(-1), inlier_ratio)
     if not derivatives:
         return sums
 
-    # Of u and v by the point, (q, p, 3) each.
+    # Derivatives of u and v by the point, (q, p, 3) each.
     u_y = torch.stack([fx * inverse, skew * inverse, -(u - cx) * inverse], dim=-1)
     v_y = torch.stack([torch.zeros_like(u), fy * inverse, -(v - cy) * inverse], dim=-1)
-    # Rows: three of the normal, the plane's distance, the outline's. The tangent plane moves with the point, along
-    # itself (so that doesn't count) and by turning with the target's normals.
-    bend_u, bend_v = (along_u[..., :3] * off).sum(-1), (along_v[..., :3] * off).sum(-1)
+    # Rows: three of the normal, one of the depth, one of the silhouette. The tangent plane moves with the point: along
+    # itself, which has no effect, and by rotating with the target's normals.
+    bend_u, bend_v = (along_u[..., :3] * offset).sum(-1), (along_v[..., :3] * offset).sum(-1)
     by_u = torch.cat([-along_u[..., :3], bend_u[..., None], along_u[..., 4:]], dim=-1)
     by_v = torch.cat([-along_v[..., :3], bend_v[..., None], along_v[..., 4:]], dim=-1)
     by_point = by_u[..., None] * u_y[..., None, :] + by_v[..., None] * v_y[..., None, :]
     by_point[..., 3, :] += n
-    residual = torch.cat([r_normal, r_depth[..., None], r_outline[..., None]], dim=-1)
-    w_normal, w_depth = seen * fit**2 / a, seen * fit**2 / b
-    w_outline = k.outline_weight * present * (outside > 0) * c / (r_outline**2 + c) ** 2
-    root = torch.stack([w_normal, w_normal, w_normal, w_depth, w_outline], dim=-1).sqrt()
+    residual = torch.cat([r_normal, r_depth[..., None], r_silhouette[..., None]], dim=-1)
+    w_normal, w_depth = visible * fit**2 / a, visible * fit**2 / b
+    w_silhouette = k.silhouette_weight * present * (outside > 0) * c / (r_silhouette**2 + c) ** 2
+    root = torch.stack([w_normal, w_normal, w_normal, w_depth, w_silhouette], dim=-1).sqrt()
     jacobian = torch.empty(*by_point.shape[:-1], 7)
     p = y[..., None, :]
+    # Rotation: p x by_point, and m x (.) for the normals, in place.
     jacobian[..., 0] = p[..., 1] * by_point[..., 2] - p[..., 2] * by_point[..., 1]
     jacobian[..., 1] = p[..., 2] * by_point[..., 0] - p[..., 0] * by_point[..., 2]
     jacobian[..., 2] = p[..., 0] * by_point[..., 1] - p[..., 1] * by_point[..., 0]
@@ -154,8 +157,10 @@ def _chunk_terms(
     return (*sums, hessian, gradient)
 
 
-def _bilinear(level: ReliefLevel, view: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values at pixels (q, p) of views (q,), and their derivatives along u and v: (q, p, 5) each."""
+def _bilinear(
+    level: PyramidLevel, view: Int[Tensor, " q"], u: Float[Tensor, "q p"], v: Float[Tensor, "q p"]
+) -> tuple[Float[Tensor, "q p 5"], Float[Tensor, "q p 5"], Float[Tensor, "q p 5"]]:
+    """Bilinear values of the views' maps at pixels (u, v), and their derivatives along u and v."""
     left = u.clamp(0, level.width - 1.001).floor()
     top = v.clamp(0, level.height - 1.001).floor()
     du, dv = (u - left).clamp(0, 1)[..., None], (v - top).clamp(0, 1)[..., None]
@@ -169,19 +174,20 @@ def _bilinear(level: ReliefLevel, view: Tensor, u: Tensor, v: Tensor) -> tuple[T
 
 
 class PairwiseProblem:
-    """Views' similarities that make pairs of them agree, for `solver.solve`; a state is a `Similarities`.
+    """Least-squares problem over the similarities of all views, for `levenberg_marquardt.solve`; the state is a `Sim3`.
 
-    The cost is the pairs' summed loss over their summed weight, so that nothing is won by seeing less of each other.
+    Each similarity takes a view's object frame to the world. The cost is the summed loss of all pairs over their summed
+    weight, so that it does not decrease when views turn away from each other.
 
     Args:
-        level: the reliefs at one resolution.
-        pairs: (q, 2), source and target views.
-        kernels: widths and weights.
-        free: the views that move; all by default.
+        level: maps and points at one resolution.
+        pairs: source and target views.
+        kernels: kernel widths and weights.
+        free: views whose similarities are optimized; all if None.
     """
 
     def __init__(
-        self, level: ReliefLevel, pairs: Int[np.ndarray, "q 2"], kernels: Kernels, free: list[int] | None = None
+        self, level: PyramidLevel, pairs: Int[np.ndarray, "q 2"], kernels: Kernels, free: list[int] | None = None
     ) -> None:
         self.level, self.kernels = level, kernels
         self.source, self.target = np.ascontiguousarray(pairs.T)
@@ -190,25 +196,25 @@ class PairwiseProblem:
         self._column[self.free] = np.arange(len(self.free))
 
     def has_pairs(self, pairs: Int[np.ndarray, "q 2"]) -> bool:
-        """Whether it is made of just these pairs."""
+        """Whether the problem consists of exactly these pairs."""
         return np.array_equal(pairs, np.stack([self.source, self.target], axis=1))
 
-    def terms(self, state: Similarities, derivatives: bool = True) -> tuple[PairTerms, Similarities]:
-        """Of all pairs, and their relative similarities."""
+    def terms(self, state: Sim3, derivatives: bool = True) -> tuple[PairTerms, Sim3]:
+        """Terms and relative similarities of all pairs."""
         relative = state[self.target].inverse().compose(state[self.source])
         return pair_terms(self.level, self.source, self.target, relative, self.kernels, derivatives), relative
 
-    def linearize(self, state: Similarities) -> Linearization:
-        """Cost, gradient and Gauss-Newton Hessian by the free views' twists, each in its own frame."""
+    def linearize(self, state: Sim3) -> Linearization:
+        """Cost, gradient and Gauss-Newton Hessian by the twists of the free views, each in its own frame."""
         terms, relative = self.terms(state)
         assert terms.hessian is not None and terms.gradient is not None
         total = max(float(terms.weight.sum()), 1e-9)
-        # A twist a_i of the source and a_j of the target move the relative similarity by Ad a_i - a_j.
+        # Twists a_i of the source and a_j of the target move the relative similarity by Ad a_i - a_j.
         chain = relative.adjoint()
         crossed = np.swapaxes(chain, 1, 2) @ terms.hessian
         count = len(self.free)
         blocks, gradient = np.zeros((count + 1, count + 1, 7, 7)), np.zeros((count + 1, 7))
-        i, j = self._column[self.source], self._column[self.target]  # -1, the last, for views that stay
+        i, j = self._column[self.source], self._column[self.target]  # -1, the last, for fixed views
         np.add.at(blocks, (i, i), crossed @ chain)
         np.add.at(blocks, (j, j), terms.hessian)
         np.subtract.at(blocks, (i, j), crossed)
@@ -216,24 +222,23 @@ class PairwiseProblem:
         np.add.at(gradient, i, np.einsum("qab,qa->qb", chain, terms.gradient))
         np.subtract.at(gradient, j, terms.gradient)
         hessian = blocks[:count, :count].transpose(0, 2, 1, 3).reshape(7 * count, 7 * count)
-        # The terms are those of r^2 / 2, and the kernels of r^2.
-        scale = 2 / total
+        scale = 2 / total  # the terms' derivatives are those of loss / 2
         return Linearization(scale * hessian, scale * gradient[:count].ravel(), float(terms.loss.sum()) / total)
 
-    def retract(self, state: Similarities, delta: Float[np.ndarray, " p"]) -> Similarities:
-        """The free views moved by their twists."""
-        every = np.zeros((len(state), 7))
-        every[self.free] = delta.reshape(-1, 7)
-        return state.retract(every)
+    def retract(self, state: Sim3, delta: Float[np.ndarray, " p"]) -> Sim3:
+        """The state with the free views moved by their twists."""
+        twists = np.zeros((len(state), 7))
+        twists[self.free] = delta.reshape(-1, 7)
+        return state.retract(twists)
 
-    def view_costs(self, state: Similarities) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Cost of each view over all pairs it is part of, and its share of inliers."""
+    def view_costs(self, state: Sim3) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Cost and mean inlier ratio of each view over all pairs it belongs to."""
         terms, _ = self.terms(state, derivatives=False)
         n = len(state)
-        loss, weight, inliers, count = (np.zeros(n) for _ in range(4))
+        loss, weight, inlier_ratio, count = (np.zeros(n) for _ in range(4))
         for side in (self.source, self.target):
             np.add.at(loss, side, terms.loss)
             np.add.at(weight, side, terms.weight)
-            np.add.at(inliers, side, terms.inliers)
+            np.add.at(inlier_ratio, side, terms.inlier_ratio)
             np.add.at(count, side, 1)
-        return loss / np.maximum(weight, 1e-9), inliers / np.maximum(count, 1)
+        return loss / np.maximum(weight, 1e-9), inlier_ratio / np.maximum(count, 1)

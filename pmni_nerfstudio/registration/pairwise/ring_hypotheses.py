@@ -1,82 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No poses at all: views that go once round the object, tried as rings of either direction and several elevations."""
+"""Registration without poses: ring hypotheses of either direction and several elevations compete."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
-from pmni_nerfstudio.geometry.camera_rings import ring_c2w
-from pmni_nerfstudio.geometry.sim3 import Similarities
-from pmni_nerfstudio.registration.pairwise.integrated_depth import Reliefs
+from pmni_nerfstudio.geometry.camera_rings import look_at, ring_c2w
+from pmni_nerfstudio.geometry.sim3 import Sim3
+from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps
 from pmni_nerfstudio.registration.pairwise.multiway import (
     PairwiseResult,
     PairwiseSchedule,
     Progress,
-    integrated,
-    level_of,
-    poses_of,
+    integrate_at_working_resolution,
+    poses_from_similarities,
+    pyramid_level,
     refine,
-    settle,
+    solve_level,
 )
 from pmni_nerfstudio.registration.views import Views
 
 ELEVATIONS_DEG = (10.0, 30.0, 50.0)
-"""Of the rings tried: poses come back from 20 degrees off and more, so these reach from below the equator to 70."""
+"""Elevations of the rings. Registration recovers from 20 degrees and more, so these cover from below the equator to 70."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A ring that was tried."""
+    """A ring hypothesis and how far it came."""
 
     name: str
     cost: float
-    """When it was last looked at, 0 to 1; of the best one, at the end of the coarsest level."""
+    """Cost, 0 to 1, when the hypothesis was last evaluated; for the best one, at the end of the coarsest level."""
     pruned: bool
-    """Given up before the others."""
-
-
-@dataclass(frozen=True, eq=False)
-class RingResult(PairwiseResult):
-    """Where phase one ended, in a unit-sphere world that holds the object, y up as far as the ring tells."""
-
-    hypotheses: tuple[Hypothesis, ...]
-
-
-def ring(reliefs: Reliefs, elevation_deg: float, clockwise: bool) -> Similarities:
-    """Views at even steps once round the y axis, each with its mask's centroid straight before the object's middle.
-
-    Args:
-        reliefs: the views.
-        elevation_deg: of the cameras over the plane across y.
-        clockwise: as seen from above, y towards the reader.
-    """
-    n = len(reliefs)
-    world = ring_c2w(n, 1.0, elevation_deg, clockwise)[:, :3, :3]
-    # The same axes about the ray through the centroid: as upright as the camera is.
-    camera = _frames(reliefs.centres, np.array([0.0, -1.0, 0.0]))
-    return Similarities(world @ np.swapaxes(camera, 1, 2), np.zeros((n, 3)), np.ones(n))
-
-
-def _frames(forward: Float[np.ndarray, "n 3"], up: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "n 3 3"]:
-    """Axes right, down, forward as columns."""
-    forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right, axis=1, keepdims=True)
-    return np.stack([right, np.cross(forward, right), forward], axis=2)
-
-
-def ring_hypotheses(
-    reliefs: Reliefs, elevations_deg: tuple[float, ...] = ELEVATIONS_DEG
-) -> list[tuple[str, Similarities]]:
-    """Rings of both directions and all elevations, with names for people."""
-    return [
-        (f"{direction}, {elevation:g} deg up", ring(reliefs, elevation, direction == "clockwise"))
-        for direction in ("clockwise", "counter-clockwise")
-        for elevation in elevations_deg
-    ]
+    """Whether the hypothesis was dropped after the first round."""
 
 
 def register_without_poses(
@@ -84,27 +42,30 @@ def register_without_poses(
     schedule: PairwiseSchedule = PairwiseSchedule(),
     seed: int = 0,
     on_progress: Progress | None = None,
-    reliefs: Reliefs | None = None,
-) -> RingResult:
-    """Register views of which only the order is known: once round the object, at about even steps.
+    maps: IntegratedDepthMaps | None = None,
+) -> tuple[PairwiseResult, tuple[Hypothesis, ...]]:
+    """Register views that go once around the object in order, at about even steps.
 
-    Every hypothesis is registered at the coarsest level for a while; the better half goes on there, and the best is
-    finished.
+    Every hypothesis is optimized at the coarsest level for one round. The better half is optimized there to the end, and
+    the best one at all levels.
 
     Args:
-        views: all of them, at any resolution, in order.
+        views: all views in order, at any resolution.
         schedule: levels, coarse to fine.
-        seed: of the points drawn.
-        on_progress: for a progress bar.
-        reliefs: the views' depths (`integrated`), where they are at hand.
+        seed: seed of the surface points.
+        on_progress: receives progress.
+        maps: the views' depth maps from `integrate_at_working_resolution`, if already computed.
+
+    Returns:
+        The registration of the best hypothesis, in a unit-sphere world with y up, and all hypotheses.
     """
-    reliefs = integrated(views, schedule, on_progress) if reliefs is None else reliefs
+    maps = integrate_at_working_resolution(views, schedule, on_progress) if maps is None else maps
     spec = schedule.levels[0]
-    level = level_of(reliefs, spec, np.random.default_rng(seed))
-    rings = ring_hypotheses(reliefs)
+    level = pyramid_level(maps, spec, np.random.default_rng(seed))
+    rings = ring_hypotheses(maps)
     states, costs = [], []
-    for number, (name, begun) in enumerate(rings):
-        state, _, cost = settle(level, spec, begun, schedule, rounds=1)
+    for number, (name, initial) in enumerate(rings):
+        state, _, cost = solve_level(level, spec, initial, schedule, rounds=1)
         states.append(state)
         costs.append(cost)
         if on_progress is not None:
@@ -112,19 +73,40 @@ def register_without_poses(
     order = np.argsort(costs, kind="stable")
     kept = order[: -(-len(order) // 2)]
     for k in kept:
-        states[k], _, costs[k] = settle(level, spec, states[k], schedule)
+        states[k], _, costs[k] = solve_level(level, spec, states[k], schedule)
     best = min(kept, key=lambda k: costs[k])
 
     def on_refined(stage: str, done: float, cost: float) -> None:
         if on_progress is not None:
             on_progress(stage, 0.4 + 0.6 * done, cost)
 
-    result = refine(reliefs, states[best], poses_of(reliefs, rings[best][1]), schedule, seed, on_refined)
-    return RingResult(
-        poses=result.poses,
-        depth_scales=result.depth_scales,
-        cost=result.cost,
-        view_costs=result.view_costs,
-        inliers=result.inliers,
-        hypotheses=tuple(Hypothesis(name, float(costs[k]), k not in kept) for k, (name, _) in enumerate(rings)),
-    )
+    initial = poses_from_similarities(maps, rings[best][1])
+    result = refine(maps, states[best], initial, schedule, seed, on_refined)
+    return result, tuple(Hypothesis(name, float(costs[k]), k not in kept) for k, (name, _) in enumerate(rings))
+
+
+def ring_hypotheses(
+    maps: IntegratedDepthMaps, elevations_deg: tuple[float, ...] = ELEVATIONS_DEG
+) -> list[tuple[str, Sim3]]:
+    """Names and similarities of the rings of both directions and all elevations."""
+    return [
+        (f"{direction}, {elevation:g} deg up", ring(maps, elevation, direction == "clockwise"))
+        for direction in ("clockwise", "counter-clockwise")
+        for elevation in elevations_deg
+    ]
+
+
+def ring(maps: IntegratedDepthMaps, elevation_deg: float, clockwise: bool) -> Sim3:
+    """Similarities of views at even steps once around the y axis, each looking at the object's center.
+
+    Args:
+        maps: the views' depth maps.
+        elevation_deg: elevation of the cameras above the plane y = 0, in degrees.
+        clockwise: direction as seen from above, with y toward the viewer.
+    """
+    n = len(maps)
+    world_R = ring_c2w(n, 1.0, elevation_deg, clockwise)[:, :3, :3]
+    # Camera coordinates of a frame that looks along the ray to the object's center, as upright as the camera.
+    zero, up = np.zeros((n, 3)), np.tile([0.0, -1.0, 0.0], (n, 1))
+    camera_R = look_at(zero, maps.centers, up)[:, :3, :3]
+    return Sim3(world_R @ np.swapaxes(camera_R, 1, 2), zero, np.ones(n))

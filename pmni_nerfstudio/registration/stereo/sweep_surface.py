@@ -120,7 +120,7 @@ class _Maps:
 
     @staticmethod
     def of(views: Views, poses: Poses, every: int, options: SweepOptions) -> _Maps:
-        small = views.smaller(every)
+        small = views.downsampled(every)
         slopes = [log_depth_gradients(small, i) for i in range(len(small))]
         along_x, along_y = (torch.stack(s) for s in zip(*slopes))
         extent, size = max(1.0, options.planes.reach), 65
@@ -258,7 +258,7 @@ def hull_agreement(views: Views, poses: Poses, side: int = 64, resolution: int =
     tell whether `sweep_start` is worth its minute.
     """
     every = max(1, round(max(views.height, views.width) / side))
-    small = views.smaller(every)
+    small = views.downsampled(every)
     votes = 1 if len(views) < 8 else 2
     hull = Surface(visual_hull(small.masks, small.K, poses.c2w(), resolution, votes).numpy())
     if not hull.exists:

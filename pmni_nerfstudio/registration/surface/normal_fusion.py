@@ -9,7 +9,12 @@ from torch import Tensor
 
 from pmni_nerfstudio.geometry.cameras import project
 from pmni_nerfstudio.geometry.interpolation import lookup, nearest
-from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import BELIEF, CLEAR, WITHOUT_SLOPES, unit_normals
+from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import (
+    INTERIOR,
+    WEIGHT,
+    WITHOUT_DERIVATIVES,
+    unit_normals,
+)
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
@@ -44,9 +49,9 @@ def fuse_normals(
         facing = (own @ poses.R[i].T * to_view).sum(axis=1)
         near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
         seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
-        looked_up = lookup(maps[WITHOUT_SLOPES], pixels[seen]).astype(np.float64)
+        looked_up = lookup(maps[WITHOUT_DERIVATIVES], pixels[seen]).astype(np.float64)
         normals, _ = unit_normals(looked_up)
-        believed = looked_up[:, CLEAR] * looked_up[:, BELIEF]
+        believed = looked_up[:, INTERIOR] * looked_up[:, WEIGHT]
         cosine = (normals * to_view[seen]).sum(axis=1).clip(0, 1)
         weight = cosine * (0.1 + 0.9 * believed) * facing[seen].clip(0, 1)
         total[seen] += weight[:, None] * (normals @ poses.R[i])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A registration that shows how far it is, and what it has to warn of."""
+"""Registration on the console: progress bar, summary and warnings."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, Watcher, register
+from pmni_nerfstudio.registration.monitoring import Watcher
+from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, register
 from pmni_nerfstudio.registration.views import Views
 
 
-def register_shown(
+def register_with_progress(
     views: Views,
     c2w: Float[np.ndarray, "n 4 4"] | None,
     settings: RegistrationSettings,
     console: Console,
     watcher: Watcher | None = None,
 ) -> Registration:
-    """`register` with a progress bar, the residual as it falls, and at its end a line of figures and the warnings."""
+    """Run `register` with a progress bar, then print its summary."""
     columns = (TextColumn("Registration: {task.description}"), BarColumn(), TextColumn("{task.fields[residual]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("depth maps", total=1.0, residual="")
@@ -29,17 +30,17 @@ def register_shown(
             bar.update(task, description=stage, completed=done, residual=f"residual {residual:.3g}")
 
         registration = register(views, c2w, settings, show, watcher)
-    show_summary(registration, views, console)
+    print_summary(registration, views, console)
     return registration
 
 
-def show_summary(registration: Registration, views: Views, console: Console) -> None:
-    """Figures and warnings."""
-    j = registration.judgement
+def print_summary(registration: Registration, views: Views, console: Console) -> None:
+    """Print residual and mask IoU in one line, then the warnings."""
+    agreement = registration.agreement
     console.print(
         f"Registration: {int(registration.trusted.sum())} of {len(views)} views in "
-        f"{sum(registration.seconds.values()):.1f} s; normals off by {np.median(j.median_deg):.2f} deg (median), "
-        f"masks overlap {j.iou.mean():.1%}",
+        f"{sum(registration.seconds.values()):.1f} s; median normal residual {np.median(agreement.median_deg):.2f} deg, "
+        f"mean mask IoU {agreement.iou.mean():.1%}",
         highlight=False,
         soft_wrap=True,
     )
