@@ -167,7 +167,7 @@ def surface_step(
         level: the current level.
         schedule: options.
     """
-    band = Band.of(surface.sdf, schedule.band_voxels)
+    band = Band.from_sdf(surface.sdf, schedule.band_voxels)
     normals, weights = fuse_normals(views, channels, poses, surface, depths, band.points, band.sdf)
     rims = [rim_points(surface, pixels, views.K[i], poses, i) for i, pixels in enumerate(curves)]
     near = 0.9 * schedule.band_voxels * surface.voxel

@@ -22,13 +22,13 @@ from pmni_nerfstudio.registration.console import print_summary, register_with_pr
 from pmni_nerfstudio.registration.monitoring import Watcher
 from pmni_nerfstudio.registration.pipeline import RegistrationSettings
 from pmni_nerfstudio.registration.poses import Poses
-from pmni_nerfstudio.registration.stereo.sweep_surface import hull_agreement, sweep_start
+from pmni_nerfstudio.registration.stereo.multi_view_stereo import hull_agreement, stereo_surface
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.threads import one_thread
 
 _MIN_HULL_AGREEMENT = 0.77
 """Agreement of the views on their visual hull below which depths are searched by plane sweep. Turntable captures of solid
-objects have 0.81 to 0.95, a concave scene (a courtyard) captured from one side 0.74."""
+objects have 0.81 to 0.95, a concave scene captured from one side 0.74."""
 _SWEEP_RESOLUTION = 129
 
 
@@ -111,7 +111,7 @@ def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> In
 
 
 def initialize_by_plane_sweep(views: Views, c2w: Float[np.ndarray, "n 4 4"], always: bool) -> Initialization | None:
-    """Given poses and the surface of a plane sweep (see `sweep_start`), if the views disagree on their visual hull.
+    """Given poses and the surface of a plane sweep (see `stereo_surface`), if the views disagree on their visual hull.
 
     Args:
         views: Observations.
@@ -127,7 +127,7 @@ def initialize_by_plane_sweep(views: Views, c2w: Float[np.ndarray, "n 4 4"], alw
     if not always and not 0 < agreement < _MIN_HULL_AGREEMENT:
         return None
     CONSOLE.log(f"Initialization: views agree on {agreement:.0%} of their visual hull; running a plane sweep.")
-    surface = sweep_start(views, poses, _SWEEP_RESOLUTION)
+    surface = stereo_surface(views, poses, _SWEEP_RESOLUTION)
     return Initialization(c2w, torch.from_numpy(surface.sdf), kind="sweep") if surface.exists else None
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surface of registration: grid, mesh, silhouettes and the band Poisson step, against a sphere."""
+"""Surface of the registration on a sphere: grid, mesh, silhouettes, and the Poisson equation in a band."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from helpers.registration import lattice, rotation_errors_deg, true_surface, turned
 from helpers.scenes import capture
 from scipy.spatial.transform import Rotation
@@ -17,50 +18,52 @@ from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, b
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface, extend
 from pmni_nerfstudio.registration.views import blur_normals
 
-CENTRE, RADIUS = np.array([0.1, -0.05, 0.15]), 0.6
+CENTER, RADIUS = np.array([0.1, -0.05, 0.15]), 0.6
 
 
 def sphere(n: int = 65, radius: float = RADIUS) -> Surface:
-    return Surface((np.linalg.norm(lattice(n) - CENTRE, axis=1) - radius).reshape(n, n, n).astype(np.float32))
+    return Surface((np.linalg.norm(lattice(n) - CENTER, axis=1) - radius).reshape(n, n, n).astype(np.float32))
 
 
 def test_mesh_depths_and_samples_of_a_sphere():
     surface = sphere()
     _, views, poses = capture()
     vertices, faces = surface.mesh
-    corners = vertices[faces] - CENTRE
-    assert np.abs(np.linalg.norm(vertices - CENTRE, axis=1) - RADIUS).max() < 2e-3
+    corners = vertices[faces] - CENTER
+    assert np.abs(np.linalg.norm(vertices - CENTER, axis=1) - RADIUS).max() < 2e-3
     volume = np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6
-    assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.01)  # positive: triangles face outwards
+    assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.01)  # positive: triangles face outward
 
     points, normals = surface.samples(500, np.random.default_rng(0))
-    assert ((points - CENTRE) * normals).sum(axis=1).min() > 0.9 * RADIUS
+    assert ((points - CENTER) * normals).sum(axis=1).min() > 0.9 * RADIUS
 
     depths = surface.depths(views, poses, np.ones_like(views.masks))
     for i in range(3):
         y, x = np.nonzero(np.isfinite(depths[i]))
         camera = np.linalg.solve(views.K[i], np.stack([x, y, np.ones(len(x))])).T * depths[i, y, x, None]
         world = (camera - poses.t[i]) @ poses.R[i]
-        assert np.abs(np.linalg.norm(world - CENTRE, axis=1) - RADIUS).max() < 3e-3
-        assert ((world - CENTRE) @ poses.R[i].T)[:, 2].max() < 0.06  # of the side towards the camera
+        assert np.abs(np.linalg.norm(world - CENTER, axis=1) - RADIUS).max() < 3e-3
+        assert ((world - CENTER) @ poses.R[i].T)[:, 2].max() < 0.06  # on the side towards the camera
 
 
 def test_redistanced_and_transformed_keep_the_surface():
-    bent = Surface((sphere().sdf * (1.5 + 0.5 * np.sin(4 * lattice(65)[:, 0]).reshape(65, 65, 65))).astype(np.float32))
-    again = bent.redistanced(4)
-    near = np.abs(sphere().sdf) < 3 * again.voxel
-    assert np.abs(again.sdf - sphere().sdf)[near].max() < 3e-3
-    assert ((again.sdf < 0) == (bent.sdf < 0)).all()
+    distorted = Surface(
+        (sphere().sdf * (1.5 + 0.5 * np.sin(4 * lattice(65)[:, 0]).reshape(65, 65, 65))).astype(np.float32)
+    )
+    result = distorted.redistanced(4)
+    near = np.abs(sphere().sdf) < 3 * result.voxel
+    assert np.abs(result.sdf - sphere().sdf)[near].max() < 3e-3
+    assert ((result.sdf < 0) == (distorted.sdf < 0)).all()
 
     rotation = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
     moved = sphere().transformed(0.9, rotation, np.array([0.05, 0.1, -0.1]))
-    centre = 0.9 * rotation @ CENTRE + [0.05, 0.1, -0.1]
-    truth = np.linalg.norm(lattice(65) - centre, axis=1).reshape(65, 65, 65) - 0.9 * RADIUS
+    center = 0.9 * rotation @ CENTER + [0.05, 0.1, -0.1]
+    truth = np.linalg.norm(lattice(65) - center, axis=1).reshape(65, 65, 65) - 0.9 * RADIUS
     near = np.abs(truth) < 2 * moved.voxel
     assert np.abs(moved.sdf - truth)[near].max() < 3e-3
 
 
-def test_extend_counts_voxels_from_what_is_known():
+def test_extended_distances_grow_by_a_voxel_per_step():
     sdf = np.ones((5, 5, 5), dtype=np.float32)
     known = np.zeros_like(sdf, dtype=bool)
     known[2, 2, 2] = True
@@ -69,12 +72,11 @@ def test_extend_counts_voxels_from_what_is_known():
     assert out[2, 2, 2] == 0.25
     assert out[2, 2, 3] == out[3, 2, 2] == 0.75
     assert out[0, 2, 2] == -1.25
-    assert out[4, 4, 4] == 1.75  # out of reach
+    assert out[4, 4, 4] == 1.75  # more than two steps away
 
 
 def test_lookups_are_exact_between_pixels_and_voxels():
-    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4) ** 1
-    import torch
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
 
     found = lookup(torch.from_numpy(image), np.array([[1.37, 0.61], [3.0, 2.0]]))
     np.testing.assert_allclose(found[:, 0], [1.37 + 4 * 0.61, 11.0], rtol=1e-6)
@@ -83,7 +85,7 @@ def test_lookups_are_exact_between_pixels_and_voxels():
     np.testing.assert_allclose(lookup_volume(torch.from_numpy(plane), points)[:, 0], points @ [1, 2, -3], atol=1e-5)
 
 
-def test_contour_of_a_disc_is_sub_pixel_and_leaves_the_frame_out():
+def test_contour_of_a_disc_has_subpixel_accuracy_and_excludes_the_image_border():
     y, x = np.mgrid[:80, :100]
     disc = (x - 50.3) ** 2 + (y - 41.2) ** 2 < 30.4**2
     radii = np.linalg.norm(contour(disc) - [50.3, 41.2], axis=1)
@@ -103,7 +105,7 @@ def test_rays_of_the_contour_graze_the_surface_and_their_derivative_is_right():
     def distances(moved: Poses) -> np.ndarray:
         rays = np.column_stack([pixels, np.ones(4)]) @ np.linalg.inv(views.K[0]).T @ moved.R[0]
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        return np.linalg.norm(np.cross(CENTRE - moved.centers()[0], rays), axis=1) - RADIUS
+        return np.linalg.norm(np.cross(CENTER - moved.centers()[0], rays), axis=1) - RADIUS
 
     np.testing.assert_allclose(grazing.sdf, distances(poses), atol=2e-3)
     jacobian = silhouette_jacobian(grazing, poses, 0)
@@ -114,30 +116,30 @@ def test_rays_of_the_contour_graze_the_surface_and_their_derivative_is_right():
         np.testing.assert_allclose(jacobian[:, k], numeric, atol=0.02)
 
 
-def test_band_poisson_moves_a_surface_to_where_normals_and_zeros_put_it():
+def test_band_poisson_moves_the_surface_to_normals_and_surface_points():
     start = sphere(49, radius=0.57)
-    band = Band.of(start.sdf, 3)
-    outward = band.points - CENTRE
+    band = Band.from_sdf(start.sdf, 3)
+    outward = band.points - CENTER
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-    ring = Rotation.from_rotvec(np.outer(np.linspace(0, 6, 60), [0, 0, 1])).apply([RADIUS, 0, 0]) + CENTRE
+    ring = Rotation.from_rotvec(np.outer(np.linspace(0, 6, 60), [0, 0, 1])).apply([RADIUS, 0, 0]) + CENTER
     options = PoissonOptions(iterations=400, tolerance=1e-8, keep_weight=1e-8)
     moved = Surface(band_poisson(start.sdf, band, outward, np.ones(len(outward)), ring, options=options))
     vertices, _ = moved.mesh
-    assert np.abs(np.linalg.norm(vertices - CENTRE, axis=1) - RADIUS).max() < 3e-3
+    assert np.abs(np.linalg.norm(vertices - CENTER, axis=1) - RADIUS).max() < 3e-3
 
-    floor = band.points[:, 2] - CENTRE[2] - 0.53
+    floor = band.points[:, 2] - CENTER[2] - 0.53
     cut = Surface(band_poisson(start.sdf, band, outward, np.ones(len(outward)), ring, floor=floor))
-    assert cut.mesh[0][:, 2].max() < CENTRE[2] + 0.53 + 0.1 * cut.voxel
+    assert cut.mesh[0][:, 2].max() < CENTER[2] + 0.53 + 0.1 * cut.voxel
 
 
-def test_blur_stays_on_the_mask_and_keeps_a_constant():
+def test_blur_stays_within_the_mask_and_keeps_constant_normals():
     mask = np.zeros((20, 20), dtype=bool)
     mask[5:15, 5:15] = True
     normals = np.where(mask[..., None], [0.6, 0.0, -0.8], 0.0).astype(np.float32)
     np.testing.assert_allclose(blur_normals(normals, mask, 3.0), normals, atol=1e-6)
 
 
-def test_a_similarity_is_taken_out_again():
+def test_alignment_inverts_a_similarity():
     _, _, poses = capture()
     rotation = Rotation.from_rotvec([0.4, 1.0, -0.3]).as_matrix()
     moved = poses.transformed(1.3, rotation, np.array([0.2, -0.1, 0.3]))
@@ -147,12 +149,12 @@ def test_a_similarity_is_taken_out_again():
     again = moved.transformed(scale, back, shift)
     np.testing.assert_allclose(again.t, poses.t, atol=1e-5)
     assert rotation_errors_deg(moved, poses).max() < 1e-4
-    camera = poses.to_camera(0, CENTRE[None])
+    camera = poses.to_camera(0, CENTER[None])
     assert project(camera, np.eye(3))[0] == pytest.approx(camera[0, :2] / camera[0, 2])
     assert np.abs(np.linalg.inv(poses.c2w())[:, :3, 3] - poses.t).max() < 1e-9
     assert rotation_errors_deg(turned(poses, 5.0), poses).mean() > 2
 
 
-def test_true_surface_is_a_distance_near_the_surface():
+def test_the_helpers_surface_is_a_signed_distance_near_the_surface():
     slopes = np.linalg.norm(lookup_volume(true_surface().lookups[1:], true_surface().mesh[0][::50]), axis=1)
     assert np.median(np.abs(slopes - 1)) < 0.05

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth maps made smooth by their normals, checked against each other, and fused into one surface."""
+"""Depth maps: integration with normals, consistency between views, and fusion into one surface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni_nerfstudio.geometry.cameras import project
+from pmni_nerfstudio.geometry.cameras import pixel_directions, project
 from pmni_nerfstudio.geometry.interpolation import nearest
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
@@ -19,14 +19,14 @@ from pmni_nerfstudio.registration.views import Views
 
 @dataclass(frozen=True)
 class IntegrationOptions:
-    """Weights of what is asked of the depths, relative to one edge between two pixels."""
+    """Weights and iterations of `integrate_depths`; an edge between two pixels has weight 1."""
 
     data_weight: float = 0.03
-    """Of a depth that was found, times its confidence."""
+    """Weight of a measured depth of confidence 1."""
     rounds: int = 5
-    """Of reweighting."""
+    """Iterations of reweighting."""
     iterations: int = 40
-    """Of conjugate gradients, each round."""
+    """Conjugate gradient iterations per round."""
 
 
 def integrate_depths(
@@ -38,19 +38,20 @@ def integrate_depths(
     step: float,
     options: IntegrationOptions = IntegrationOptions(),
 ) -> Float[Tensor, "n h w"]:
-    """Log depths that follow the normals' slopes and stay near those found, least squares with robust weights (Geman-McClure).
+    """Log depths that follow the gradients given by the normals and stay near measured depths.
 
-    Edges that the slopes contradict by more than a step of depth, in the end by more than a pixel's footprint, lose
-    their weight: there the surface breaks.
+    Iteratively reweighted least squares with Geman-McClure weights. Edges whose difference in depth contradicts the
+    gradients lose their weight: there the surface is discontinuous. The scale of the weights decreases from the error
+    of measured depths to a pixel's footprint, so that quantization steps are not taken for discontinuities.
 
     Args:
-        log_depth: first guess, also what is held to.
-        confidence: 0 to 1; 0 where a depth is only a guess.
-        along_x: change of log depth from pixel to pixel, NaN where unknown or off the mask.
-        along_y: the same downwards.
-        footprint: a pixel's width over its depth.
-        step: error of a found log depth that is still ordinary.
-        options: weights and ends.
+        log_depth: measured depths, also the initial guess.
+        confidence: of the measured depths, 0 to 1.
+        along_x: change of log depth from a pixel to the next on its right; NaN where unknown or off the mask.
+        along_y: change of log depth from a pixel to the one below it.
+        footprint: width of a pixel relative to its depth.
+        step: typical error of a measured log depth.
+        options: weights and iterations.
     """
     slopes, known = [], []
     for axis, along in ((2, along_x), (1, along_y)):
@@ -60,37 +61,36 @@ def integrate_depths(
         slopes.append(slope.nan_to_num(0.0))
     solution = log_depth.clone()
     for k in range(options.rounds):
-        # Steps of depth, at first, are no breaks.
-        break_at = max(step * (footprint / step) ** (k / max(options.rounds - 1, 1)), footprint)
+        discontinuity = max(step * (footprint / step) ** (k / max(options.rounds - 1, 1)), footprint)
         edges = []
-        for axis, slope, there in zip((2, 1), slopes, known):
-            scale = break_at + 0.5 * slope.abs()
-            edges.append(there / (1 + ((solution.diff(dim=axis) - slope) / scale) ** 2) ** 2)
-        held = options.data_weight * confidence / (1 + ((solution - log_depth) / step) ** 2) + 1e-6
-        right = held * log_depth
+        for axis, slope, is_known in zip((2, 1), slopes, known):
+            scale = discontinuity + 0.5 * slope.abs()
+            edges.append(is_known / (1 + ((solution.diff(dim=axis) - slope) / scale) ** 2) ** 2)
+        data = options.data_weight * confidence / (1 + ((solution - log_depth) / step) ** 2) + 1e-6
+        right = data * log_depth
         for axis, slope, edge in zip((2, 1), slopes, edges):
-            right = right - _back(edge * slope, axis)
-        solution = _conjugate_gradients(solution, right, held, edges, options.iterations)
+            right = right - _divergence(edge * slope, axis)
+        solution = _conjugate_gradients(solution, right, data, edges, options.iterations)
     return solution
 
 
-def _back(edge: Tensor, axis: int) -> Tensor:
-    """Transpose of the difference along an axis, negated: what flows in less what flows out."""
+def _divergence(edge: Tensor, axis: int) -> Tensor:
+    """Negative transpose of the difference along an axis."""
     zero = torch.zeros_like(edge.narrow(axis, 0, 1))
     padded = torch.cat([zero, edge, zero], dim=axis)
     return padded.diff(dim=axis)
 
 
-def _conjugate_gradients(start: Tensor, right: Tensor, held: Tensor, edges: list[Tensor], iterations: int) -> Tensor:
-    """Solves (held + Laplacian of the edges) x = right for all views at once."""
+def _conjugate_gradients(start: Tensor, right: Tensor, data: Tensor, edges: list[Tensor], iterations: int) -> Tensor:
+    """Solve (diag(data) + Laplacian of the edges) x = right, for all views at once."""
 
     def times(x: Tensor) -> Tensor:
-        out = held * x
+        out = data * x
         for axis, edge in zip((2, 1), edges):
-            out = out - _back(edge * x.diff(dim=axis), axis)
+            out = out - _divergence(edge * x.diff(dim=axis), axis)
         return out
 
-    diagonal = held.clone()
+    diagonal = data.clone()
     for axis, edge in zip((2, 1), edges):
         length = edge.shape[axis]
         diagonal.narrow(axis, 0, length).add_(edge)
@@ -99,7 +99,7 @@ def _conjugate_gradients(start: Tensor, right: Tensor, held: Tensor, edges: list
     residual = right - times(x)
     step = residual / diagonal
     direction = step
-    # One number a view: the systems are independent.
+    # Sums are per view, because the systems are independent.
     power = (residual * step).sum(dim=(1, 2), keepdim=True)
     for _ in range(iterations):
         moved = times(direction)
@@ -113,42 +113,49 @@ def _conjugate_gradients(start: Tensor, right: Tensor, held: Tensor, edges: list
     return x
 
 
-def agreement(
+def depth_consistency(
     views: Views,
     poses: Poses,
     depths: Float[np.ndarray, "n h w"],
-    neighbours: Sequence[np.ndarray],
+    neighbors: Sequence[np.ndarray],
     tolerance: float,
     angle_deg: float = 30.0,
 ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n h w"]]:
-    """For each masked pixel, how many neighbours have the same depth there, and how many look through it.
+    """Number of neighboring views that confirm and that contradict the depth of each masked pixel.
+
+    A view confirms a point if its own depth and normal there agree. It contradicts the point if it sees the background
+    or a surface behind the point.
 
     Args:
-        views: normals and masks.
-        poses: of the views.
-        depths: z of each pixel.
-        neighbours: views that each view is compared with.
-        tolerance: on depths, relative.
-        angle_deg: that normals may differ by.
+        views: views with normals and masks.
+        poses: poses of the views.
+        depths: z depth of each pixel.
+        neighbors: indices of the views that each view is compared with.
+        tolerance: relative difference in depth.
+        angle_deg: difference in normals, in degrees.
+
+    Returns:
+        confirmed: number of views that confirm each pixel.
+        contradicted: number of views that contradict each pixel.
     """
-    same = np.zeros(depths.shape, dtype=np.float32)
-    through = np.zeros(depths.shape, dtype=np.float32)
+    confirmed = np.zeros(depths.shape, dtype=np.float32)
+    contradicted = np.zeros(depths.shape, dtype=np.float32)
     world = np.einsum("nhwc,ncd->nhwd", views.normals, poses.R.astype(np.float32))
     for i, mask in enumerate(views.masks):
         y, x = np.nonzero(mask)
-        rays = np.stack([x, y, np.ones(len(x))], axis=1) @ np.linalg.inv(views.K[i]).T
+        rays = pixel_directions(views.K[i], np.stack([x, y], axis=1))
         points = (rays * depths[i, y, x][:, None] - poses.t[i]) @ poses.R[i]
         normals = world[i, y, x]
-        for j in neighbours[i]:
+        for j in neighbors[i]:
             camera = poses.to_camera(int(j), points)
             row, column, inside = nearest(project(camera, views.K[j]), views.width, views.height)
             seen = inside & (camera[:, 2] > 0)
             relative = camera[:, 2] / depths[j, row, column] - 1
-            hit = views.masks[j, row, column]
+            on_mask = views.masks[j, row, column]
             alike = (world[j, row, column] * normals).sum(axis=1) > np.cos(np.radians(angle_deg))
-            same[i, y, x] += seen & hit & alike & (np.abs(relative) < tolerance)
-            through[i, y, x] += seen & (~hit | (relative < -2 * tolerance))
-    return same, through
+            confirmed[i, y, x] += seen & on_mask & alike & (np.abs(relative) < tolerance)
+            contradicted[i, y, x] += seen & (~on_mask | (relative < -2 * tolerance))
+    return confirmed, contradicted
 
 
 def fuse_depths(
@@ -160,19 +167,19 @@ def fuse_depths(
     truncation: float,
     hidden_weight: float = 0.05,
 ) -> Float[np.ndarray, " p"]:
-    """Truncated signed distance at world points: the mean over the views that look there (Curless and Levoy, 1996).
+    """Fuse depth maps to a truncated signed distance at world points (Curless and Levoy, SIGGRAPH 1996).
 
-    The distance that a view gives is to the tangent plane at the pixel's surface. Points behind a view's surface are
-    taken as inside by a small vote, so that what nobody sees is solid.
+    Each view contributes the distance to the tangent plane at the pixel that a point projects to. Points far behind a
+    view's surface count as inside with a small weight, so that regions that no view sees are solid.
 
     Args:
-        points: world.
-        views: normals and masks.
-        poses: of the views.
-        depths: z of each pixel.
-        weights: of each pixel, 0 to leave it out.
-        truncation: world units.
-        hidden_weight: of that vote.
+        points: world points.
+        views: views with normals and masks.
+        poses: poses of the views.
+        depths: z depth of each pixel.
+        weights: weight of each pixel, 0 to ignore it.
+        truncation: truncation distance, world units.
+        hidden_weight: weight of points far behind a view's surface.
     """
     total, weight_sum = np.zeros(len(points)), np.full(len(points), 1e-6)
     total -= 1e-6 * truncation
@@ -182,11 +189,11 @@ def fuse_depths(
         seen = np.flatnonzero(inside & (camera[:, 2] > 0) & (weights[i, row, column] > 0))
         row, column = row[seen], column[seen]
         rays = camera[seen] / camera[seen, 2:]
-        before = depths[i, row, column] - camera[seen, 2]
+        in_front = depths[i, row, column] - camera[seen, 2]
         cosine = -(views.normals[i, row, column] * rays).sum(axis=1) / np.linalg.norm(rays, axis=1)
-        # Along the ray, in part: a slanted pixel's neighbours have other depths.
-        distance = before * np.linalg.norm(rays, axis=1) * cosine.clip(0.2, 1)
-        weight = weights[i, row, column] * np.where(before < -2 * truncation, hidden_weight, 1.0)
+        # At grazing angles the cosine is limited, because depths within the pixel vary.
+        distance = in_front * np.linalg.norm(rays, axis=1) * cosine.clip(0.2, 1)
+        weight = weights[i, row, column] * np.where(in_front < -2 * truncation, hidden_weight, 1.0)
         total[seen] += weight * distance.clip(-truncation, truncation)
         weight_sum[seen] += weight
     return (total / weight_sum).astype(np.float32)

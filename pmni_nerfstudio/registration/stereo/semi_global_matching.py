@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depths from matching costs by semi-global matching that follows known slants.
+"""Semi-global matching with surface orientations: depths from matching costs.
 
-Hirschmueller, "Stereo processing by semiglobal matching and mutual information" (TPAMI 2008), with the transitions
-moved by the surface's orientation: Scharstein, Taniai and Sinha, "Semi-global stereo matching with surface orientation
-priors" (3DV 2017). Here the orientations are measured, so that a wall without texture is carried by its edges.
+Hirschmueller, "Stereo processing by semiglobal matching and mutual information" (TPAMI 2008), with paths that follow
+the surface's slant as in Scharstein, Taniai and Sinha, "Semi-global stereo matching with surface orientation priors"
+(3DV 2017). Orientations are measured here, so that depths at the edges of a flat surface extend over all of it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SemiGlobalOptions:
-    """What leaving the slant costs, in units of the matching costs."""
+    """Penalties for leaving the slant, in units of the matching costs."""
 
     small_jump: float = 0.03
-    """By one step of depth."""
+    """Penalty for a deviation of one depth step."""
     large_jump: float = 0.4
-    """By more."""
+    """Penalty for any larger deviation."""
 
 
 def aggregate(
@@ -33,14 +33,14 @@ def aggregate(
     options: SemiGlobalOptions = SemiGlobalOptions(),
     base: Float[Tensor, "n h w"] | None = None,
 ) -> Float[Tensor, "n h w d"]:
-    """Sum over eight directions of the least cost of a path that ends at each pixel and depth.
+    """Aggregate matching costs: the sum over eight directions of the least cost of a path to each pixel and depth.
 
     Args:
-        costs: of each pixel and step of depth.
-        along_x: steps of depth that the surface rises from a pixel to the next on its right; NaN where unknown.
-        along_y: the same from a pixel to the one below it.
-        options: costs of jumps.
-        base: where each pixel's steps begin, in steps; the same for all, if not given.
+        costs: matching costs of each pixel and depth step.
+        along_x: change of depth from a pixel to the next on its right, in steps; NaN where unknown.
+        along_y: change of depth from a pixel to the one below it, in steps; NaN where unknown.
+        options: penalties.
+        base: offset of each pixel's first depth step, in steps; 0 by default.
     """
     total = torch.zeros_like(costs)
     if base is None:
@@ -51,52 +51,62 @@ def aggregate(
             # From the pixel above (below, for -1), `shift` columns to the left.
             slope = sense * down + shift * right
             _one_direction(costs, slope, base, sense, shift, options, total)
-    turned, turned_total = costs.transpose(1, 2), total.transpose(1, 2)
+    transposed, transposed_total = costs.transpose(1, 2), total.transpose(1, 2)
     for sense in (1, -1):
-        turned_slope = sense * right.transpose(1, 2)
-        _one_direction(turned, turned_slope, base.transpose(1, 2), sense, 0, options, turned_total)
+        transposed_slope = sense * right.transpose(1, 2)
+        _one_direction(transposed, transposed_slope, base.transpose(1, 2), sense, 0, options, transposed_total)
     return total
 
 
 def _one_direction(
     costs: Tensor, slope: Tensor, base: Tensor, sense: int, shift: int, options: SemiGlobalOptions, total: Tensor
 ) -> None:
-    """Adds one direction's path costs to the total, row by row."""
+    """Add the path costs of one direction to the total, row by row.
+
+    Args:
+        costs: matching costs (n, h, w, d).
+        slope: change of depth (n, h, w) along the path per pixel, in steps; NaN where unknown.
+        base: offset (n, h, w) of each pixel's first depth step, in steps.
+        sense: 1 from top to bottom, -1 from bottom to top.
+        shift: columns to the right per row.
+        options: penalties.
+        total: path costs (n, h, w, d), updated in place.
+    """
     n, height, width, steps = costs.shape
     rows = range(height) if sense > 0 else range(height - 1, -1, -1)
     levels = torch.arange(steps)
-    before: Tensor | None = None
+    previous: Tensor | None = None
     offset = torch.zeros(n, width)
-    slope_before = base_before = torch.full((n, width), torch.nan)
+    previous_slope = previous_base = torch.full((n, width), torch.nan)
     for y in rows:
         cost = costs[:, y]
-        if before is None:
+        if previous is None:
             path = cost.clone()
         else:
-            last = (before, offset, slope_before, base_before)
-            moved, offset, slope_from, base_from = (_shifted(a, shift) for a in last)
+            state = (previous, offset, previous_slope, previous_base)
+            arriving, offset, slope_from, base_from = (_shifted(a, shift) for a in state)
             rise = 0.5 * (slope_from + slope[:, y]) + base_from - base[:, y]
             known = torch.isfinite(rise)
-            # The running sum is rounded, not each rise, so that slight slants add up.
-            fresh = torch.where(known, offset + rise, 0.0).clamp(-steps, steps)
-            jump = torch.round(fresh)
-            offset = fresh - jump
+            # Round the accumulated rise, not each one, so that slight slants add up.
+            accumulated = torch.where(known, offset + rise, 0.0).clamp(-steps, steps)
+            jump = torch.round(accumulated)
+            offset = accumulated - jump
             index = levels - jump[..., None].long()
             reachable = (index >= 0) & (index < steps)
-            moved = torch.gather(moved, 2, index.clamp(0, steps - 1))
-            lowest = moved.amin(dim=2, keepdim=True)
-            moved = torch.where(reachable, moved, lowest + options.large_jump)
-            padded = F.pad(moved, (1, 1), value=torch.inf)
-            beside = torch.minimum(padded[..., :-2], padded[..., 2:]) + options.small_jump
-            best = torch.minimum(torch.minimum(moved, beside), lowest + options.large_jump) - lowest
+            arriving = torch.gather(arriving, 2, index.clamp(0, steps - 1))
+            lowest = arriving.amin(dim=2, keepdim=True)
+            arriving = torch.where(reachable, arriving, lowest + options.large_jump)
+            padded = F.pad(arriving, (1, 1), value=torch.inf)
+            adjacent = torch.minimum(padded[..., :-2], padded[..., 2:]) + options.small_jump
+            best = torch.minimum(torch.minimum(arriving, adjacent), lowest + options.large_jump) - lowest
             path = cost + torch.where(known[..., None], best, 0.0)
             offset = torch.where(known, offset, 0.0)
         total[:, y] += path
-        before, slope_before, base_before = path, slope[:, y], base[:, y]
+        previous, previous_slope, previous_base = path, slope[:, y], base[:, y]
 
 
 def _shifted(rows: Tensor, columns: int) -> Tensor:
-    """Rows (N, W, ...) moved to the right; NaN moves in for slopes and offsets count as none, at the edge."""
+    """Shift rows (N, W, ...) to the right, filling two-dimensional ones with NaN and others with zeros."""
     if columns == 0:
         return rows
     out = torch.full_like(rows, torch.nan) if rows.dim() == 2 else torch.zeros_like(rows)
@@ -107,11 +117,11 @@ def _shifted(rows: Tensor, columns: int) -> Tensor:
     return out
 
 
-def winners(total: Float[Tensor, "n h w d"]) -> Float[Tensor, "n h w"]:
-    """Best step of depth, with its fraction from a parabola."""
+def winner_takes_all(total: Float[Tensor, "n h w d"]) -> Float[Tensor, "n h w"]:
+    """Depth step of least total cost, refined to a fraction of a step by a parabola."""
     index = total.argmin(dim=-1)
     middle = index.clamp(1, total.shape[-1] - 2)
-    left, centre, right = (total.gather(-1, (middle + k)[..., None])[..., 0] for k in (-1, 0, 1))
-    bend = left + right - 2 * centre
-    fraction = (0.5 * (left - right) / bend.clamp(min=1e-9)).clamp(-0.5, 0.5)
-    return index + torch.where((middle == index) & (bend > 1e-9), fraction, 0.0)
+    left, center, right = (total.gather(-1, (middle + k)[..., None])[..., 0] for k in (-1, 0, 1))
+    curvature = left + right - 2 * center
+    fraction = (0.5 * (left - right) / curvature.clamp(min=1e-9)).clamp(-0.5, 0.5)
+    return index + torch.where((middle == index) & (curvature > 1e-9), fraction, 0.0)

@@ -1,2 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The surface of the registration: a signed distance grid, from fused normals by a band-limited Poisson step."""
+"""Surface of the registration and its update from the normals of all views.
+
+sdf_grid: `Surface`, a signed distance on a grid with its mesh, depth maps, sampling and redistancing.
+normal_fusion: world normals near the surface, averaged over the views that see them.
+poisson: signed distance from a normal field, by a Poisson equation in a narrow band.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""World normals at points near the surface: what the views that see them say, averaged."""
+"""Fusion of normal maps: world normals near the surface, averaged over the views that see them."""
 
 from __future__ import annotations
 
@@ -29,36 +29,46 @@ def fuse_normals(
     points: Float[np.ndarray, "m 3"],
     sdf: Float[np.ndarray, " m"],
 ) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, " m"]]:
-    """Normals that the views give for points near the surface, looked up at each point's nearest surface point.
+    """Average the observed normals at points near the surface, looked up at each point's closest surface point.
 
-    A view counts by the cosine at which it sees the surface; pixels at the outline, which mix with what is behind, and
-    those whose normal bends, count down to a tenth. Where no view looks, the surface keeps its own normal, at a low
-    weight. `channels` are the views' `lookup_channels`.
+    Views are weighted by the cosine between surface normal and viewing direction. Pixels at the silhouette, which mix
+    object and background, and pixels of high curvature are down-weighted to as little as a tenth. Points that no view
+    sees get the surface's own normal at a low weight.
+
+    Args:
+        views: views with masks and intrinsics.
+        channels: `lookup_channels` of the views.
+        poses: poses of the views.
+        surface: current surface.
+        depths: depth maps of the surface, `Surface.depths`.
+        points: world points in a band around the surface.
+        sdf: signed distances of the points.
 
     Returns:
-        normals (m, 3) in the world, and weights (m,) from .05 (unseen) to 1.
+        normals: in world axes; shorter than one where views disagree.
+        weights: from 0.05 (unseen) to 1.
     """
-    own = surface.normals_at(points)
-    on_surface = points - sdf[:, None] * own
+    surface_normals = surface.normals_at(points)
+    on_surface = points - sdf[:, None] * surface_normals
     total, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
     for i, maps in enumerate(channels):
         camera = poses.to_camera(i, on_surface)
         pixels = project(camera, views.K[i])
         row, column, inside = nearest(pixels, views.width, views.height)
         to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
-        facing = (own @ poses.R[i].T * to_view).sum(axis=1)
+        facing = (surface_normals @ poses.R[i].T * to_view).sum(axis=1)
         near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
         seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
         looked_up = lookup(maps[WITHOUT_DERIVATIVES], pixels[seen]).astype(np.float64)
         normals, _ = unit_normals(looked_up)
-        believed = looked_up[:, INTERIOR] * looked_up[:, WEIGHT]
+        confidence = looked_up[:, INTERIOR] * looked_up[:, WEIGHT]
         cosine = (normals * to_view[seen]).sum(axis=1).clip(0, 1)
-        weight = cosine * (0.1 + 0.9 * believed) * facing[seen].clip(0, 1)
+        weight = cosine * (0.1 + 0.9 * confidence) * facing[seen].clip(0, 1)
         total[seen] += weight[:, None] * (normals @ poses.R[i])
         weight_sum[seen] += weight
     known = weight_sum > 0.015
     mean = total / np.maximum(weight_sum, 1e-6)[:, None]
     length = np.linalg.norm(mean, axis=1, keepdims=True)
-    # Where views contradict each other their mean is short, and stays so.
-    normals = np.where(known[:, None], mean / np.maximum(length, 0.2), own)
+    # Where views disagree their mean is short and is not scaled to unit length.
+    normals = np.where(known[:, None], mean / np.maximum(length, 0.2), surface_normals)
     return normals, np.where(known, weight_sum.clip(0.1, 1.0), 0.05)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Band-limited Poisson: a signed distance whose gradient is a given normal field, near a surface and nowhere else."""
+"""Poisson equation in a narrow band: a signed distance whose gradient is a given normal field."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from pmni_nerfstudio.registration.surface.sdf_grid import extend
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Voxels near the surface of a volume over [-1, 1]^3, in the order of their flat indices."""
+    """Grid vertices near the surface of a volume over [-1, 1]^3, in the order of their flat indices."""
 
     index: np.ndarray
-    """(m,) flat indices."""
+    """Flat indices (m,) into the volume."""
     points: Float[np.ndarray, "m 3"]
-    """Their places."""
+    """World positions of the vertices."""
     sdf: Float[np.ndarray, " m"]
+    """Signed distances at the vertices."""
 
     @staticmethod
-    def of(sdf: Float[np.ndarray, "n n n"], voxels: float) -> Band:
-        """Those with a distance under so many voxels."""
+    def from_sdf(sdf: Float[np.ndarray, "n n n"], voxels: float) -> Band:
+        """The vertices at a distance of less than `voxels` voxels."""
         n = len(sdf)
         index = np.flatnonzero(np.abs(sdf) < voxels * 2.0 / (n - 1))
         axis = np.linspace(-1.0, 1.0, n)
@@ -35,15 +36,16 @@ class Band:
 
 @dataclass(frozen=True)
 class PoissonOptions:
-    """Weights of what is asked of the solution, relative to one edge between two well-observed voxels."""
+    """Weights and stopping criteria of `band_poisson`; an edge between two well-observed vertices has weight 1."""
 
     zero_weight: float = 1.0
-    """Of a point where the distance should be zero."""
+    """Weight of a point where the distance should be zero."""
     keep_weight: float = 1e-3
-    """Of the distance before, voxel by voxel: holds what nothing else does."""
+    """Weight of each vertex's previous distance, which determines the solution where there are no observations."""
     iterations: int = 60
-    """Of conjugate gradients."""
+    """Maximum number of conjugate gradient iterations."""
     tolerance: float = 1e-4
+    """Relative residual at which conjugate gradients stop."""
 
 
 def band_poisson(
@@ -55,23 +57,24 @@ def band_poisson(
     floor: Float[np.ndarray, " m"] | None = None,
     options: PoissonOptions = PoissonOptions(),
 ) -> Float[np.ndarray, "n n n"]:
-    """Signed distance that follows a normal field in a band (after Kazhdan and Hoppe, "Screened Poisson surface
-    reconstruction", TOG 2013, with the gradient itself and not an indicator's).
+    """Signed distance whose gradient follows a normal field in a narrow band.
 
-    Least squares over the band's voxels: the difference along each grid edge is the voxel's edge times the mean normal
-    of its ends, the distance is zero at given points, and it stays near what it was.
+    After Kazhdan and Hoppe, "Screened Poisson surface reconstruction" (TOG 2013), but for the gradient of a signed
+    distance, not of an indicator function. Least squares over the band's vertices: the difference along each grid edge
+    equals the edge's length times the mean normal of its ends, the distance is zero at given surface points, and
+    otherwise stays near its previous value.
 
     Args:
         sdf: volume over [-1, 1]^3, 'ij' = x, y, z.
-        band: of that volume.
-        normals: the wanted gradient at each of the band's voxels, unit or shorter.
-        weights: how far each normal is to be believed, 0 to 1.
-        zeros: points on the surface, world; those off the band are left out.
-        floor: least value of each voxel of the band (a hull: no surface outside it).
-        options: weights and the solver's end.
+        band: band of that volume.
+        normals: target gradient at each vertex of the band, unit or shorter.
+        weights: confidence of each normal, 0 to 1.
+        zeros: points on the surface, world; those outside the band are ignored.
+        floor: lower bound at each vertex of the band (from a visual hull: no surface outside it).
+        options: weights and stopping criteria.
 
     Returns:
-        The new volume; off the band it holds rough distances.
+        The new volume; outside the band distances are approximate.
     """
     n = len(sdf)
     voxel = 2.0 / (n - 1)
@@ -99,7 +102,7 @@ def band_poisson(
 def _gradient_equations(
     n: int, place: np.ndarray, index: np.ndarray, normals: np.ndarray, weights: np.ndarray
 ) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Normal equations of `difference along an edge = edge's length times mean normal`: Laplacian and divergence."""
+    """Normal equations of the differences along edges: weighted Laplacian, and divergence of the normals."""
     count, voxel = len(index), 2.0 / (n - 1)
     diagonal, right = np.zeros(count), np.zeros(count)
     rows, columns, values = [], [], []
@@ -108,12 +111,12 @@ def _gradient_equations(
         upper = place[index[lower] + stride]
         lower, upper = lower[upper >= 0], upper[upper >= 0]
         weight = 0.5 * (weights[lower] + weights[upper])
-        wanted = weight * voxel * 0.5 * (normals[lower, axis] + normals[upper, axis])
-        # Along one axis a voxel has one edge to each side: its place occurs once in each list.
+        target = weight * voxel * 0.5 * (normals[lower, axis] + normals[upper, axis])
+        # Indices are unique: along one axis a vertex has one edge to each side.
         diagonal[lower] += weight
         diagonal[upper] += weight
-        right[lower] -= wanted
-        right[upper] += wanted
+        right[lower] -= target
+        right[upper] += target
         rows.append(lower)
         columns.append(upper)
         values.append(-weight)
@@ -123,7 +126,7 @@ def _gradient_equations(
 
 
 def _trilinear_rows(n: int, place: np.ndarray, points: np.ndarray, count: int) -> sp.csr_matrix:
-    """A row for each point whose cell is wholly in the band: its weights on the cell's corners."""
+    """Trilinear interpolation weights, one row for each point whose cell lies entirely in the band."""
     scaled = (points + 1) * (n - 1) / 2
     corner = np.floor(scaled).astype(np.int64)
     inside = ((corner >= 0) & (corner < n - 1)).all(axis=1)
