@@ -77,7 +77,8 @@ class RayCaster:
         Args:
             K: (3, 3) for all views or (N, 3, 3), pixel centers at integers.
             c2w: (N, 4, 4), OpenCV axes, in the mesh's world.
-            width, height: image size of every view.
+            width: image width, in pixels.
+            height: image height, in pixels.
             masks: (N, height, width) bool, the pixels to cast; all by default.
         """
         points = []
@@ -111,7 +112,8 @@ def camera_normals(
         rays: ray caster of the same mesh.
         K: (3, 3), pixel centers at integers.
         c2w: (4, 4), OpenCV axes.
-        width, height: image size.
+        width: image width, in pixels.
+        height: image height, in pixels.
 
     Returns:
         normals: (height, width, 3) float32, unit, OpenCV camera axes; zero where the ray misses the mesh.
