@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many points or rays are worked on at once: as many as a bound on memory allows, and fewer where a GPU's runs out."""
+"""Number of points or rays processed at once, limited by a memory bound and reduced when the GPU runs out of memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pmni_nerfstudio.errors import PmniError
 
 Unit = Literal["points", "rays"]
 SMALLEST: dict[Unit, int] = {"points": 1 << 10, "rays": 1 << 8}
-"""Fewer are not tried: what is left then is what a chunk takes whatever its size."""
+"""Smallest chunk sizes tried; below them, the fixed memory of a computation dominates."""
 
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _PROBES = (1 << 10, 3 << 10)
@@ -27,33 +27,35 @@ _PROBES = (1 << 10, 3 << 10)
 T = TypeVar("T")
 
 
-def parse_memory(said: str | None) -> int | None:
-    """Bytes of "2G", "1.5G", "500M", "64K" or "1000000" (K is 1024); None of None.
+def parse_memory(text: str | None) -> int | None:
+    """Parse a memory size such as "2G", "1.5G", "500M", "64K" or "1000000" to bytes (K is 1024); None stays None.
 
     Raises:
-        PmniError: it is none of these, or nothing.
+        PmniError: the text is not a memory size, or zero.
     """
-    if said is None:
+    if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)I?B?", said.strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)I?B?", text.strip().upper())
     size = int(float(found[1]) * _SUFFIXES[found[2]]) if found and len(found[1]) < 20 else 0
     if size == 0:
-        raise PmniError(f"max-memory: {said} is no amount of memory: give bytes, or as 2G, 500M, 64K")
+        raise PmniError(f"max-memory: {text} is not a memory size; give bytes, or a size such as 2G, 500M or 64K")
     return size
 
 
 @dataclass
 class Chunks:
-    """The size of chunks, which shrinks and never grows again."""
+    """Chunk size that is reduced when memory runs out and never grows again."""
 
     size: int
+    """Number of points or rays in a chunk."""
     unit: Unit
+    """Kind of elements, for messages and the smallest size."""
 
     def run(self, compute: Callable[[int], T]) -> T:
-        """What a function makes of a chunk size. Where the GPU's memory runs out it is called again with half of it.
+        """Call a function with the chunk size; if the GPU runs out of memory, halve the size and call it again.
 
         Raises:
-            PmniError: the memory runs out even with the smallest chunk.
+            PmniError: memory runs out even with the smallest chunk.
         """
         while True:
             try:
@@ -61,31 +63,31 @@ class Chunks:
             except torch.cuda.OutOfMemoryError as error:
                 if self.size <= SMALLEST[self.unit]:
                     raise PmniError(
-                        f"the GPU's memory runs out even with {self.size:,} {self.unit} at once: free some of it "
-                        "(nvidia-smi names who has it), or compute with --device cpu"
+                        f"out of GPU memory even with {self.size:,} {self.unit} at once; stop other programs that "
+                        "use the GPU (nvidia-smi lists them), or use --device cpu"
                     ) from error
-            # Here and not above: while the error is at hand its traceback holds the tensors that are in the way.
+            # Outside the except block: the traceback of the error keeps the tensors alive.
             torch.cuda.empty_cache()
             self.size = max(SMALLEST[self.unit], self.size // 2)
             Console(stderr=True).print(
-                f"The GPU's memory ran out: going on with {self.size:,} {self.unit} at once.", highlight=False
+                f"Out of GPU memory: continuing with {self.size:,} {self.unit} at once.", highlight=False
             )
 
 
 def chunks_within(
     limit: int | None, most: int, unit: Unit, use: Callable[[int], object], host_bytes: int = 0
 ) -> Chunks:
-    """Chunks whose tensors take no more than a limit, as far as a trial of two small ones tells.
+    """Chunks whose tensors fit a memory limit, extrapolated linearly from two small trial runs.
 
     Args:
-        limit: bytes for one chunk, beside what is loaded; None: no bound, and no trial.
-        most: the size without a bound.
-        unit: of what.
-        use: works on so many, the costliest there are.
-        host_bytes: of each beside tensors.
+        limit: bytes available to one chunk in addition to what is loaded; None: no limit, and no trial runs.
+        most: chunk size without a limit.
+        unit: kind of elements.
+        use: processes the given number of elements, the most expensive ones.
+        host_bytes: memory per element outside of tensors.
 
     Raises:
-        PmniError: the smallest chunk would take more.
+        PmniError: the smallest chunk exceeds the limit.
     """
     if limit is None:
         return Chunks(most, unit)
@@ -97,47 +99,47 @@ def chunks_within(
     if size < SMALLEST[unit]:
         needed = fixed + each * SMALLEST[unit]
         raise PmniError(
-            f"max-memory: {limit / (1 << 20):.3g} MB don't hold {SMALLEST[unit]:,} {unit} at once: give "
-            f"{int(needed / (1 << 20)) + 1}M or more"
+            f"max-memory: {limit / (1 << 20):.3g} MB are too few for {SMALLEST[unit]:,} {unit} at once; give at least "
+            f"{int(needed / (1 << 20)) + 1}M"
         )
     return Chunks(size, unit)
 
 
 def peak_bytes(compute: Callable[[], object]) -> int:
-    """Most bytes of new tensors that are alive at once while a function runs; what kernels take inside is not seen."""
-    with _Alive() as alive:
+    """Peak memory, in bytes, of the tensors that a function creates; workspace inside of kernels is not included."""
+    with _TensorMemory() as memory:
         compute()
-    return alive.most
+    return memory.peak
 
 
-class _Alive(TorchDispatchMode):
-    """Follows the memory of every tensor that PyTorch's operators make until it is freed."""
+class _TensorMemory(TorchDispatchMode):
+    """Tracks the storage of each tensor created by an operator until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.current = self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for value in tree_iter((args, kwargs)):
-            self._meet(value, is_new=False)
+            self._track(value, is_new=False)
         out = func(*args, **kwargs)
         for value in tree_iter(out):
-            self._meet(value, is_new=True)
+            self._track(value, is_new=True)
         return out
 
-    def _meet(self, value: object, is_new: bool) -> None:
+    def _track(self, value: object, is_new: bool) -> None:
         if not isinstance(value, Tensor):
             return
         storage = value.untyped_storage()
         key, size = storage._cdata, storage.nbytes() if is_new else 0
         if key not in self._known:
             self._known.add(key)
-            self.now += size
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._forget, key, size)
+            self.current += size
+            self.peak = max(self.peak, self.current)
+            weakref.finalize(storage, self._release, key, size)
 
-    def _forget(self, key: int, size: int) -> None:
+    def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.now -= size
+        self.current -= size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that are the user's to mend, and how the command line shows them."""
+"""Errors that the user can correct, and their presentation on the command line."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
-"""How the error of Python's tempfile begins, whose class is that of missing files."""
+"""Prefix of the FileNotFoundError raised by Python's tempfile module."""
 
 
 class PmniError(Exception):
-    """A mistake that the user can mend: `str(error)` is one line that says where, what, and what to do."""
+    """An error that the user can correct. `str(error)` is one line: where, what is wrong, and how to correct it."""
 
 
 class SceneError(PmniError):
-    """Something is wrong with a scene folder: the line begins with the file or folder."""
+    """An error in a scene folder. The message begins with the file or folder."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says, as one line to quote."""
+    """Message of an error on a single line, for quoting in another message."""
     return " ".join(str(error).split())
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn a PmniError into one line on stderr and exit code 1, without a traceback.
+    """Print a PmniError as one line on stderr and exit with code 1, without a traceback.
 
-    So is told where there is no place for temporary files, as on a full disk: many libraries ask for it as they load.
+    The same applies if there is no place for temporary files, as on a full disk: many libraries look for one on import.
 
     Raises:
-        SystemExit: with code 1, in place of these. Any other exception passes: it is a defect, not a mistake.
+        SystemExit: with code 1, in place of these errors. Other exceptions are defects and propagate.
     """
     try:
         yield
     except PmniError as error:
-        said = str(error)
+        message = str(error)
     except FileNotFoundError as error:
         if _NO_TEMPORARY_FOLDER not in str(error):
             raise
-        said = f"{error.strerror or one_line(error)}: free some disk space, or set TMPDIR to a folder that can be written to"
+        message = f"{error.strerror or one_line(error)}; free disk space, or set TMPDIR to a writable folder"
     else:
         return
-    print(f"error: {said}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work whose kernels are too small for torch's threads."""
+"""Limits on torch's CPU threads for work that consists of many small kernels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Work on one thread of torch: hundreds of small operations, whose threads wait for each other longer than they work,
-    and without end on a machine that is busy with something else (a registration's 10 s became 87). Other libraries keep
-    all cores."""
+    """Run torch on a single thread within the block; other libraries keep all cores.
+
+    With hundreds of small operations, threads spend more time on synchronization than on work, and far more on a busy
+    machine: a registration of 10 s took 87 s.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -24,14 +26,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def settle_threads() -> None:
-    """One thread, unless OpenMP's threads are told to sleep while they wait (OMP_WAIT_POLICY=passive).
+def limit_threads() -> None:
+    """Run torch on a single thread from now on, unless OMP_WAIT_POLICY=passive lets waiting OpenMP threads sleep.
 
-    A training step is some hundred small kernels. By default OpenMP's threads spin between them, and where another
-    program wants the same cores each barrier waits for a thread that isn't running: steps of 25 ms took 400 to
-    2,000 ms on two cores. One thread takes 34 ms whatever else runs. The policy is read when torch is loaded, so that
-    it cannot be set from here.
+    A training step consists of about a hundred small kernels. By default, OpenMP threads spin between them; if another
+    program needs the same cores, each barrier waits for a thread that is not scheduled: steps of 25 ms took 400 to
+    2,000 ms on two cores. A single thread takes 34 ms regardless. The policy is read when torch is loaded and therefore
+    cannot be set here.
     """
     if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
         torch.set_num_threads(1)
-    CONSOLE.log(f"CPU threads: {torch.get_num_threads()} (all cores with OMP_WAIT_POLICY=passive in the environment).")
+    CONSOLE.log(f"CPU threads: {torch.get_num_threads()} (set OMP_WAIT_POLICY=passive to use all cores).")

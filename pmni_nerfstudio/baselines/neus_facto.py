@@ -34,7 +34,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from pmni_nerfstudio.baselines.foreground import ForegroundDataManagerConfig
-from pmni_nerfstudio.threads import settle_threads
+from pmni_nerfstudio.threads import limit_threads
 from pmni_nerfstudio.training.lr_schedule import FusedAdamConfig, RunFractionSchedulerConfig, set_schedule_length
 
 
@@ -175,7 +175,7 @@ class NeuSFactoSmall(NeuSFactoModel, ForegroundSurfaceModel):
             if optimizers is not None:
                 set_schedule_length(optimizers.schedulers, steps)
             if trainer.device == "cpu":
-                settle_threads()
+                limit_threads()
         return super().get_training_callbacks(training_callback_attributes)
 
 

@@ -59,7 +59,7 @@ class SynthCommand(SynthConfig):
     def _write_scene(self, scene: SynthScene, mesh: trimesh.Trimesh) -> None:
         import numpy as np
 
-        from pmni_nerfstudio.data.scene import write_scene
+        from pmni_nerfstudio.data.scene_writer import write_scene
 
         depths = None
         if self.depth_maps:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files to batches: the scene folder, nerfstudio's dataparser and dataset, and the data manager."""
+"""Scene folders and their files, and nerfstudio's data parser, dataset and data manager for them."""

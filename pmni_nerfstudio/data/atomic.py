@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that are either complete or absent, whenever the process is killed."""
+"""Atomic replacement of files and folders: after a crash or a kill they are either complete or as they were before."""
 
 from __future__ import annotations
 
@@ -8,56 +8,132 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pmni_nerfstudio.errors import PmniError, one_line
 
 
 @contextmanager
-def replaced_folders(folders: Sequence[Path], suffix: str) -> Iterator[list[Path]]:
-    """Set folders aside, yield empty ones to fill, and put these in their places when the block ends.
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path with the same suffix beside `path`; it replaces `path` when the block ends.
 
-    A scene with depth maps for some of its views is refused by its reader, so files that are each whole don't suffice.
-    While the block runs the folders don't exist, which is how a scene without depth maps looks: files of a former run
-    that no longer fit the scene can't keep it from being read. When the block raises, all is as it was. What a folder
-    holds beside files of `suffix` stays.
-
-    Args:
-        folders: to replace; they need not exist.
-        suffix: of the files that are replaced, with its dot.
+    The block has to write a file to the temporary path. If the block raises, the temporary file is deleted and `path`
+    stays as it was. The temporary name begins with a dot, so that readers of the folder ignore it.
 
     Raises:
-        OSError: a folder can't be made, moved or filled.
+        PmniError: writing fails: the disk is full, or permissions are missing.
+        FileNotFoundError: the block wrote no file, or the folder does not exist.
     """
-    places = [folder.resolve() for folder in folders]  # a link keeps pointing where it did
-    mark = uuid.uuid4().hex[:12]
-    asides = [place.with_name(f".{place.name}.old.{mark}") for place in places]
-    fresh = [place.with_name(f".{place.name}.new.{mark}") for place in places]
-    placed: list[Path] = []
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{_tag()}{path.suffix}")
     try:
-        for place, aside, folder in zip(places, asides, fresh, strict=True):
-            folder.mkdir(parents=True)
-            if place.is_dir():
-                place.rename(aside)
-        yield fresh
-        for place, aside, folder in zip(places, asides, fresh, strict=True):
-            if aside.is_dir():
-                for path in aside.iterdir():
-                    if path.suffix.lower() != suffix:
-                        _copy(path, folder / path.name)
-            folder.rename(place)
-            placed.append(place)
-    except BaseException:
-        for place in placed:
-            shutil.rmtree(place)
-        for place, aside, folder in zip(places, asides, fresh, strict=True):
-            shutil.rmtree(folder, ignore_errors=True)
-            if aside.is_dir():
-                aside.rename(place)
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise _write_error(path, error) from error
         raise
-    for aside in asides:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def replaced_folders(
+    folders: Sequence[Path], kept: Callable[[Path], bool] = lambda path: False
+) -> Iterator[list[Path]]:
+    """Yield an empty folder for each given folder; together they replace the given folders when the block ends.
+
+    If the block raises, the given folders stay as they were. The new folders have hidden names beside the given ones. A
+    killed process leaves them behind, and the next call removes them; folders that a running process is filling are
+    locked, and stay.
+
+    Args:
+        folders: folders to replace; they need not exist.
+        kept: whether a file or folder in the given folders is carried over to the new one.
+
+    Raises:
+        OSError: a folder can't be created, filled or moved.
+    """
+    targets = [folder.resolve() for folder in folders]  # symbolic links keep pointing to the same place
+    tag = _tag()
+    new = [target.with_name(f".{target.name}.new.{tag}") for target in targets]
+    old = [target.with_name(f".{target.name}.old.{tag}") for target in targets]
+    replaced: list[Path] = []
+    with ExitStack() as locks:
+        try:
+            for target, folder in zip(targets, new, strict=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _remove_leftovers(target)
+                folder.mkdir()
+                # The lock is on the folder itself and moves with it: a lock file inside would have to be deleted
+                # before the folder is complete.
+                handle = os.open(folder, os.O_RDONLY)
+                locks.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield new
+            for target, folder in zip(targets, new, strict=True):
+                for path in filter(kept, target.iterdir() if target.is_dir() else ()):
+                    _copy(path, folder / path.name)
+            for target, folder, previous in zip(targets, new, old, strict=True):
+                if target.is_dir():
+                    target.rename(previous)
+                folder.rename(target)
+                replaced.append(target)
+        except BaseException:
+            for target in replaced:
+                shutil.rmtree(target)
+            for target, folder, previous in zip(targets, new, old, strict=True):
+                shutil.rmtree(folder, ignore_errors=True)
+                if previous.is_dir():
+                    previous.rename(target)
+            raise
+        for previous in old:
+            shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def new_scene_folder(out: Path, source: Path, overwrite: bool, is_scene: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` when the block ends (see `replaced_folders`).
+
+    Args:
+        out: final path. It may be an empty folder or, with `overwrite`, a scene.
+        source: folder or file that must not be inside of `out`.
+        overwrite: whether to replace a scene.
+        is_scene: whether a folder is a scene; no other folder is ever replaced.
+
+    Raises:
+        PmniError: `out` exists and may not be replaced, or writing fails.
+    """
+    resolved = out.resolve()
+    if source.resolve().is_relative_to(resolved):
+        raise PmniError(f"{out}: is or contains the source; write to another folder")
+    if resolved.is_file() or (resolved.is_dir() and any(resolved.iterdir())):
+        if not overwrite:
+            raise PmniError(f"{out}: exists already; add --overwrite to replace it, or write to another folder")
+        if not is_scene(resolved):
+            raise PmniError(f"{out}: exists and is not a scene, so it is not replaced; write to another folder")
+    try:
+        with replaced_folders([out]) as (folder,):
+            yield folder
+    except OSError as error:
+        raise _write_error(out, error) from error
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the hidden folders that killed processes left beside a folder."""
+    for kind in ("new", "old"):
+        for folder in target.parent.glob(f".{target.name}.{kind}.*"):
+            try:
+                handle = os.open(folder, os.O_RDONLY)
+            except FileNotFoundError:  # its process ended in the meantime
+                continue
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(handle)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -67,89 +143,11 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-@contextmanager
-def new_folder(out: Path, source: Path, overwrite: bool, is_scene: Callable[[Path], bool]) -> Iterator[Path]:
-    """Yield an empty folder beside `out` that takes its place when the block ends; it goes if the block raises.
-
-    What a killed process left there is removed. Those still at work hold a lock, which the system takes from the dead.
-
-    Args:
-        out: the final name. An empty folder may be there, and with `overwrite` a scene.
-        source: that must not be within `out`.
-        overwrite: replace a scene.
-        is_scene: tells whether a folder is a scene; nothing else is ever replaced.
-
-    Raises:
-        PmniError: something is there already, or the system refuses to write.
-    """
-    out = Path(os.path.abspath(out))  # a link as the last part is replaced by what it leads to
-    out = out.resolve() if out.is_symlink() else out
-    if source.resolve() == out.resolve() or source.resolve().is_relative_to(out.resolve()):
-        raise PmniError(f"{out}: is or holds the source: write to another folder")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        if not overwrite:
-            raise PmniError(f"{out}: is there already: add --overwrite to replace it, or write to another folder")
-        if not is_scene(out):
-            raise PmniError(f"{out}: is there already and is no scene, so it is not replaced: write to another folder")
-    start, old = f".{out.name}.prepare.", out.with_name(f".{out.name}.prepare.{uuid.uuid4().hex[:12]}.old")
-    fresh = out.with_name(f"{start}{uuid.uuid4().hex[:12]}")
-    lock = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f"{start}*"):
-            _remove_if_dead(left)
-        fresh.mkdir()
-        lock = os.open(fresh, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield fresh
-        if out.is_dir() and any(out.iterdir()):
-            out.rename(old)
-        fresh.rename(out)
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise PmniError(f"{out}: can't be written ({reason}): check permissions and free space") from error
-    finally:
-        if old.is_dir() and not out.exists():
-            old.rename(out)
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+def _write_error(path: Path, error: OSError) -> PmniError:
+    cause = error.strerror or one_line(error)
+    return PmniError(f"{path}: can't be written ({cause}); check permissions and free space")
 
 
-def _remove_if_dead(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # its owner was faster
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    finally:
-        os.close(handle)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of the same suffix, that takes its place when the block ends.
-
-    The block has to write a file there. When it raises, the temporary file goes and `path` stays as it was. The
-    temporary name begins with a dot, so that a reader of the folder does not take it for data.
-
-    Raises:
-        PmniError: the system refuses to write: the disk is full, the folder read-only, no permission.
-        FileNotFoundError: the block wrote nothing, or the folder does not exist.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            reason = error.strerror or one_line(error)
-            raise PmniError(f"{path}: can't be written ({reason}): check permissions and free space") from error
-        raise
+def _tag() -> str:
+    """Random part of a temporary name."""
+    return uuid.uuid4().hex[:12]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of patches for training and whole views for evaluation, read in place from the scene in memory."""
+"""nerfstudio data manager: batches of patches for training and whole views for evaluation."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 @dataclass
 class PmniDataManagerConfig(VanillaDataManagerConfig):
-    """Where the data come from and what a batch is."""
+    """Configuration of the data manager: the scene and the composition of batches."""
 
     _target: Type = field(default_factory=lambda: PmniDataManager)
     """Target class to instantiate."""
-    # The concrete class, not nerfstudio's union of all parsers: no other parser brings normals, and so the parser's
-    # flags are the method's own (--pipeline.datamanager.dataparser.exclude-views).
+    # The concrete class instead of nerfstudio's union of all data parsers, none of which provides normals. This makes
+    # its flags available as --pipeline.datamanager.dataparser.exclude-views.
     dataparser: PmniDataParserConfig = field(default_factory=PmniDataParserConfig)
-    """The scene's folder and how to read it."""
+    """Data parser of the scene folder."""
     train_num_rays_per_batch: int = 2048
     """Rays per training batch, rounded down to whole patches."""
     eval_num_rays_per_batch: int = 2048
     """Rays per evaluation batch, rounded down to whole patches."""
     pixel_sampler: PatchSamplerConfig = field(default_factory=PatchSamplerConfig)
-    """Which patches a batch holds."""
+    """Sampler of the patches of a batch."""
 
-    # nerfstudio's settings of image caches, which there are none of here, and settings that have their one place
-    # elsewhere: the patch's size in pixel_sampler, the maps' size in dataparser.
+    # Hidden: settings of nerfstudio's image caches, which are not used, and of sizes that are set elsewhere (patch size
+    # in pixel_sampler, map size in dataparser).
     masks_on_gpu: tyro.conf.Suppress[bool] = False
     """Unused."""
     images_on_gpu: tyro.conf.Suppress[bool] = False
@@ -65,10 +65,10 @@ class PmniDataManagerConfig(VanillaDataManagerConfig):
 
 
 class PmniDataManager(VanillaDataManager[PmniDataset]):
-    """Draws training batches from the scene's maps in place: no view is copied or cached as floats.
+    """Data manager that samples batches directly from the maps of the scene, without copies or caches.
 
-    A batch has `indices` (R, 3) int64: view in the split, row, column; `normal` (R, 3) in the camera's OpenCV axes;
-    `mask` (R, 1); `image` (R, 3), the normals as RGB. All but the indices are float32.
+    A batch has `indices` (R, 3) int64: view in the split, row, column; `normal` (R, 3) in OpenCV camera axes; `mask`
+    (R, 1); and `image` (R, 3), the normals as RGB. All but the indices are float32.
     """
 
     config: PmniDataManagerConfig
@@ -94,40 +94,44 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         return self.dataparser.scene
 
     def create_train_dataset(self) -> PmniDataset:
-        """The training views."""
+        """Dataset of the training views."""
         return PmniDataset(self.train_dataparser_outputs, self._scene)
 
     def create_eval_dataset(self) -> PmniDataset:
-        """The held-out views, or the training views where none are held out."""
+        """Dataset of the held-out views, or of the training views if none are held out."""
         return PmniDataset(self.dataparser.get_dataparser_outputs(split=self.test_split), self._scene)
 
     def setup_train(self) -> None:
-        """Builds the sampler's pools and the rays' matrices."""
+        """Create the pixel sampler and ray generator of the train split."""
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
         self.train_ray_generator = self._ray_generator(self.train_dataset)
 
     def draw_from(self, places: Sequence[int]) -> None:
-        """Training batches are drawn from these views alone from now on, by their places in the split."""
+        """Restrict training batches to some views from now on.
+
+        Args:
+            places: indices of these views in the train split.
+        """
         config, masks, views = self.config.pixel_sampler, self.train_dataset.scene.masks, self.train_dataset.views
         pools = build_pools(masks, [views[i] for i in places], config.patch_size, config.band_px)
         rays = self.config.train_num_rays_per_batch
         self.train_pixel_sampler = config.setup(masks=masks, views=views, num_rays_per_batch=rays, pools=pools)
 
     def setup_eval(self) -> None:
-        """The same for the eval split, and nerfstudio's loaders of whole views, which cache nothing."""
+        """Create the pixel sampler, ray generator and data loaders of the eval split."""
         self.eval_pixel_sampler = self._get_pixel_sampler(self.eval_dataset, self.config.eval_num_rays_per_batch)
         self.eval_ray_generator = self._ray_generator(self.eval_dataset)
         self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
         self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
 
     def next_train(self, step: int) -> Tuple[RayBundle, Dict[str, Tensor]]:
-        """Rays and batch of the next training step, on the device."""
+        """Next training batch and its rays, on the device."""
         self.train_count += 1
         assert self.train_pixel_sampler is not None
         return self._next(self.train_pixel_sampler, self.train_ray_generator, self.train_dataset)
 
     def next_eval(self, step: int) -> Tuple[RayBundle, Dict[str, Tensor]]:
-        """The same of the eval split."""
+        """Next evaluation batch and its rays, on the device."""
         self.eval_count += 1
         assert self.eval_pixel_sampler is not None
         return self._next(self.eval_pixel_sampler, self.eval_ray_generator, self.eval_dataset)
@@ -147,7 +151,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             num_rays_per_batch=num_rays_per_batch,
             pools=self._pools.get(dataset.views),
         )
-        self._pools[dataset.views] = sampler.pools  # without held-out views both splits draw from the same
+        self._pools[dataset.views] = sampler.pools  # shared by both splits if no views are held out
         return sampler
 
     def _ray_generator(self, dataset: PmniDataset) -> PatchRayGenerator:

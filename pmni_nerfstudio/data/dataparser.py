@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene folder as nerfstudio's data parser: splits, cameras in nerfstudio's conventions, noise for experiments.
+"""nerfstudio data parser for scene folders: splits, cameras, and pose noise for experiments.
 
-nerfstudio imports this module while its own data manager is half loaded: nothing here may import a trainer, a
-pipeline or a data manager.
+nerfstudio imports this module while its own data manager is only partially loaded; therefore nothing here may import a
+trainer, a pipeline or a data manager.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv, scale_of
 
 @dataclass
 class PmniDataParserConfig(DataParserConfig):
-    """A folder of normal maps, masks and cameras."""
+    """Configuration of the data parser for folders of normal maps, masks and cameras."""
 
     _target: Type = field(default_factory=lambda: PmniDataParser)
     """Target class to instantiate."""
     data: Path = Path()
-    """The scene's folder."""
+    """Scene folder."""
     normals_folder: Optional[str] = None
-    """Name of the folder with the normal maps, where the scene has several."""
+    """Name of the folder with the normal maps, required if the scene has several."""
     scale_factor: float = 1.0
-    """Factor on the size of the maps: 0.5 halves both sides; intrinsics follow."""
+    """Factor on the size of the maps: 0.5 halves width and height. Intrinsics are scaled accordingly."""
     exclude_views: Tuple[int, ...] = ()
-    """Views held out of training, by index from 0 in the order of the file names; evaluation then uses these."""
+    """Indices of views to exclude from training, counted from 0 in the order of the file names. Evaluation uses them."""
     initial_poses: Literal["file", "ring"] = "file"
-    """Where poses begin: as the scene's file has them, or evenly on a ring about the object that fits the masks (as
-    PMNI does). Scenes without poses are registered from nothing, or begin on the ring if it is asked for."""
+    """Initial camera poses: those of the scene's camera file, or an even ring around the object, sized to the masks, as in
+    PMNI. With "file", scenes without poses are registered without an initial guess."""
     ring_elevation_deg: float = 20.0
-    """Of the ring's cameras above the object."""
+    """Elevation of the ring's cameras above the object, in degrees."""
     ring_clockwise: bool = False
-    """Whether the views go round clockwise, as seen from above."""
+    """Whether the views of the ring are in clockwise order, seen from above."""
     pose_noise_rotation_deg: float = 0.0
-    """For experiments: turns each camera about the object by an angle of this root mean square, in degrees."""
+    """Root mean square angle, in degrees, by which each camera is rotated about the object; for experiments."""
     pose_noise_translation: float = 0.0
-    """For experiments: shifts each camera along each axis by this standard deviation, in radii of the scene."""
+    """Standard deviation of a shift of each camera along each axis, in radii of the unit sphere; for experiments."""
     pose_noise_seed: int = 0
-    """Seed of the pose noise."""
+    """Random seed of the pose noise."""
 
 
 @dataclass
 class PmniDataParser(DataParser):
-    """Reads the scene once and serves its splits. Mistakes in the data end the program with one line."""
+    """Data parser for scene folders. Errors in the data end the program with a one-line message."""
 
     config: PmniDataParserConfig
 
     @cached_property
     def scene(self) -> Scene:
-        """The scene, read at first use; its warnings are printed then.
+        """Scene, read at first use, when its warnings are printed.
 
         Raises:
-            SceneError: something in the folder is missing or wrong.
+            SceneError: a file of the scene is missing or invalid.
         """
         scene = read_scene(self.config.data, self.config.normals_folder, self.config.scale_factor)
         for warning in scene.warnings:
@@ -82,24 +82,27 @@ class PmniDataParser(DataParser):
             return self.outputs(split)
 
     def outputs(self, split_name: str) -> DataparserOutputs:
-        """What nerfstudio trains ("train") or evaluates ("val", "test") on.
+        """Outputs of a split, with cameras in the unit-sphere world.
 
-        Cameras are in the unit-sphere world. Those of training views say which they are: `metadata["cam_idx"]` (n, 1),
-        the index in the train split, which slices and rays of them keep; held-out views have no such entry.
+        Cameras of training views have `metadata["cam_idx"]` (n, 1), their index in the train split, which their slices
+        and rays keep; cameras of held-out views do not.
+
+        Args:
+            split_name: "train", or "val" or "test" for the held-out views (the training views if none are held out).
 
         Raises:
-            SceneError: as `scene`, or views are held out of a scene without poses.
-            PmniError: views excluded that are not there, or all of them.
+            SceneError: the scene is invalid, or views are held out of a scene without poses.
+            PmniError: an excluded view does not exist, or all views are excluded.
         """
         scene = self.scene
         train, held_out = split_indices(scene, self.config.exclude_views)
         ring = self.config.initial_poses == "ring"
         if (scene.c2w is None or ring) and held_out:
             raise SceneError(
-                f"{scene.root}: no camera poses are known, so that no views can be held out: drop exclude-views"
+                f"{scene.root}: no views can be held out because their poses are unknown; do not use exclude-views"
             )
         is_train = split_name == "train" or not held_out
-        # Without poses, cameras stand where they might: the model registers the views before it trains.
+        # Without poses, these are placeholders: the views are registered before training.
         c2w = self._ring() if scene.c2w is None or ring else scene.c2w
         if is_train:
             c2w = perturb_poses(
@@ -130,13 +133,13 @@ class PmniDataParser(DataParser):
 def nerfstudio_cameras(
     K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"], width: int, height: int, cam_idx: bool
 ) -> Cameras:
-    """Pinholes in nerfstudio's conventions.
+    """Pinhole cameras in nerfstudio's conventions.
 
     Args:
-        K: intrinsics in pixels, pixel centres at integers.
-        c2w: camera-to-world, OpenCV axes.
-        width: of the maps, in pixels.
-        height: of the maps, in pixels.
+        K: intrinsics in pixels, pixel centers at integers.
+        c2w: camera-to-world poses, OpenCV axes.
+        width: width of the images, in pixels.
+        height: height of the images, in pixels.
         cam_idx: whether to number the cameras in `metadata["cam_idx"]`; otherwise the metadata is empty.
     """
     intrinsics = torch.from_numpy(K).float()
@@ -144,7 +147,7 @@ def nerfstudio_cameras(
         camera_to_worlds=nerfstudio_from_opencv(c2w),
         fx=intrinsics[:, 0, 0, None],
         fy=intrinsics[:, 1, 1, None],
-        cx=intrinsics[:, 0, 2, None] + 0.5,  # nerfstudio counts from the pixel's corner
+        cx=intrinsics[:, 0, 2, None] + 0.5,  # nerfstudio's pixel centers are at 0.5
         cy=intrinsics[:, 1, 2, None] + 0.5,
         width=width,
         height=height,
@@ -154,14 +157,14 @@ def nerfstudio_cameras(
 
 
 def unit_from_world(world_from_unit: Float[np.ndarray, "4 4"]) -> Tuple[Float[np.ndarray, "3 4"], float]:
-    """nerfstudio's way from the data's world to the unit sphere: unit = scale * (transform @ world).
+    """Transform from the data world to the unit-sphere world as nerfstudio stores it: unit = scale * (transform @ world).
 
     Args:
-        world_from_unit: similarity, may turn.
+        world_from_unit: similarity.
 
     Returns:
-        transform: rotation and shift, (3, 4).
-        scale: unit-sphere units per unit of the world.
+        transform: rotation and translation, (3, 4).
+        scale: units of the unit-sphere world per unit of the data world.
     """
     size = scale_of(world_from_unit)
     rotation = world_from_unit[:3, :3].T / size

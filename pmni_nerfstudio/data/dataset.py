@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The views of a split as nerfstudio's dataset: normals and masks straight from the scene in memory."""
+"""nerfstudio dataset of the views of a split; normals and masks come from the scene in memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 
 class PmniDataset(InputDataset):
-    """Views of a split. An item is the dictionary that evaluation and the viewer read:
+    """Views of a split.
 
-    `image_idx` (int, in the split), `image` (H, W, 3) normals as RGB, `normal` (H, W, 3) float32 in the camera's
-    OpenCV axes, and `mask` (H, W, 1) bool.
+    An item is a dictionary with `image_idx` (int, index in the split), `image` (H, W, 3) normals as RGB, `normal` (H, W, 3)
+    float32 in OpenCV camera axes, and `mask` (H, W, 1) bool.
+
+    Attributes:
+        scene: scene with all views.
+        views: index in the scene of each view of the split.
 
     Args:
-        dataparser_outputs: of PmniDataParser.
-        scene: that they are of.
-        scale_factor: must be 1; the data parser has a factor that takes the masks and cameras along.
+        dataparser_outputs: outputs of PmniDataParser.
+        scene: scene of these outputs.
+        scale_factor: must be 1; use the scale factor of the data parser instead.
     """
 
     exclude_batch_keys_from_device = ["image"]
@@ -41,26 +45,26 @@ class PmniDataset(InputDataset):
 
     @property
     def maps(self) -> Dict[str, Tensor]:
-        """Maps of all views of the scene, (N, H, W, C) in the scene's own memory: what the sampler gathers from."""
+        """Maps of all views of the scene, (N, H, W, C), in the scene's own memory."""
         return {"normal": torch.from_numpy(self.scene.normals), "mask": torch.from_numpy(self.scene.masks)[..., None]}
 
     def get_metadata(self, data: Dict) -> Dict[str, Tensor]:
-        """The maps of view `data["image_idx"]` of the split, (H, W, C)."""
+        """Maps of view `data["image_idx"]` of the split, (H, W, C)."""
         view = self.views[data["image_idx"]]
         maps = {key: maps[view] for key, maps in self.maps.items()}
         return {**maps, "normal": maps["normal"].float()}
 
     def get_image_float32(self, image_idx: int) -> Float[Tensor, "H W 3"]:
-        """The view's normals as RGB, see `normals_to_rgb`."""
+        """Normals of a view as RGB in [0, 1] (see `normals_to_rgb`)."""
         maps = self.get_metadata({"image_idx": image_idx})
         return normals_to_rgb(maps["normal"], maps["mask"])
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
-        """The same in 8 bits, (H, W, 3)."""
+        """Normals of a view as 8-bit RGB, (H, W, 3)."""
         return (self.get_image_float32(image_idx) * 255).round().to(torch.uint8).numpy()
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> Dict:
-        """The view's dictionary; the base class would read image and mask from their files again."""
+        """Dictionary of a view. The base class would read image and mask from their files again."""
         image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
         data = {"image_idx": image_idx, "image": image}
         data.update(self.get_metadata(data))

@@ -1,49 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that one program at a time works in: a lock that the system takes back when its holder ends, however it ends."""
+"""Exclusive use of an output folder by one process."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pmni_nerfstudio.data.files import reason
+from filelock import FileLock, Timeout
+
+from pmni_nerfstudio.data.files import printable, reason
 from pmni_nerfstudio.errors import PmniError
 
-LOCK = ".lock"
-"""In the folder; it stays, since to remove it would let two programs hold one lock each."""
+LOCK_FILE = ".lock"
+"""Name of the lock file in the folder. It is never deleted: that would allow two processes to hold a lock each."""
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock while the block runs. Programs that the block begins don't inherit it.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder within the block.
+
+    The operating system releases the lock when the process ends, however it ends. Child processes don't inherit it.
 
     Raises:
-        PmniError: another process has it, or the file system has no locks.
+        PmniError: another process holds the lock, or the file system has no locks.
     """
-    path = folder / LOCK
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise PmniError(f"{path}: can't be written ({reason(error)}): give another --output-dir") from error
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise PmniError(
+            f"{folder}: is in use by {_holder(path)}; wait until it has ended, or give another --output-dir"
+        ) from error
+    except (OSError, NotImplementedError) as error:  # the latter: older versions of filelock, on such file systems
+        raise PmniError(
+            f"{path}: can't be written or locked ({getattr(error, 'strerror', None) or reason(error)}); give another "
+            "--output-dir, on a file system with file locks"
+        ) from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            who = os.read(handle, 200).decode(errors="replace").strip()
-            raise PmniError(
-                f"{folder}: {who if who.isprintable() and who else 'another process'} is at work there: wait until it "
-                "has ended, or give another --output-dir"
-            ) from error
-        except OSError as error:
-            raise PmniError(
-                f"{path}: can't be locked ({reason(error)}): give an --output-dir on a file system that has locks"
-            ) from error
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with suppress(OSError):  # for the message only
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
-        os.close(handle)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Description of the process that holds a lock, as it wrote it into the lock file."""
+    with suppress(OSError):
+        text = path.read_bytes()[:200].decode(errors="replace").strip()
+        if text:
+            return printable(text)
+    return "another process"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps in files: normals, masks and depths, as EXR, PNG and NPY, read and written without loss.
+"""Lossless reading and writing of normal maps, masks and depth maps as EXR, PNG and NPY.
 
-EXR goes through the OpenEXR project's own package, since OpenCV's reader is off unless an environment variable is set.
+EXR files are read with the OpenEXR project's own package: OpenCV's reader is disabled unless an environment variable is
+set, and pyexr is a wrapper of OpenEXR.
 """
 
 from __future__ import annotations
@@ -27,43 +28,43 @@ DEPTH_SUFFIXES = (".npy",)
 
 _EXR_MAGIC = b"\x76\x2f\x31\x01"
 _MAX_PIXELS = 1 << 27
-"""Of a map: more is a header that lies, or a bomb. 134 million are 1.6 GB as normals."""
+"""Largest permitted number of pixels (1.6 GB as normals), against corrupt headers and decompression bombs."""
 _NORMAL_CHANNELS = (("R", "G", "B"), ("X", "Y", "Z"))
 
 
 def read_normals(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a normal map as it is stored: no change of axes, no renormalisation.
+    """Read a normal map as it is stored, with neither a change of axes nor normalization.
 
     Args:
-        path: .exr (float or half, channels R G B or X Y Z), .png (8 or 16 bit, value / max * 2 - 1; an alpha channel is
-            dropped) or .npy (floats). A black PNG pixel is "no normal" and becomes zero: as a normal it would be
-            (-1, -1, -1), which is no unit vector.
+        path: .exr (float or half, channels R G B or X Y Z), .png (8 or 16 bits, value / max * 2 - 1; an alpha channel is
+            ignored) or .npy (float). Black PNG pixels have no normal and become zero: decoded, they would be
+            (-1, -1, -1), which is not a unit vector.
 
     Returns:
-        (H, W, 3) float32, in [-1, 1] if the file is right. It may hold anything else: the caller checks.
+        (H, W, 3) float32. Values are not checked.
 
     Raises:
-        SceneError: the file can't be decoded, or isn't a map of three channels.
+        SceneError: the file can't be decoded, or does not have three channels.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in NORMAL_SUFFIXES:
         raise SceneError(
-            f"{path}: normals aren't read from {suffix} files: save it as one of {', '.join(NORMAL_SUFFIXES)}"
+            f"{path}: normals can't be read from {suffix} files; save them as one of {', '.join(NORMAL_SUFFIXES)}"
         )
     if suffix == ".png":
         normals = _decode_png_normals(path, _read_image(path))
     else:
         normals = read_exr(path) if suffix == ".exr" else read_npy(path)
     if normals.ndim != 3 or normals.shape[2] != 3:
-        raise SceneError(f"{path}: holds an array of shape {normals.shape}: save normals as (height, width, 3)")
+        raise SceneError(f"{path}: contains an array of shape {normals.shape}; save normals as (height, width, 3)")
     return normals
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask: true where the image is above half of its type's range (of 1 where the image holds only 0 and 1).
+    """Read a mask: true where the image is above half of its type's range, or of 1 if it contains only 0 and 1.
 
-    Of colours, the brightest channel counts; of an image with an alpha channel that varies, only that.
+    Color images use the brightest channel, images with a varying alpha channel only that channel.
 
     Returns:
         (H, W) bool.
@@ -81,70 +82,74 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a depth map from .npy: z depth, up to one scale a view.
+    """Read a depth map from .npy: z depth up to scale.
 
     Returns:
-        (H, W) float32, zero where the depth is unknown (integrators write NaN, infinity or zero there).
+        (H, W) float32, zero where the depth is unknown (stored as NaN, infinity or zero).
 
     Raises:
-        SceneError: the file can't be decoded, isn't a map, or holds negative depths.
+        SceneError: the file can't be decoded, is not a map, or contains negative depths.
     """
     depth = read_npy(Path(path))
     if depth.ndim != 2:
-        raise SceneError(f"{path}: holds an array of shape {depth.shape}: save depths as (height, width)")
+        raise SceneError(f"{path}: contains an array of shape {depth.shape}; save depths as (height, width)")
     if (depth < 0).any():
-        raise SceneError(f"{path}: holds negative depths: depth is along the viewing direction, zero or NaN if unknown")
+        raise SceneError(
+            f"{path}: contains negative depths; save depth along the viewing direction, zero or NaN where unknown"
+        )
     return np.where(np.isfinite(depth), depth, np.float32(0))
 
 
 def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an array of floats from .npy, never a pickle.
+    """Read a float array from .npy. Pickled objects are rejected.
 
     Returns:
-        float32, of the file's shape.
+        float32 array.
 
     Raises:
-        SceneError: the file is broken, holds a pickle, or holds no floats.
+        SceneError: the file is broken, contains pickled objects, is not a float array, or is too large.
     """
     array = open_npy(path)
     if array.size > 3 * _MAX_PIXELS:
-        raise SceneError(f"{path}: holds an array of shape {array.shape}: no map is as large")
-    with np.errstate(over="ignore"):  # to infinity, which the caller has to look for anyway
+        raise SceneError(
+            f"{path}: contains an array of shape {array.shape}, which is too large for a map; save one view per file"
+        )
+    with np.errstate(over="ignore"):  # becomes infinity, which callers check anyway
         return np.array(array, dtype=np.float32)
 
 
 def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Open an array of floats in .npy without reading it: only the header is parsed, the values stay on the disk.
+    """Memory-map a float array in .npy: only the header is read.
 
     Raises:
-        SceneError: as `read_npy`.
+        SceneError: the file is broken, contains pickled objects, or is not a float array.
     """
     check_file(Path(path))
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy's parser of headers raises whatever Python's own does
-        raise SceneError(f"{path}: can't be read ({reason(error)}): write it again with numpy.save") from error
+    except Exception as error:  # numpy's header parser raises any error of Python's parser
+        raise SceneError(f"{path}: can't be read ({reason(error)}); write it again with numpy.save") from error
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
-        raise SceneError(f"{path}: holds no array of floats: save it as float32")
+        raise SceneError(f"{path}: is not a float array; save it as float32")
     return array
 
 
 def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an EXR file, float or half, of one or three channels (an alpha channel is dropped).
+    """Read an EXR file, float or half, with one or three channels; an alpha channel is ignored.
 
     Returns:
-        (H, W, 3) float32 of the channels R G B (or X Y Z), or (H, W) of a file's only channel.
+        (H, W, 3) float32 of the channels R G B or X Y Z, or (H, W) of a single channel.
 
     Raises:
-        SceneError: the file can't be decoded, has other channels, or is cropped to a part of its frame.
+        SceneError: the file can't be decoded, has other channels, or is cropped to a part of its display window.
     """
     path = Path(path)
-    # OpenEXR prints to stderr what it dislikes; a file that is no EXR at all is turned away before that.
+    # OpenEXR prints errors to stderr; files of other formats are rejected before that.
     if _read_bytes(path, 4) != _EXR_MAGIC:
-        raise SceneError(f"{path}: is no EXR file: export it again")
+        raise SceneError(f"{path}: is not an EXR file; export it again")
     try:
         with OpenEXR.File(str(path), header_only=True) as file:
-            # Closing empties the header.
+            # Closing the file clears the header.
             header = file.header()
             low, high = (np.asarray(corner, dtype=np.int64) for corner in header["dataWindow"])
             is_whole = np.array_equal(header["dataWindow"], header["displayWindow"])
@@ -157,28 +162,28 @@ def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError("channels of different sizes")
     except SceneError:
         raise
-    except Exception as error:  # the binding raises whatever it meets
-        # The library's own message is of little help: a file cut short "has 0 parts".
-        raise SceneError(f"{path}: broken EXR file, cut short or damaged: export it again") from error
+    except Exception as error:  # the binding raises errors of many types
+        # The library's own message does not help: a truncated file "has 0 parts".
+        raise SceneError(f"{path}: is truncated or damaged; export the EXR file again") from error
     if not is_whole:
-        raise SceneError(f"{path}: is cropped (data window and display window differ): export the whole frame")
+        raise SceneError(f"{path}: is cropped (data window and display window differ); export the whole image")
     if len(channels) == 1:
         return next(iter(channels.values()))
     for names in _NORMAL_CHANNELS:
         if set(names) == channels.keys():
             return np.stack([channels[name] for name in names], axis=-1)
     raise SceneError(
-        f"{path}: has the channels {', '.join(ascii(name)[1:-1] for name in sorted(channels)) or '(none)'}: export R, G, B only"
+        f"{path}: has the channels {', '.join(ascii(name)[1:-1] for name in sorted(channels)) or '(none)'}; export R, G, B only"
     )
 
 
 def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = False) -> None:
-    """Write an EXR file, atomically.
+    """Write an EXR file atomically.
 
     Args:
-        path: where to.
+        path: target file.
         array: (H, W, 3) as R G B, (H, W, 4) as R G B A, or (H, W) as Y.
-        half: 16-bit floats instead of 32-bit ones.
+        half: whether to write half instead of float.
 
     Raises:
         ValueError: the array has another shape.
@@ -186,8 +191,8 @@ def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = Fals
     names = {2: {0: "Y"}, 3: {3: "RGB", 4: "RGBA"}}.get(array.ndim, {})
     channels = array.shape[2] if array.ndim == 3 else 0
     if channels not in names:
-        raise ValueError(f"array: an EXR is written from (H, W), (H, W, 3) or (H, W, 4), not {array.shape}")
-    # OpenEXR takes the memory as it lies, whatever the strides say: only a contiguous array comes out right.
+        raise ValueError(f"array: an EXR file is written from (H, W), (H, W, 3) or (H, W, 4), not {array.shape}")
+    # OpenEXR ignores strides and needs contiguous arrays.
     pixels = np.ascontiguousarray(array, dtype=np.float16 if half else np.float32)
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     with atomic_path(path) as temporary:
@@ -195,7 +200,7 @@ def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = Fals
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Write a PNG file (see `png_bytes`), atomically.
+    """Write a PNG file atomically (see `png_bytes`).
 
     Raises:
         ValueError: the array has another type or shape.
@@ -206,7 +211,7 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
 
 
 def png_bytes(array: np.ndarray) -> bytes:
-    """A PNG file's content.
+    """Encode an image as PNG.
 
     Args:
         array: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA; uint8, uint16, or bool (as 0 and 255).
@@ -218,21 +223,23 @@ def png_bytes(array: np.ndarray) -> bytes:
         array = array.astype(np.uint8) * np.uint8(255)
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or channels not in (1, 3, 4):
-        raise ValueError(f"array: a PNG is written from uint8, uint16 or bool images, not {array.dtype} {array.shape}")
+        raise ValueError(
+            f"array: a PNG file is written from uint8, uint16 or bool images, not {array.dtype} {array.shape}"
+        )
     if channels > 1:
         array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR if channels == 3 else cv2.COLOR_RGBA2BGRA)
     return cv2.imencode(".png", array)[1].tobytes()
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a media type as a URI that holds them."""
+    """Encode content of a media type as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _decode_png_normals(path: Path, image: np.ndarray) -> np.ndarray:
-    """Normals (H, W, 3) float32 of a PNG's values; black becomes zero."""
+    """Decode PNG values to normals (H, W, 3) float32; black becomes zero."""
     if image.ndim != 3:
-        raise SceneError(f"{path}: is a grey image: normals need three channels, export them as RGB")
+        raise SceneError(f"{path}: is a grayscale image; export normals as RGB")
     image = image[..., :3]
     normals = image.astype(np.float32) * np.float32(2 / _top(path, image)) - np.float32(1)
     normals[~image.any(axis=2)] = 0
@@ -240,7 +247,7 @@ def _decode_png_normals(path: Path, image: np.ndarray) -> np.ndarray:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    """Decode (H, W), (H, W, 3) RGB or (H, W, 4) RGBA of the file's own depth."""
+    """Decode a PNG or JPEG file to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA at its own bit depth."""
     encoded = _read_bytes(path)
     image = None
     try:
@@ -248,35 +255,36 @@ def _read_image(path: Path) -> np.ndarray:
             _check_pixels(path, *picture.size)
             if picture.format == "JPEG":
                 return np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-            # libpng prints to stderr what it dislikes; a PNG whose checksums are wrong is turned away before that.
+            # libpng prints errors to stderr; files with wrong checksums are rejected before that.
             picture.verify()
-        # Pillow would cut 16 bits of colour to 8.
+        # Pillow would reduce 16-bit colors to 8 bits.
         image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except SceneError:
         raise
     except Image.DecompressionBombError as error:
-        raise SceneError(f"{path}: says that it is too large ({reason(error)}): export it again") from error
-    except Exception as error:  # Pillow's parsers raise whatever they meet
-        raise SceneError(f"{path}: is no image that can be read, or is cut short: export it again") from error
+        raise SceneError(f"{path}: is too large according to its header ({reason(error)}); export it again") from error
+    except Exception as error:  # Pillow's parsers raise errors of many types
+        raise SceneError(f"{path}: is not a readable image, or is truncated; export it again") from error
     if image is None:
-        raise SceneError(f"{path}: is no image that can be read: export it again")
+        raise SceneError(f"{path}: is not a readable image; export it again")
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     return image
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
-    """What a header says, before memory is set aside for it."""
+    """Check the size given in a header before memory is allocated."""
     if not (0 < width and 0 < height and width * height <= _MAX_PIXELS):
         raise SceneError(
-            f"{path}: says that it is {width}x{height} pixels, of {_MAX_PIXELS:,} at most: export it again, or smaller"
+            f"{path}: has {width}x{height} pixels according to its header, at most {_MAX_PIXELS:,} are supported; "
+            "export it again, or smaller"
         )
 
 
 def _top(path: Path, image: np.ndarray) -> int:
-    """The largest value of the image's type."""
+    """Largest value of an image's type."""
     if image.dtype not in (np.uint8, np.uint16):
-        raise SceneError(f"{path}: holds {image.dtype} pixels: export it with 8 or 16 bits")
+        raise SceneError(f"{path}: contains {image.dtype} pixels; export it with 8 or 16 bits")
     return int(np.iinfo(image.dtype).max)
 
 
@@ -286,4 +294,4 @@ def _read_bytes(path: Path, count: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(count)
     except OSError as error:
-        raise SceneError(f"{path}: can't be read ({error.strerror}): check the file and its permissions") from error
+        raise SceneError(f"{path}: can't be read ({error.strerror}); check the file and its permissions") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of one view's maps: what can't be used is refused, what can be mended without guessing is mended and said."""
+"""Checks of masks and normal maps: unusable maps are rejected, minor defects are corrected with a warning."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from scipy import ndimage
 from pmni_nerfstudio.errors import SceneError
 
 MISSING_LENGTH = 0.1
-"""A normal shorter than this is none: background in 8 bits (128, 128, 128) has a length of .007."""
+"""Normals shorter than this are missing. 8-bit background (128, 128, 128) has a length of 0.007."""
 MAX_MISSING = 0.1
-"""Share of the mask that may lack normals: a mask one pixel too wide on a small image costs about 5%."""
+"""Largest permitted fraction of the mask without normals. A mask one pixel too wide in a small image has about 5%."""
 LENGTH_TOLERANCE = 0.05
-"""How far a normal's length may be from 1; 8 bits alone cost up to .007."""
+"""Tolerance of a normal's length; 8-bit quantization alone causes up to 0.007."""
 MAX_OFF_LENGTH = 0.01
-"""Share of the mask with lengths beyond the tolerance that passes without a warning."""
+"""Largest fraction of the mask with lengths beyond the tolerance that causes no warning."""
 MAX_VALUE = 1e6
-"""Larger components are no better than infinity: their squares overflow."""
+"""Components of larger magnitude are treated as infinite, since their squares overflow."""
 MAX_EDGE = 0.02
-"""Share of the frame's outermost pixels that a mask may cover without a warning."""
+"""Largest fraction of an image's border pixels that a mask may cover without a warning."""
 MAX_MEDIAN_ERROR = 0.2
-"""A median length further from 1 than this says that the map holds something else than normals."""
+"""Maps whose median length differs from 1 by more than this do not contain normals."""
 
 
 def check_mask(path: Path, mask: np.ndarray) -> None:
-    """Refuse a mask (H, W) without an object or without a background.
+    """Check that a mask (H, W) has an object and a background.
 
     Raises:
-        SceneError
+        SceneError: the mask is empty or full.
     """
     if not mask.any():
-        raise SceneError(f"{path}: the mask is empty: paint the object white, or take the view out of all folders")
+        raise SceneError(f"{path}: the mask is empty; paint the object white, or remove the view from all folders")
     if mask.all():
-        raise SceneError(f"{path}: the mask is all foreground: paint the background black")
+        raise SceneError(f"{path}: the mask is all foreground; paint the background black")
 
 
 def warn_of_masks(files: Sequence[Path], masks: np.ndarray) -> list[str]:
-    """Warn where masks (N, H, W) reach the frame's edge, where the object may go on unseen, or look inverted."""
+    """Warn if masks (N, H, W) reach the image border, beyond which the object may continue, or seem to be inverted."""
     edge = np.zeros(masks.shape[1:], dtype=bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
     share = masks[:, edge].mean(axis=1)
@@ -50,15 +50,17 @@ def warn_of_masks(files: Sequence[Path], masks: np.ndarray) -> list[str]:
         return []
     first = files[cut[0]]
     if share.min() > 0.9 and masks.mean() > 0.5:
-        return [f"{first.parent}: all masks are white along the frame's edge: are they inverted? The object is white"]
+        return [
+            f"{first.parent}: all masks are white along the image border; check that they are not inverted (the object is white)"
+        ]
     return [
-        f"{first}: the mask reaches the frame's edge (so in {cut.size} of {len(files)} views): what is beyond is not "
-        "known to be object or background; whole objects work best"
+        f"{first}: the mask reaches the image border (in {cut.size} of {len(files)} views), beyond which the object is unknown; "
+        "use images that show the whole object"
     ]
 
 
 def warn_of_copies(files: Sequence[Path], normals: np.ndarray) -> list[str]:
-    """Warn where two views' normals (N, H, W, 3) are the same to the bit: no two photographs are."""
+    """Warn if normals (N, H, W, 3) of two views are identical, which different photographs never are."""
     seen: dict[bytes, Path] = {}
     copies = []
     for file, maps in zip(files, normals):
@@ -67,58 +69,64 @@ def warn_of_copies(files: Sequence[Path], normals: np.ndarray) -> list[str]:
             copies.append((file, first))
     if not copies:
         return []
-    (file, first), more = copies[0], f" (and {len(copies) - 1} more such)" if len(copies) > 1 else ""
-    return [f"{file}: holds the same normals as {first.name}{more}: take the copy out, it tells nothing new"]
+    (file, first), more = copies[0], f" (and {len(copies) - 1} more)" if len(copies) > 1 else ""
+    return [f"{file}: has the same normals as {first.name}{more}; remove the copy"]
 
 
 def check_size(path: Path, shape: tuple[int, ...], expected: tuple[int, ...], reference: Path) -> None:
-    """Refuse a map whose (height, width) is not the expected one, that of the reference.
+    """Check the size of a map.
+
+    Args:
+        path: file of the map.
+        shape: its shape, (height, width, ...).
+        expected: expected (height, width).
+        reference: file or folder that has the expected size, for messages.
 
     Raises:
-        SceneError
+        SceneError: the sizes differ.
     """
     if tuple(shape[:2]) != expected:
         raise SceneError(
-            f"{path}: is {shape[1]}x{shape[0]} pixels, but {reference} is {expected[1]}x{expected[0]}: "
-            "all maps of a scene need one size"
+            f"{path}: is {shape[1]}x{shape[0]} pixels, but {reference} is {expected[1]}x{expected[0]}; "
+            "all maps of a scene need the same size"
         )
 
 
 def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Check a normal map on its mask, and make it unit there and zero elsewhere; the axes stay as they are.
+    """Check a normal map on its mask and normalize it: unit length on the mask, zero elsewhere, axes unchanged.
 
-    Pixels of the mask without a normal leave the mask where they touch the background, as a mask wider than the
-    map has them. Holes inside the object stay in the mask, since a hole would carve the visual hull, and take
-    the nearest pixel's normal.
+    Mask pixels without a normal are removed from the mask if they touch the background, as around maps narrower than the
+    mask. Holes inside the object stay in the mask, because they would carve the visual hull, and take the normal of the
+    nearest pixel.
 
     Args:
-        path: of the normals, for messages.
-        stored: (H, W, 3) float32, as `read_normals` gives it.
+        path: normal map, for messages.
+        stored: (H, W, 3) float32, as returned by `read_normals`.
         mask: (H, W) bool.
 
     Returns:
-        normals (H, W, 3) float32, mask (H, W) bool, and warnings, one line each.
+        Normals (H, W, 3) float32, mask (H, W) bool, and warnings of one line each.
 
     Raises:
-        SceneError: values that are not finite, too many missing, or lengths that no normals have.
+        SceneError: values are not finite, too many normals are missing, or lengths are not those of normals.
     """
     count = int(mask.sum())
     values = stored[mask]
     broken = count - int((np.abs(values) < MAX_VALUE).all(axis=1).sum())  # false for NaN
     if broken:
-        raise SceneError(f"{path}: {_share(broken, count)} of the mask's normals are not finite: export it again")
+        raise SceneError(f"{path}: {_share(broken, count)} of the mask's normals are not finite; export the file again")
     warnings = []
     length = np.linalg.norm(values, axis=1)
     missing = np.zeros_like(mask)
     missing[mask] = length < MISSING_LENGTH
-    lacking = int(missing.sum())
-    if lacking > MAX_MISSING * count:
-        beside = np.linalg.norm(stored[~mask], axis=1) >= MISSING_LENGTH
-        is_inverted = lacking > 0.9 * count and beside.any()
+    num_missing = int(missing.sum())
+    if num_missing > MAX_MISSING * count:
+        outside = np.linalg.norm(stored[~mask], axis=1) >= MISSING_LENGTH
+        is_inverted = num_missing > 0.9 * count and outside.any()
         raise SceneError(
-            f"{path}: {_share(lacking, count)} of the mask's pixels have no normal (zero): "
+            f"{path}: {_share(num_missing, count)} of the mask's pixels have no normal (zero); "
             + (
-                "the mask is inverted: paint the object white"
+                "the mask is inverted, paint the object white"
                 if is_inverted
                 else "shrink the mask to the pixels with normals"
             )
@@ -128,19 +136,20 @@ def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.
     off = int((np.abs(length - 1) > LENGTH_TOLERANCE).sum())
     if off > MAX_OFF_LENGTH * count:
         warnings.append(
-            f"{path}: {_share(off, count)} of the mask's normals have lengths off 1 by more than {LENGTH_TOLERANCE}: "
-            "they were renormalised"
+            f"{path}: {_share(off, count)} of the mask's normals have a length that differs from 1 by more than {LENGTH_TOLERANCE}; "
+            "they were normalized"
         )
     normals = np.where(mask[..., None], stored, np.float32(0))
-    if lacking:
+    if num_missing:
         has_normal = mask & ~missing
         inside = missing & ndimage.binary_fill_holes(has_normal)
         nearest = np.asarray(ndimage.distance_transform_edt(~has_normal, return_distances=False, return_indices=True))
         normals[inside] = normals[nearest[0][inside], nearest[1][inside]]
         mask = has_normal | inside
+        num_inside = int(inside.sum())
         warnings.append(
-            f"{path}: {lacking} of the mask's {count} pixels have no normal: {lacking - int(inside.sum())} at the "
-            f"outline left the mask, {int(inside.sum())} inside took their neighbours'"
+            f"{path}: {num_missing} of the mask's {count} pixels have no normal; {num_missing - num_inside} at the "
+            f"contour were removed from the mask, {num_inside} inside were filled from their neighbors"
         )
     normals[~mask] = 0
     normals[mask] /= np.linalg.norm(normals[mask], axis=1, keepdims=True)
@@ -148,13 +157,13 @@ def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.
 
 
 def _check_lengths(path: Path, values: np.ndarray, length: np.ndarray) -> None:
-    """Refuse a map whose lengths (n,) are typically not 1; `values` (n, 3) tell colours from other things."""
+    """Check that lengths (n,) are typically 1; `values` (n, 3) serve to recognize colors that were not decoded."""
     if values.min() >= 0 and (np.abs(length - 1) > LENGTH_TOLERANCE).mean() > 0.5:
         top = "1" if values.max() <= 1 else "255 or 65535"
-        raise SceneError(f"{path}: holds colours from 0 to {top}, not normals: store value / {top} * 2 - 1")
+        raise SceneError(f"{path}: contains colors from 0 to {top}, not normals; store value / {top} * 2 - 1")
     median = float(np.median(length))
     if abs(median - 1) > MAX_MEDIAN_ERROR:
-        raise SceneError(f"{path}: the normals' median length on the mask is {median:.3g}, not 1: store unit vectors")
+        raise SceneError(f"{path}: the normals' median length on the mask is {median:.3g}, not 1; store unit vectors")
 
 
 def _share(part: int, whole: int) -> str:

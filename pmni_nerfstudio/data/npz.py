@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays in .npz archives, with bounds on what a file may ask for; nothing in one is ever executed."""
+"""Safe reading and atomic writing of .npz archives: bounded memory, no pickles."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.errors import SceneError
 
 
-def read_npz(path: Path, wanted: Callable[[str], object], max_bytes: int) -> dict[str, np.ndarray]:
-    """Read the arrays whose names are wanted.
+def read_npz(path: Path, selected: Callable[[str], object], max_bytes: int) -> dict[str, np.ndarray]:
+    """Read selected arrays of an archive.
 
     Args:
-        path: of the archive.
-        wanted: of a name.
-        max_bytes: of an array once unpacked: a thousandth of that on the disk can hold as much.
+        path: .npz file.
+        selected: whether to read the array of a name.
+        max_bytes: largest permitted size of an unpacked array; compressed, it may be a thousand times smaller.
 
     Raises:
-        SceneError: the file is missing or broken, holds pickled objects, or an array is larger than that.
+        SceneError: the file is missing or broken, contains pickled objects, or an array is too large.
     """
     check_file(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, NpzFile):
-            raise ValueError("it is no archive of arrays")
+            raise ValueError("not an archive of arrays")
         with loaded as file:
             for member in file.zip.infolist() if file.zip is not None else []:
-                if wanted(member.filename.removesuffix(".npy")) and member.file_size > max_bytes:
-                    raise ValueError(f"{member.filename} has {member.file_size:,} bytes of at most {max_bytes:,}")
-            arrays = {name: file[name] for name in file.files if wanted(name)}
-        strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-        if strange:  # numpy gives the bytes of what doesn't begin like an array
-            raise ValueError(f"{strange[0]} is no array")
+                if selected(member.filename.removesuffix(".npy")) and member.file_size > max_bytes:
+                    raise ValueError(
+                        f"{member.filename} has {member.file_size:,} bytes, at most {max_bytes:,} are allowed"
+                    )
+            arrays = {name: file[name] for name in file.files if selected(name)}
+        invalid = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+        if invalid:  # numpy returns the bytes of members without an array header
+            raise ValueError(f"{invalid[0]} is not an array")
         return arrays
-    except Exception as error:  # zipfile, its decompressors and numpy's header parser raise whatever they meet
-        raise SceneError(f"{path}: can't be read ({reason(error)}): write it again with numpy.savez") from error
+    except Exception as error:  # zipfile, its decompressors and numpy's header parser raise errors of many types
+        raise SceneError(f"{path}: can't be read ({reason(error)}); write it again with numpy.savez") from error
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays, atomically.
+    """Write an archive of arrays atomically.
 
     Raises:
-        PmniError: the system refuses to write.
+        PmniError: writing fails.
     """
-    # In memory first: zipfile on a full disk fails a second time when it is deleted, and prints a traceback of that.
+    # In memory first: on a full disk, zipfile fails a second time when it is deleted, and prints that traceback.
     archive = io.BytesIO()
     np.savez(archive, **arrays)
     with atomic_path(path) as temporary:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of k x k pixels over all views, drawn from a mixture of foreground, silhouette band and background."""
+"""Sampling of k x k pixel patches from a mixture of foreground, silhouette band and background."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from pmni_nerfstudio.errors import PmniError
 
 @dataclass
 class PatchSamplerConfig(PixelSamplerConfig):
-    """Which patches a batch holds. The fractions are of the patches and need not add up to one."""
+    """Configuration of the patch sampler. Fractions are normalized to a sum of one."""
 
     _target: Type = field(default_factory=lambda: PatchSampler)
     """Target class to instantiate."""
     patch_size: int = 3
-    """Side of the square patches in pixels: odd; 1 draws single pixels."""
+    """Width and height of the square patches in pixels, odd; 1 samples single pixels."""
     foreground_fraction: float = 0.6
-    """Share of patches whose centre lies on the mask, anywhere."""
+    """Fraction of patches whose center is anywhere on the mask."""
     band_fraction: float = 0.3
-    """Share of patches whose centre lies within band_px of the mask's outline, on either side."""
+    """Fraction of patches whose center is within band_px of the contour of the mask, on either side."""
     background_fraction: float = 0.1
-    """Share of patches whose centre lies off the mask and off the band."""
+    """Fraction of patches whose center is outside of the mask and the band."""
     band_px: float = 4.0
-    """Half the width of the band round the silhouette, in pixels."""
+    """Half the width of the band around the contour of the mask, in pixels."""
 
-    # Set by the data manager, or without meaning here: masks decide the mixture and never reject a pixel.
+    # Hidden: set by the data manager or unused. Masks define the mixture; pixels are never rejected.
     num_rays_per_batch: tyro.conf.Suppress[int] = 4096
-    """Rays per batch; the data manager's own setting replaces it."""
+    """Rays per batch; replaced by the setting of the data manager."""
     keep_full_image: tyro.conf.Suppress[bool] = False
     """Unused."""
     is_equirectangular: tyro.conf.Suppress[bool] = False
@@ -46,66 +46,66 @@ class PatchSamplerConfig(PixelSamplerConfig):
     fisheye_crop_radius: tyro.conf.Suppress[Optional[float]] = None
     """Unused: all cameras are pinholes."""
     rejection_sample_mask: tyro.conf.Suppress[bool] = True
-    """Unused: draws are exact, nothing is rejected."""
+    """Unused: sampling is exact and rejects nothing."""
     max_num_iterations: tyro.conf.Suppress[int] = 100
     """Unused."""
 
 
 class PixelPools(NamedTuple):
-    """Several sets of pixels, each kept as runs of consecutive flat indices (view, row, column; row-major).
+    """Sets of pixels in run-length encoding: runs of consecutive flat indices (view, row, column; row-major).
 
-    A mask's row is a run or two, so the pools of a hundred views of several megapixels take a few megabytes, where
-    a list of their pixels would take a gigabyte; and a draw is exact, with no rejection.
+    Rows of a mask have one or two runs, so that the pools of a hundred views of several megapixels take a few megabytes
+    instead of a gigabyte for lists of pixels, and sampling needs no rejection.
 
-    The runs of all sets stand one after the other, so that a rank (the how-manieth pixel of them all) names one pixel.
-    NumPy, as torch's search starts its threads for a few hundred values, which costs more than the search.
+    The runs of all pools are concatenated; the rank of a pixel is its position in this sequence. NumPy is used because
+    torch's binary search would start threads for a few hundred values.
     """
 
     rank_ends: Int[np.ndarray, "runs"]
-    """Number of pixels in a run and all runs before it."""
+    """Number of pixels in each run and all runs before it."""
     rank_to_flat: Int[np.ndarray, "runs"]
-    """What takes a rank within the run to the pixel's flat index, added."""
+    """Offset from the rank of a pixel to its flat index, for each run."""
     offsets: Int[np.ndarray, "pools"]
-    """Rank of each set's first pixel."""
+    """Rank of the first pixel of each pool."""
     sizes: Int[np.ndarray, "pools"]
-    """Number of pixels in each set."""
+    """Number of pixels in each pool."""
 
     def flat_index(self, rank: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        """Flat indices of the pixels with these ranks, (n,) to (n,)."""
+        """Flat indices (n,) of the pixels with the given ranks (n,)."""
         return rank + self.rank_to_flat[np.searchsorted(self.rank_ends, rank, side="right")]
 
 
 def _runs(pixels: Bool[np.ndarray, "h w"]) -> Tuple[Int[np.ndarray, "runs"], Int[np.ndarray, "runs"]]:
-    """Starts and lengths of the runs of True in row-major order; a run may go on over the end of a row."""
+    """Starts and lengths of the runs of True in row-major order; runs may extend over the end of a row."""
     edges = np.flatnonzero(np.diff(pixels.reshape(-1).astype(np.int8), prepend=0, append=0))
     return edges[0::2], edges[1::2] - edges[0::2]
 
 
 def _regions(mask: Bool[np.ndarray, "h w"], band_px: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Foreground, band and background of one mask, each (h, w) bool; the band overlaps the foreground."""
+    """Foreground, band and background of a mask, each (h, w) bool; the band overlaps the foreground."""
     foreground = mask.astype(np.uint8)
-    # The nearest pixel of the other kind is half a pixel past the outline.
+    # The contour is half a pixel closer than the nearest pixel on its other side.
     inside_px = cv2.distanceTransform(foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
     outside_px = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
     band = np.where(mask, inside_px, outside_px) <= band_px
-    # Without any outline the transform measures to nothing and its values mean nothing.
+    # Without a contour the values of the distance transform are undefined.
     band &= bool(mask.any() and not mask.all())
     return mask, band, ~mask & ~band
 
 
 def build_pools(masks: Bool[np.ndarray, "n h w"], views: Sequence[int], patch_size: int, band_px: float) -> PixelPools:
-    """Pools of possible patch centres over the given views: foreground, silhouette band, background, in this order.
+    """Pools of patch centers in the given views: foreground, silhouette band and background, in this order.
 
-    Only centres whose whole patch lies inside the frame are in a pool. A set may be empty, in one view or in all.
+    Pools contain only centers of patches that are completely inside the image. They may be empty.
 
     Args:
-        masks: foreground of every view of the scene.
-        views: the views to draw from.
-        patch_size: side of a patch in pixels, odd.
-        band_px: half the width of the band.
+        masks: foreground of all views of the scene.
+        views: indices of the views to sample.
+        patch_size: width and height of a patch in pixels, odd.
+        band_px: half the width of the band, in pixels.
 
     Returns:
-        Three pools, whose flat indices count the pixels of all of `masks`.
+        Three pools with flat indices into `masks`.
     """
     _, height, width = masks.shape
     half = patch_size // 2
@@ -131,17 +131,17 @@ def build_pools(masks: Bool[np.ndarray, "n h w"], views: Sequence[int], patch_si
 
 
 class PatchSampler(PixelSampler):
-    """Draws batches of whole patches. Random numbers come from torch's global generator (machine.seed).
+    """Sampler of batches of whole patches. It uses torch's global random generator (machine.seed).
 
     Args:
-        config: the mixture and the size of the patches.
-        masks: foreground of every view of the scene, (N, H, W).
-        views: the scene's indices of the split's views; batches count views by their place in it.
-        num_rays_per_batch: rays per batch; see `num_rays_per_batch`.
-        pools: `build_pools` of the same masks, views and config, where they exist already.
+        config: configuration.
+        masks: foreground of all views of the scene, (N, H, W).
+        views: indices in the scene of the views of the split; batches contain the position in this sequence.
+        num_rays_per_batch: rays per batch, rounded down to whole patches.
+        pools: `build_pools` of the same masks, views and config, if they exist already.
 
     Raises:
-        PmniError: even or too large patches, negative fractions, no view to draw from.
+        PmniError: the patch size is even or too large, a fraction is negative, or all regions to sample are empty.
     """
 
     config: PatchSamplerConfig
@@ -168,32 +168,34 @@ class PatchSampler(PixelSampler):
         self._view_in_split[list(views)] = torch.arange(len(views))
 
     def _mixture(self) -> Float[np.ndarray, "pools"]:
-        """Cumulative shares of the pools; an empty pool leaves its share to the others."""
-        wanted = (self.config.foreground_fraction, self.config.band_fraction, self.config.background_fraction)
-        shares = np.array(wanted) * (self.pools.sizes > 0)
+        """Cumulative fractions of the pools, normalized over the pools that are not empty."""
+        config = self.config
+        fractions = (config.foreground_fraction, config.band_fraction, config.background_fraction)
+        shares = np.array(fractions) * (self.pools.sizes > 0)
         if shares.sum() <= 0:
             raise PmniError(
-                "pixel-sampler: no pixel of any view belongs to a region with a fraction above zero; "
-                "give foreground-fraction a value above zero"
+                "pixel-sampler: all regions with a fraction above zero are empty in all views; "
+                "set foreground-fraction to a value above zero"
             )
         ends = np.cumsum(shares)
         return ends / ends[-1]
 
     @property
     def num_rays_per_batch(self) -> int:
-        """Rays that a batch really holds: any number set is rounded down to whole patches, one at the least."""
+        """Rays per batch. Assigned values are rounded down to whole patches, at least one."""
         return self._num_patches * self.config.patch_size**2
 
     @num_rays_per_batch.setter
     def num_rays_per_batch(self, num_rays_per_batch: int) -> None:
         self._num_patches = max(1, int(num_rays_per_batch) // self.config.patch_size**2)
 
-    def draw_centres(self, num_patches: int) -> Int[Tensor, "num_patches"]:
-        """Flat indices of patch centres, (num_patches,) int64, the pools' shares kept to within one patch.
+    def draw_centers(self, num_patches: int) -> Int[Tensor, "num_patches"]:
+        """Random patch centers as flat indices (num_patches,) int64.
 
-        One random offset for all patches (systematic sampling) keeps the shares exact on average for any number.
+        Systematic sampling, with one random offset for all patches, keeps the fraction of each pool to within one patch
+        and exact on average.
         """
-        # Doubles: a float has too few bits to reach every pixel of a large pool.
+        # Double precision: single has too few bits to reach each pixel of a large pool.
         random = torch.rand(1 + num_patches, dtype=torch.float64).numpy()
         place = (np.arange(num_patches) + random[0]) / num_patches
         pool = np.searchsorted(self._pool_ends, place, side="right").clip(max=len(self._pool_ends) - 1)
@@ -202,22 +204,22 @@ class PatchSampler(PixelSampler):
         return torch.from_numpy(self.pools.flat_index(self.pools.offsets[pool] + rank))
 
     def sample(self, image_batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """A batch of patches gathered from the scene's maps, which are read in place.
+        """Sample a batch of patches from maps.
 
         Args:
             image_batch: maps of all views of the scene, each (N, H, W, C), any dtype.
 
         Returns:
-            Each map's values as (R, C) float32, and `indices` (R, 3) int64: view in the split, row, column.
-            R is `num_rays_per_batch`; patch by patch, row-major inside a patch.
+            Values of each map as (R, C) float32, and `indices` (R, 3) int64: view in the split, row, column. R is
+            `num_rays_per_batch`; the order is patch by patch, row-major within a patch.
         """
-        centres = self.draw_centres(self._num_patches)
+        centers = self.draw_centers(self._num_patches)
         pixels_per_view = self._height * self._width
-        view = centres // pixels_per_view
-        pixel = centres - view * pixels_per_view
+        view = centers // pixels_per_view
+        pixel = centers - view * pixels_per_view
         y = pixel // self._width
         x = pixel - y * self._width
-        flat = (centres[:, None] + self._dy * self._width + self._dx).reshape(-1)
+        flat = (centers[:, None] + self._dy * self._width + self._dx).reshape(-1)
         indices = torch.stack(
             [
                 self._view_in_split[view][:, None].expand(-1, len(self._dy)),
@@ -232,7 +234,7 @@ class PatchSampler(PixelSampler):
 
 
 def _check(config: PatchSamplerConfig, height: int, width: int) -> None:
-    """Raises PmniError for settings that no sampler can follow."""
+    """Raise PmniError for invalid settings."""
     size = config.patch_size
     if size < 1 or size % 2 == 0:
         raise PmniError(f"pixel-sampler.patch-size: {size} is not an odd number of pixels; use 1, 3, 5, ...")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps at another size, and the intrinsics that go with them.
+"""Resampling of maps and their intrinsics.
 
-A pixel is an area, its centre at an integer: pixel x of the old map covers [x - .5, x + .5]. Shrinking takes means over
-areas, growing interpolates linearly; both are weighted by the mask, so that no background leaks over the outline.
+Pixels are areas with their centers at integers: pixel x covers [x - 0.5, x + 0.5]. Downsampling averages over areas,
+upsampling interpolates linearly. Normals are weighted by the mask, so that the background has no influence.
 """
 
 from __future__ import annotations
@@ -11,48 +11,50 @@ import cv2
 import numpy as np
 
 MIN_SIDE = 8
-"""Pixels: a smaller map holds no patch and no outline worth the name."""
+"""Smallest permitted width and height of a map, in pixels."""
 
 
 def resampled_size(width: int, height: int, factor: float) -> tuple[int, int]:
     """Width and height of a map after resampling, rounded to whole pixels.
 
     Raises:
-        ValueError: the factor is not positive and finite, or leaves less than 8 pixels of a side.
+        ValueError: the factor is not positive and finite, or a side would have fewer than MIN_SIDE pixels.
     """
     if not (np.isfinite(factor) and factor > 0):
-        raise ValueError(f"{factor} is no factor: it has to be positive")
+        raise ValueError(f"{factor} is not a positive number")
     new_width, new_height = round(width * factor), round(height * factor)
     if min(new_width, new_height) < MIN_SIDE:
-        raise ValueError(f"{factor} would leave {new_width}x{new_height} of {width}x{height} pixels: at least 8 a side")
+        raise ValueError(
+            f"{factor} reduces {width}x{height} to {new_width}x{new_height} pixels, fewer than {MIN_SIDE} per side"
+        )
     return new_width, new_height
 
 
 def resample_intrinsics(K: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """Intrinsics (*b, 3, 3) for maps resampled from `size` to `new_size` (both width, height).
+    """Intrinsics (*b, 3, 3) of maps resampled from `size` to `new_size` (width, height).
 
-    Pixel centres are at integers before and after: cx' = (cx + .5) s - .5.
+    With pixel centers at integers, cx' = (cx + 0.5) s - 0.5.
     """
     sx, sy = new_size[0] / size[0], new_size[1] / size[1]
     return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]]) @ K
 
 
 def resample_mask(mask: np.ndarray, new_size: tuple[int, int]) -> np.ndarray:
-    """Mask (H, W) bool at another size (width, height): true where at least half of a new pixel's area is."""
+    """Resample a mask (H, W) to a size (width, height): true if at least half of the area of a new pixel is."""
     return _resize(mask.astype(np.float32), new_size) >= 0.5
 
 
 def resample_normals(normals: np.ndarray, mask: np.ndarray, new_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Normals and their mask at another size.
+    """Resample normals and their mask.
 
     Args:
-        normals: (H, W, 3) float32, unit on the mask, any axes.
+        normals: (H, W, 3) float32, unit length on the mask, in any axes.
         mask: (H, W) bool.
         new_size: width, height.
 
     Returns:
-        normals (H', W', 3) float32, unit on the new mask and zero off it, and the new mask (H', W') bool. A pixel in
-        which opposite normals cancel out leaves the mask: it has no direction.
+        normals (H', W', 3) float32, unit length on the new mask and zero off it, and the new mask (H', W') bool. Pixels
+        in which opposite normals cancel have no direction and are removed from the mask.
     """
     total = _resize(np.where(mask[..., None], normals, np.float32(0)), new_size)
     length = np.linalg.norm(total, axis=-1, keepdims=True)
@@ -61,7 +63,7 @@ def resample_normals(normals: np.ndarray, mask: np.ndarray, new_size: tuple[int,
 
 
 def _resize(array: np.ndarray, new_size: tuple[int, int]) -> np.ndarray:
-    """Area means where a map shrinks, linear interpolation where it grows; OpenCV aligns the maps' outer edges."""
+    """Area averages if the map shrinks, else linear interpolation; OpenCV aligns the outer edges of both maps."""
     height, width = array.shape[:2]
     shrinks = new_size[0] < width or new_size[1] < height
     return cv2.resize(array, new_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

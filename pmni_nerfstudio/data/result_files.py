@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method leaves behind, read and checked: meshes and poses."""
+"""Checked reading of results: meshes and poses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.camera_files import LARGEST, is_rigid, read_cameras
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.errors import PmniError
@@ -17,18 +18,18 @@ _MESH_SUFFIXES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
 
 
 def read_mesh(path: Path) -> trimesh.Trimesh:
-    """Read a triangle mesh of any format that trimesh knows, all parts as one, vertices as they are.
+    """Read a triangle mesh; parts are concatenated, and vertices are not merged.
 
     Raises:
-        PmniError: the file is missing, of an unknown format, has no faces, or has coordinates that are not finite.
+        PmniError: the file is missing or broken, its format is unknown, or the mesh is empty or invalid.
     """
     if not path.is_file():
         raise PmniError(f"{path}: no such mesh; give the file that `pmni export` wrote")
     if path.suffix.lower() not in _MESH_SUFFIXES:
-        raise PmniError(f"{path}: can't be read as a mesh: give one of {', '.join(_MESH_SUFFIXES)}")
+        raise PmniError(f"{path}: can't be read as a mesh; give one of {', '.join(_MESH_SUFFIXES)}")
     try:
         mesh = trimesh.load_mesh(path, process=False)
-    except Exception as error:  # trimesh's loaders raise whatever their parsers meet
+    except Exception as error:  # trimesh's loaders raise errors of many types
         raise PmniError(
             f"{path}: can't be read as a mesh ({_first_line(error)}); give .ply, .obj, .stl or .glb"
         ) from error
@@ -37,22 +38,22 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
     if not (np.abs(mesh.vertices) < LARGEST).all():
         raise PmniError(f"{path}: has vertices that are not finite; export it again")
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
-        raise PmniError(f"{path}: has faces of vertices that are not there; export it again")
+        raise PmniError(f"{path}: has faces with vertices that do not exist; export it again")
     return mesh
 
 
 def read_poses(path: Path, num_views: int) -> np.ndarray:
-    """Read camera-to-world poses in the data's world, OpenCV axes.
+    """Read camera-to-world poses in the data world, OpenCV axes.
 
     Args:
-        path: .npy of (N, 4, 4) or (N, 3, 4), or .npz in the layout of cameras_sphere.npz.
-        num_views: how many there must be.
+        path: .npy file of shape (N, 4, 4) or (N, 3, 4), or .npz file in the layout of cameras_sphere.npz.
+        num_views: required number N of poses.
 
     Returns:
         (N, 4, 4) float64.
 
     Raises:
-        PmniError: the file is missing or broken, or holds another number of poses or no proper rotations.
+        PmniError: the file is missing or broken, the number of poses is wrong, or a pose is not rigid.
     """
     if not path.is_file():
         raise PmniError(f"{path}: no such file; give the poses.npy that `pmni export` wrote")
@@ -65,12 +66,14 @@ def read_poses(path: Path, num_views: int) -> np.ndarray:
     if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
         raise PmniError(f"{path}: holds an array of shape {poses.shape}; poses are (views, 4, 4)")
     if len(poses) != num_views:
-        raise PmniError(f"{path}: holds {len(poses)} poses for the truth's {num_views} views; give one for each")
+        raise PmniError(
+            f"{path}: holds {len(poses)} poses for {num_views} views of the ground truth; give one for each view"
+        )
     c2w = np.tile(np.eye(4), (num_views, 1, 1))
     c2w[:, :3] = poses[:, :3]
     for i, pose in enumerate(c2w):
         if not is_rigid(pose):
-            raise PmniError(f"{path}: pose {i} is no rotation and shift; export it again")
+            raise PmniError(f"{path}: pose {i} is not a rotation and translation; export it again")
     return c2w
 
 
@@ -79,8 +82,6 @@ def _first_line(error: Exception) -> str:
 
 
 def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh atomically, in the format of the path's suffix."""
-    from pmni_nerfstudio.data.atomic import atomic_path
-
+    """Write a mesh atomically in the format of the path's suffix."""
     with atomic_path(path) as temporary:
         mesh.export(temporary)

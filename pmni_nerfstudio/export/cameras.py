@@ -18,9 +18,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.camera_files import write_cameras
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
-from pmni_nerfstudio.data.scene import Scene, write_cameras
+from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import flip_camera_axes, orthonormalized, transform_poses
 

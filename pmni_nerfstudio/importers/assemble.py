@@ -16,7 +16,8 @@ from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh
-from pmni_nerfstudio.data.scene import IMAGES, read_scene, write_scene
+from pmni_nerfstudio.data.scene import IMAGES, read_scene
+from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of, transform_poses
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points

@@ -30,7 +30,7 @@ from pmni_nerfstudio.model.marching import SurfaceGrid
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
 from pmni_nerfstudio.model.ray_rendering import GradientKind, Sampling, render_patches, render_rays
 from pmni_nerfstudio.model.supervision import Supervision
-from pmni_nerfstudio.threads import settle_threads
+from pmni_nerfstudio.threads import limit_threads
 
 Outputs = Dict[str, Any]
 
@@ -54,7 +54,7 @@ class PmniModelConfig(ModelConfig):
     """Difference between rendered and observed normals: l1 (sum of absolute differences), l2 (squared distance), or
     angular (angle in radians)."""
     gradients: Literal["auto", "surface", "directional", "analytic", "numerical"] = "auto"
-    """How normals are computed from the field in training: surface (six-point differences where the ray meets the
+    """Method that computes normals from the field in training: surface (six-point differences where the ray meets the
     surface), or at every sample and then averaged along the ray: directional (differences between the samples of a
     patch), analytic (exact gradient) or numerical (six-point differences). With patches of one pixel, directional falls
     back to numerical. auto: surface if training starts from a detailed surface, otherwise directional."""
@@ -134,7 +134,7 @@ class PmniModel(Model):
         """
         super().populate_modules()
         if not torch.cuda.is_available():
-            settle_threads()
+            limit_threads()
         self.views = split_views_of(self.kwargs["metadata"])
         self.camera_optimizer: PmniPoseOptimizer = self.config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu", base_c2w=nerfstudio_from_opencv(self.views.c2w)

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from helpers.broken_scenes import (
     sprung,
 )
 from helpers.fake_run import fake_config
+from helpers.programs import run
 from helpers.scene_files import (
     HEIGHT,
     NAMES,
@@ -40,11 +38,10 @@ from helpers.scene_files import (
 from pmni_nerfstudio import cli
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.depths import read_depths
-from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.training.trained_run import load_run, read_config
-
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +60,13 @@ def root(template: Path, tmp_path: Path) -> Path:
 # ---- each of them ---------------------------------------------------------------------------------------------------
 
 
-def test_there_are_enough_kinds() -> None:
+def test_at_least_forty_distinct_cases() -> None:
     names = [row.name.replace("_", " ") for row in ERRORS + WARNINGS]
     assert len(set(names)) == len(names) >= 40
 
 
 @pytest.mark.parametrize("row", ERRORS, ids=[row.name for row in ERRORS])
-def test_a_broken_scene_is_named_in_one_line(row: Kind, root: Path) -> None:
+def test_reading_a_broken_scene_raises_a_one_line_error(row: Kind, root: Path) -> None:
     row.break_it(root)
     with pytest.raises(SceneError) as caught:
         read_scene(root)
@@ -81,7 +78,7 @@ def test_a_broken_scene_is_named_in_one_line(row: Kind, root: Path) -> None:
 
 
 @pytest.mark.parametrize("row", WARNINGS, ids=[row.name for row in WARNINGS])
-def test_what_can_be_trained_on_is_read_with_a_warning(row: Kind, root: Path) -> None:
+def test_minor_defects_are_read_with_a_warning(row: Kind, root: Path) -> None:
     assert read_scene(root).warnings == ()
     row.break_it(root)
     warnings = read_scene(root).warnings
@@ -89,36 +86,58 @@ def test_what_can_be_trained_on_is_read_with_a_warning(row: Kind, root: Path) ->
     assert not any("\n" in line for line in warnings)
 
 
-def said(args: list[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """What `pmni` says before it ends with 1."""
+def error_of(args: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Error message of a `pmni` command, which has to exit with code 1."""
     with pytest.raises(SystemExit) as end:
         cli.main(args)
     assert end.value.code == 1
     lines = [line for line in capfd.readouterr().err.splitlines() if "EXR_ERR" not in line]
-    # OpenEXR speaks for itself of files that are damaged; ours is the last line.
+    # OpenEXR prints its own warnings about damaged files; the last line is ours.
     assert [line for line in lines if not line.startswith("Warning: Exception raised reading")] == lines[-1:]
     assert lines[-1].startswith("error: ")
     return lines[-1].removeprefix("error: ")
 
 
 @pytest.mark.parametrize("row", ERRORS, ids=[row.name for row in ERRORS])
-def test_a_command_ends_with_that_line(row: Kind, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_command_fails_with_the_same_error(
+    row: Kind, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     row.break_it(root)
-    line = said(["register", str(root), "--output-dir", str(tmp_path / "out")], capfd)
+    line = error_of(["register", str(root), "--output-dir", str(tmp_path / "out")], capfd)
     assert line.startswith(str(root / row.where))
     assert re.search(row.words, line), line
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        row if i % 30 == 7 else pytest.param(row, marks=[pytest.mark.slow, pytest.mark.exhaustive])
+        for i, row in enumerate(ERRORS)
+    ],
+    ids=[row.name for row in ERRORS],
+)
+def test_a_program_fails_with_the_same_error(row: Kind, root: Path, tmp_path: Path) -> None:
+    """Exit code 1 and no traceback, in a separate process."""
+    row.break_it(root)
+    end = run(["pmni", "register", root, "--output-dir", tmp_path / "out"], environment=WIDE)
+    assert end.code == 1 and "Traceback" not in end.output, end.output
+    last = end.output.splitlines()[-1]
+    assert last.startswith(f"error: {root / row.where}") and re.search(row.words, last), end.output
+    assert not (tmp_path / "out").exists() and not sprung(root).exists()
+
+
 @pytest.mark.parametrize("name", ["mask_cut_short", "normals_that_are_zero", "cameras_with_a_trap"])
 @pytest.mark.parametrize("command", ["integrate", "eval"])
-def test_other_commands_end_with_the_same(command: str, name: str, root: Path, capfd: pytest.CaptureFixture) -> None:
+def test_other_commands_fail_with_the_same_error(
+    command: str, name: str, root: Path, capfd: pytest.CaptureFixture
+) -> None:
     row = next(row for row in ERRORS if row.name == name)
     row.break_it(root)
     shutil.rmtree(root / "integration")
     mesh = root / "mesh_Gt.ply"
     more = ["--mesh", str(mesh), "--data", str(root)] if command == "eval" else [str(root)]
-    assert re.search(row.words, said([command, *more], capfd))
+    assert re.search(row.words, error_of([command, *more], capfd))
     assert not (root / "integration/depth").exists()
 
 
@@ -131,14 +150,14 @@ def test_other_commands_end_with_the_same(command: str, name: str, root: Path, c
     ],
     ids=["negative", "nan", "zero"],
 )
-def test_depths_of_no_use(depth: np.ndarray, words: str, root: Path) -> None:
-    """Found when a loss asks for them: they are read no earlier."""
+def test_unusable_depth_maps(depth: np.ndarray, words: str, root: Path) -> None:
+    """Depth maps are read only when a loss needs them."""
     np.save(root / DEPTH, depth)
     with pytest.raises(SceneError, match=f"9.npy: .*{words}"):
         read_depths(read_scene(root))
 
 
-def test_two_views_are_enough_to_read(root: Path) -> None:
+def test_a_scene_with_two_views_is_valid(root: Path) -> None:
     for name in NAMES[2:]:
         for file in root.rglob(f"{name}.*"):
             file.unlink()
@@ -146,25 +165,25 @@ def test_two_views_are_enough_to_read(root: Path) -> None:
     assert read_scene(root).num_views == 2
 
 
-# ---- where results go -----------------------------------------------------------------------------------------------
+# ---- output folders ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["register", "eval"])
-@pytest.mark.parametrize("place", ["a file", "below a file", "where nothing can be made"])
-def test_places_that_cannot_be_written_to(
+@pytest.mark.parametrize("place", ["a file", "below a file", "no folder can be created"])
+def test_output_folders_that_cannot_be_created(
     command: str, place: str, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("kept")
     out = {"a file": tmp_path / "file", "below a file": tmp_path / "file/out"}.get(place, Path("/proc/pmni"))
     given = [str(root)] if command == "register" else ["--mesh", str(root / "mesh_Gt.ply"), "--data", str(root)]
-    line = said([command, *given, "--output-dir", str(out)], capfd)
+    line = error_of([command, *given, "--output-dir", str(out)], capfd)
     assert re.match(f"{out}: can't be created .*give another --output-dir", line)
     assert (tmp_path / "file").read_text() == "kept"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
 @pytest.mark.parametrize("what", ["mask/9.png", "mask", NORMALS, CAMERAS])
-def test_what_may_not_be_read(what: str, root: Path) -> None:
+def test_files_without_read_permission(what: str, root: Path) -> None:
     mode = (root / what).stat().st_mode
     (root / what).chmod(0)
     try:
@@ -175,12 +194,12 @@ def test_what_may_not_be_read(what: str, root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
-def test_a_read_only_folder_for_results(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_read_only_output_folder(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
-    assert "can't be written to" in said(["register", str(root), "--output-dir", str(tmp_path / "out")], capfd)
+    assert "can't be written to" in error_of(["register", str(root), "--output-dir", str(tmp_path / "out")], capfd)
 
 
-def test_a_refused_write_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_raises_an_error_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("kept")
     with pytest.raises(PmniError, match=r"file.txt: can't be written \(Read-only file system\); .*space"):
         with atomic_path(tmp_path / "file.txt") as temporary:
@@ -190,24 +209,15 @@ def test_a_refused_write_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file.txt").read_text() == "kept"
 
 
-def on_full_disk(command: list[str], size: int) -> subprocess.CompletedProcess[str]:
-    """A run whose files can't grow beyond a size in bytes, as on a disk that is full: writing then fails likewise."""
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-        env={**os.environ, "OMP_WAIT_POLICY": "passive", "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+WIDE = {"COLUMNS": "400"}
+"""Environment in which a message stays on one line."""
 
 
 def test_integrate_on_a_full_disk(root: Path) -> None:
     before = (root / DEPTH).read_bytes()
-    end = on_full_disk([str(BIN / "pmni"), "integrate", str(root), "--overwrite"], 4096)
-    assert end.returncode == 1, end.stderr
-    assert "Traceback" not in end.stderr
-    assert re.search(rf"error: {root}/integration: can't be written .*space\n$", end.stderr)
+    end = run(["pmni", "integrate", root, "--overwrite"], largest_file=4096, environment=WIDE)
+    assert end.code == 1 and "Traceback" not in end.output, end.output
+    assert re.search(rf"error: {root}/integration: can't be written .*space\n$", end.output)
     assert (root / DEPTH).read_bytes() == before, "the old depth maps are gone"
 
 
@@ -215,14 +225,13 @@ def test_integrate_on_a_full_disk(root: Path) -> None:
 @pytest.mark.parametrize("size", [10, 4000])
 def test_register_on_a_full_disk(size: int, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    end = on_full_disk([str(BIN / "pmni"), "register", str(root), "--output-dir", str(out)], size)
-    assert end.returncode == 1, end.stderr
-    assert "Traceback" not in end.stderr
-    assert re.search(rf"error: {out}/[\w.]+: can't be written .*space\n$", end.stderr), end.stderr
+    end = run(["pmni", "register", root, "--output-dir", out], largest_file=size, environment=WIDE)
+    assert end.code == 1 and "Traceback" not in end.output, end.output
+    assert re.search(rf"error: {out}/[\w.]+: can't be written .*space\n$", end.output), end.output
     assert not [path for path in out.rglob("*") if path.name.startswith(".")], "a part of a file is left"
 
 
-# ---- results that are measured, and runs that are loaded ------------------------------------------------------------
+# ---- results for evaluation, and trained runs -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,24 +240,24 @@ def test_register_on_a_full_disk(size: int, root: Path, tmp_path: Path) -> None:
         ("m.ply", b"", "can't be read as a mesh"),
         ("m.ply", b"ply\nformat ascii 1.0\nelement vertex 99999999999\n", "can't be read as a mesh|no faces"),
         ("m.stl", bytes(80) + struct.pack("<I", 4_000_000_000), "can't be read as a mesh|no faces"),
-        ("m.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "faces of vertices that are not there|can't be read"),
+        ("m.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "faces with vertices that do not exist|can't be read"),
         ("m.obj", b"v 0 0 0\nv nan 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
         ("m.obj", b"v 0 0 0\nv 1e300 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
         ("m.pkl", b"", "give one of .ply"),
         ("gone.ply", None, "no such mesh"),
     ],
 )
-def test_meshes_of_no_use(
+def test_unusable_meshes(
     name: str, data: bytes | None, words: str, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     if data is not None:
         (tmp_path / name).write_bytes(data)
-    line = said(["eval", "--mesh", str(tmp_path / name), "--data", str(root)], capfd)
+    line = error_of(["eval", "--mesh", str(tmp_path / name), "--data", str(root)], capfd)
     assert line.startswith(f"{tmp_path / name}: ")
     assert re.search(words, line), line
 
 
-def broken_truth(**changes: object) -> Callable[[Path], None]:
+def broken_ground_truth(**changes: object) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         truth = ellipsoid()
         arrays = {"c2w": truth["c2w"], "K": truth["K"], "scale_mat": np.eye(4), "depth": truth["depths"], **changes}
@@ -266,19 +275,21 @@ def broken_truth(**changes: object) -> Callable[[Path], None]:
             lambda path: np.savez(path, c2w=np.array([Trap(path.parent.parent / "sprung")], dtype=object)),
             "can't be read",
         ),
-        (broken_truth(K=None), "no numeric array 'K'"),
-        (broken_truth(c2w=np.eye(4)), "shapes are inconsistent"),
-        (broken_truth(c2w=ellipsoid()["c2w"] * np.nan), "not finite"),
-        (broken_truth(scale_mat=np.zeros((4, 4))), "scale_mat is mirrored or singular"),
-        (broken_truth(K=np.full((3, 3), "x")), "no numeric array 'K'"),
+        (broken_ground_truth(K=None), "no numeric array 'K'"),
+        (broken_ground_truth(c2w=np.eye(4)), "shapes are inconsistent"),
+        (broken_ground_truth(c2w=ellipsoid()["c2w"] * np.nan), "not finite"),
+        (broken_ground_truth(scale_mat=np.zeros((4, 4))), "scale_mat is mirrored or singular"),
+        (broken_ground_truth(K=np.full((3, 3), "x")), "no numeric array 'K'"),
     ],
     ids=["empty", "npy", "trap", "no K", "one pose", "nan", "singular", "words"],
 )
-def test_truths_of_no_use(write: Callable[[Path], None], words: str, root: Path, capfd: pytest.CaptureFixture) -> None:
+def test_unusable_ground_truth(
+    write: Callable[[Path], None], words: str, root: Path, capfd: pytest.CaptureFixture
+) -> None:
     (root / "truth").mkdir()
     shutil.copy(root / "mesh_Gt.ply", root / "truth")
     write(root / "truth/truth.npz")
-    line = said(["eval", "--mesh", str(root / "mesh_Gt.ply"), "--data", str(root)], capfd)
+    line = error_of(["eval", "--mesh", str(root / "mesh_Gt.ply"), "--data", str(root)], capfd)
     assert line.startswith(f"{root / 'truth/truth.npz'}: ")
     assert re.search(words, line), line
     assert not sprung(root).exists()
@@ -293,10 +304,10 @@ def test_truths_of_no_use(write: Callable[[Path], None], words: str, root: Path,
     ],
     ids=["enormous", "cut", "empty"],
 )
-def test_poses_of_no_use(data: bytes, words: str, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_unusable_poses(data: bytes, words: str, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "poses.npy").write_bytes(data)
     args = ["--mesh", str(root / "mesh_Gt.ply"), "--poses", str(tmp_path / "poses.npy"), "--data", str(root)]
-    line = said(["eval", *args], capfd)
+    line = error_of(["eval", *args], capfd)
     assert line.startswith(f"{tmp_path / 'poses.npy'}: ")
     assert re.search(words, line), line
 
@@ -360,21 +371,13 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
     "name",
     ["mask_that_is_a_pipe", "channels_swapped", "cameras_with_a_trap"],
 )
-def test_training_does_not_begin(name: str, root: Path, tmp_path: Path) -> None:
+def test_training_does_not_start_on_a_broken_scene(name: str, root: Path, tmp_path: Path) -> None:
     row = next(row for row in ERRORS if row.name == name)
     row.break_it(root)
-    flags = ["--output-dir", str(tmp_path / "runs"), "--vis", "tensorboard", "--max-num-iterations", "5"]
-    end = subprocess.run(
-        [str(BIN / "ns-train"), "pmni-calibrated", "--data", str(root), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive", "COLUMNS": "400"},
-    )
-    assert end.returncode == 1
-    assert "Traceback" not in end.stdout + end.stderr
-    errors = [line for line in end.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert errors[0].startswith(f"error: {root / row.where}")
-    assert re.search(row.words, errors[0])
+    flags = ["--output-dir", tmp_path / "runs", "--vis", "tensorboard", "--max-num-iterations", "5"]
+    end = run(["ns-train", "pmni-calibrated", "--data", root, *flags], environment=WIDE)
+    assert end.code == 1 and "Traceback" not in end.output, end.output
+    (line,) = [line for line in end.output.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {root / row.where}")
+    assert re.search(row.words, line)
     assert not sprung(root).exists()

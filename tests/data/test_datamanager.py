@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data manager on a sphere known in closed form: rays, normals and poses have to agree through every layer."""
+"""Consistency of the rays, normals and poses of the data manager, on a sphere known in closed form."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pmni_nerfstudio.errors import SceneError
 
 @pytest.fixture
 def manager_of(monkeypatch: pytest.MonkeyPatch):
-    """A data manager over a scene in memory; settings with the parser's or sampler's names go to them."""
+    """Factory of data managers for a scene in memory; settings of the parser and the sampler are passed on to them."""
 
     def manager(scene: Scene, test_mode: str = "val", **settings) -> PmniDataManager:
         monkeypatch.setattr(dataparser, "read_scene", lambda *args: scene)
@@ -42,7 +42,7 @@ def manager_of(monkeypatch: pytest.MonkeyPatch):
 def configured(**settings) -> PmniDataManagerConfig:
     parts = {cls: {} for cls in (PmniDataParserConfig, PatchSamplerConfig, PmniDataManagerConfig)}
     for name, value in settings.items():
-        # The parser's and sampler's own names win over the settings that the manager inherits and hides.
+        # Names of the parser and the sampler take precedence over inherited, hidden settings of the manager.
         owner = next(cls for cls in parts if name in {f.name for f in dataclasses.fields(cls)})
         parts[owner][name] = value
     return PmniDataManagerConfig(
@@ -53,16 +53,16 @@ def configured(**settings) -> PmniDataManagerConfig:
 
 
 def check_against_sphere(bundle, batch, c2w: np.ndarray) -> None:
-    """Rays of mask pixels hit the sphere where its normal, in the camera's axes, is the batch's; others miss it."""
+    """Rays of mask pixels hit the sphere where its normal, in camera axes, equals the batch's; other rays miss it."""
     view = batch["indices"][:, 0].numpy()
     on_mask = batch["mask"][:, 0].numpy() > 0
     distance, normal = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
-    # The rim's pixels can fall to either side in single precision: half a percent of them.
+    # In single precision, half a percent of the pixels at the rim may be on either side.
     assert (np.isfinite(distance) == on_mask).mean() > 0.99
     both = on_mask & np.isfinite(distance)
     assert both.sum() > 0.3 * len(both)
     camera_normal = np.einsum("rji,rj->ri", c2w[view][:, :3, :3], normal)
-    # Where rays graze the sphere, a rounding of the ray turns the normal a great deal.
+    # Where rays graze the sphere, rounding errors of the ray change the normal considerably.
     facing = both & (-(normal * bundle.directions.numpy()).sum(-1) > 0.2)
     np.testing.assert_allclose(camera_normal[facing], batch["normal"].numpy()[facing], atol=3e-3)
 
@@ -76,7 +76,7 @@ def test_rays_hit_the_sphere_where_the_batch_says(sphere_scene, manager_of, sett
         assert set(batch["indices"][:, 0].tolist()) == set(range(len(dataset)))
 
 
-def test_views_that_are_left_out_are_not_drawn_and_the_others_keep_their_places(sphere_scene, manager_of):
+def test_draw_from_restricts_batches_to_the_given_views(sphere_scene, manager_of):
     manager = manager_of(sphere_scene, train_num_rays_per_batch=4000, exclude_views=(1,))
     manager.draw_from([0, 2, 3, 5])
     bundle, batch = manager.next_train(0)
@@ -109,7 +109,7 @@ def test_halved_maps_still_agree_with_their_rays(sphere_folder):
     distance, normal = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
     view = batch["indices"][:, 0].numpy()
     camera_normal = np.einsum("rji,rj->ri", split_views_of(manager.train_dataset.metadata).c2w[view][:, :3, :3], normal)
-    # Away from the rim, where a pixel's mean normal is not that of its centre.
+    # Away from the rim, where a pixel's mean normal is not that of its center.
     inner = (batch["mask"][:, 0].numpy() > 0) & (-(normal * bundle.directions.numpy()).sum(-1) > 0.6)
     assert inner.sum() > 100
     np.testing.assert_allclose(camera_normal[inner], batch["normal"].numpy()[inner], atol=0.02)
@@ -122,7 +122,7 @@ def test_halved_maps_still_agree_with_their_rays(sphere_folder):
     )
 
 
-def test_batch_and_bundle_have_the_keys_and_shapes_of_the_contract(sphere_scene, manager_of):
+def test_keys_shapes_and_types_of_batches_and_bundles(sphere_scene, manager_of):
     manager = manager_of(sphere_scene, train_num_rays_per_batch=1000)
     bundle, batch = manager.next_train(0)
     rays = 999
@@ -155,17 +155,17 @@ def test_rays_equal_nerfstudios(sphere_scene, manager_of):
     assert ours.shape == theirs.shape and ours.times is theirs.times is None
 
 
-@pytest.mark.parametrize("asked", [1, 50, 32768])
-def test_any_number_of_rays_works_from_outside(sphere_scene, manager_of, asked):
+@pytest.mark.parametrize("requested", [1, 50, 32768])
+def test_any_number_of_rays_is_rounded_down_to_whole_patches(sphere_scene, manager_of, requested):
     manager = manager_of(sphere_scene)
-    manager.train_pixel_sampler.num_rays_per_batch = asked  # as ns-export does
+    manager.train_pixel_sampler.num_rays_per_batch = requested  # as ns-export does
     bundle, batch = manager.next_train(0)
-    assert len(bundle) == len(batch["normal"]) == manager.get_train_rays_per_batch() == max(asked // 9, 1) * 9
-    manager = manager_of(sphere_scene, train_num_rays_per_batch=asked, eval_num_rays_per_batch=asked)
-    assert len(manager.next_eval(0)[0]) == manager.get_eval_rays_per_batch() == max(asked // 9, 1) * 9
+    assert len(bundle) == len(batch["normal"]) == manager.get_train_rays_per_batch() == max(requested // 9, 1) * 9
+    manager = manager_of(sphere_scene, train_num_rays_per_batch=requested, eval_num_rays_per_batch=requested)
+    assert len(manager.next_eval(0)[0]) == manager.get_eval_rays_per_batch() == max(requested // 9, 1) * 9
 
 
-def test_eval_cameras_know_which_training_view_they_are(sphere_scene, manager_of):
+def test_eval_cameras_have_the_index_of_their_training_view(sphere_scene, manager_of):
     manager = manager_of(sphere_scene)
     seen = []
     for camera, batch in manager.fixed_indices_eval_dataloader:
@@ -177,7 +177,7 @@ def test_eval_cameras_know_which_training_view_they_are(sphere_scene, manager_of
     assert torch.equal(bundle.camera_indices[:, 0], batch["indices"][:, 0])
 
 
-def test_held_out_cameras_are_no_training_view(sphere_scene, manager_of):
+def test_held_out_cameras_have_no_training_view_index(sphere_scene, manager_of):
     manager = manager_of(sphere_scene, exclude_views=(2, 6))
     views = [(camera, batch) for camera, batch in manager.fixed_indices_eval_dataloader]
     assert len(views) == 2
@@ -185,12 +185,12 @@ def test_held_out_cameras_are_no_training_view(sphere_scene, manager_of):
         assert camera.metadata == {}
         np.testing.assert_allclose(batch["normal"], sphere_scene.normals[view].astype(np.float32))
         np.testing.assert_array_equal(batch["mask"][..., 0], sphere_scene.masks[view])
-    # A number here would move their rays with some training view's correction.
+    # An index would apply the pose correction of a training view to their rays.
     assert manager.next_eval(0)[0].camera_indices is None
     assert set(manager.next_train(0)[0].camera_indices[:, 0].tolist()) == set(range(5))
 
 
-def test_eval_images_hold_whole_views(sphere_scene, manager_of):
+def test_eval_images_are_whole_views(sphere_scene, manager_of):
     manager = manager_of(sphere_scene)
     for camera, batch in (manager.next_eval_image(0), manager.eval_dataloader.get_camera(3)):
         assert {"image", "normal", "mask", "image_idx"} <= batch.keys()
@@ -202,15 +202,15 @@ def test_eval_images_hold_whole_views(sphere_scene, manager_of):
         assert (np.isfinite(distance) == sphere_scene.masks[view]).mean() > 0.99
 
 
-def test_ns_render_finds_datasets_without_samplers(sphere_scene, manager_of):
-    """`ns-render dataset` sets up no sampler, and walks the dataset with its own loader."""
+def test_datasets_work_without_samplers(sphere_scene, manager_of):
+    """`ns-render dataset` creates no sampler and iterates over the dataset with its own data loader."""
     manager = manager_of(sphere_scene, test_mode="inference")
     loader = FixedIndicesEvalDataloader(input_dataset=manager.train_dataset, device="cpu", num_workers=4)
     assert [int(camera.metadata["cam_idx"]) for camera, _ in loader] == list(range(7))
     assert manager.train_pixel_sampler is None
 
 
-def test_dataset_pictures_show_normals_as_the_field_does(sphere_scene, manager_of):
+def test_dataset_images_are_normals_in_the_usual_color_code(sphere_scene, manager_of):
     dataset = manager_of(sphere_scene).train_dataset
     assert isinstance(dataset, PmniDataset) and isinstance(dataset, InputDataset)
     item = dataset[4]
@@ -219,7 +219,7 @@ def test_dataset_pictures_show_normals_as_the_field_does(sphere_scene, manager_o
     assert (item["image"][~mask] == 1).all() and item["image"].min() >= 0
     rows, columns = torch.nonzero(mask, as_tuple=True)
     red, green, blue = item["image"][mask].T
-    # Of a convex thing: the right looks right, the top looks up, the middle looks at the viewer.
+    # Normals of a convex object point right at its right, up at its top, and towards the viewer in the middle.
     assert red[columns.argmax()] > 0.8 and red[columns.argmin()] < 0.2
     assert green[rows.argmin()] > 0.8 and green[rows.argmax()] < 0.2
     assert (blue > 0.45).all() and blue.max() > 0.99
@@ -228,7 +228,7 @@ def test_dataset_pictures_show_normals_as_the_field_does(sphere_scene, manager_o
     assert torch.equal(dataset.get_image_float32(4), item["image"])
 
 
-def test_maps_are_the_scenes_own_memory(sphere_scene, manager_of):
+def test_maps_share_the_memory_of_the_scene(sphere_scene, manager_of):
     manager = manager_of(sphere_scene)
     for dataset in (manager.train_dataset, manager.eval_dataset):
         assert dataset.scene is sphere_scene
@@ -240,14 +240,14 @@ def test_maps_are_the_scenes_own_memory(sphere_scene, manager_of):
     assert held_out.eval_pixel_sampler.pools is not held_out.train_pixel_sampler.pools
 
 
-def test_nothing_of_the_data_goes_into_checkpoints(sphere_scene, manager_of):
+def test_checkpoints_contain_no_data(sphere_scene, manager_of):
     manager = manager_of(sphere_scene)
     assert isinstance(manager, VanillaDataManager)
     assert list(manager.state_dict()) == [] and list(manager.parameters()) == []
     assert manager.get_param_groups() == {}
 
 
-def test_another_scale_than_the_parsers_is_refused(sphere_scene, manager_of):
+def test_scale_factors_of_the_dataset_are_rejected(sphere_scene, manager_of):
     outputs = manager_of(sphere_scene).train_dataparser_outputs
     with pytest.raises(ValueError, match="scale_factor"):
         PmniDataset(outputs, sphere_scene, scale_factor=0.5)
@@ -257,7 +257,7 @@ def test_another_scale_than_the_parsers_is_refused(sphere_scene, manager_of):
     ("settings", "words"),
     [({"patch_size": 2}, "odd"), ({"exclude_views": (99,)}, "no view 99")],
 )
-def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, manager_of, capsys, settings, words):
+def test_invalid_settings_exit_with_a_one_line_error(sphere_scene, manager_of, capsys, settings, words):
     with pytest.raises(SystemExit) as caught:
         manager_of(sphere_scene, **settings)
     assert caught.value.code == 1
@@ -265,7 +265,7 @@ def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, manager_of, caps
     assert words in printed and printed.count("\n") == 1
 
 
-def test_depths_of_another_shape_are_told(sphere_scene, tmp_path):
+def test_depth_maps_of_another_size_raise_an_error(sphere_scene, tmp_path):
     depths = make_sphere().depths
     files = tuple(tmp_path / f"{name}.npy" for name in sphere_scene.names)
     for file, depth in zip(files, depths, strict=True):
@@ -275,7 +275,7 @@ def test_depths_of_another_shape_are_told(sphere_scene, tmp_path):
         read_depths(dataclasses.replace(sphere_scene, depth_files=files))
 
 
-def test_command_line_shows_what_works_and_nothing_dead(capsys):
+def test_command_line_has_no_unused_flags(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(PmniDataManagerConfig, args=["--help"])
     printed = capsys.readouterr().out

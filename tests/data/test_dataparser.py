@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data parser's splits, conventions, noise and errors."""
+"""Data parser: splits, conventions, pose noise and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pmni_nerfstudio.geometry.pose_noise import perturb_poses
 
 @pytest.fixture
 def outputs_of(monkeypatch: pytest.MonkeyPatch):
-    """Outputs of a split of a scene in memory, for a config's settings."""
+    """Factory of the outputs of a split for a scene in memory and settings of the configuration."""
 
     def outputs(scene: Scene, split: str = "train", **settings) -> DataparserOutputs:
         monkeypatch.setattr(dataparser, "read_scene", lambda *args: scene)
@@ -36,8 +36,8 @@ def rotation_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.rad2deg(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=(-2, -1)) / np.sqrt(8), 0, 1)))
 
 
-def test_projection_agrees_with_the_files_convention(sphere_scene, outputs_of):
-    """A world point lands on the same pixel through K and w2c, and through nerfstudio's camera half a pixel on."""
+def test_nerfstudio_cameras_project_to_the_same_pixels(sphere_scene, outputs_of):
+    """Points project to the same pixel with K and w2c as with nerfstudio's cameras, whose pixel centers are at 0.5."""
     outputs = outputs_of(sphere_scene)
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (10, 3))
     cameras = outputs.cameras
@@ -55,7 +55,7 @@ def test_projection_agrees_with_the_files_convention(sphere_scene, outputs_of):
     assert cameras.camera_to_worlds.dtype == cameras.fx.dtype == torch.float32
 
 
-def test_outputs_name_the_files_and_hold_the_scene(sphere_scene, outputs_of):
+def test_outputs_contain_file_names_and_views(sphere_scene, outputs_of):
     outputs = outputs_of(sphere_scene)
     assert outputs.image_filenames == list(sphere_scene.normal_files)
     assert outputs.mask_filenames == list(sphere_scene.mask_files)
@@ -68,14 +68,14 @@ def test_outputs_name_the_files_and_hold_the_scene(sphere_scene, outputs_of):
     assert outputs_of(with_pictures, exclude_views=(0,)).image_filenames == list(pictures[1:])
 
 
-def test_original_space_is_the_datas_world(sphere_scene, outputs_of):
-    """nerfstudio's own way back takes unit-sphere poses to the data's world, turned, scaled and shifted."""
+def test_original_space_is_the_data_world(sphere_scene, outputs_of):
+    """nerfstudio's inverse dataparser transform takes poses from the unit-sphere world to the data world."""
     outputs = outputs_of(sphere_scene)
     back = outputs.transform_poses_to_original_space(outputs.cameras.camera_to_worlds, "opencv").numpy()
     S = sphere_scene.world_from_unit
-    wanted = S @ sphere_scene.c2w
-    np.testing.assert_allclose(back[:, :, 3], wanted[:, :3, 3], rtol=1e-4, atol=1e-2)
-    np.testing.assert_allclose(back[:, :, :3], wanted[:, :3, :3] / 55.0, atol=1e-5)
+    expected = S @ sphere_scene.c2w
+    np.testing.assert_allclose(back[:, :, 3], expected[:, :3, 3], rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(back[:, :, :3], expected[:, :3, :3] / 55.0, atol=1e-5)
     transform, scale = unit_from_world(S)
     world = np.array([3.0, -4.0, 5.0])
     unit = np.linalg.inv(S) @ [*world, 1]
@@ -102,7 +102,7 @@ def test_without_held_out_views_evaluation_uses_the_training_views(sphere_scene,
             split_views_of(outputs.metadata).c2w,
             split_views_of(outputs_of(sphere_scene, pose_noise_rotation_deg=3).metadata).c2w,
         )
-        # Slices and rays of a camera still know which training view they are.
+        # Slices and rays of a camera keep the index of their training view.
         camera = outputs.cameras[3:4]
         assert int(camera.metadata["cam_idx"]) == 3
         assert (camera.generate_rays(0, keep_shape=True).metadata["cam_idx"] == 3).all()
@@ -110,14 +110,14 @@ def test_without_held_out_views_evaluation_uses_the_training_views(sphere_scene,
 
 def test_scene_is_read_once_and_its_warnings_shown_once(sphere_scene, monkeypatch, capsys):
     reads = []
-    warned = dataclasses.replace(sphere_scene, warnings=("mask/03.png: 2% of the normals [off unit], renormalised",))
+    warned = dataclasses.replace(sphere_scene, warnings=("mask/03.png: 2% of the normals [off unit], normalized",))
     monkeypatch.setattr(dataparser, "read_scene", lambda *args: reads.append(args) or warned)
     parser = PmniDataParserConfig(normals_folder="normal_world_space_GT", scale_factor=0.5).setup()
     for split in ("train", "val", "test"):
         parser.get_dataparser_outputs(split)
     assert [read[1:] for read in reads] == [("normal_world_space_GT", 0.5)]
     printed = capsys.readouterr().out
-    assert printed.count("2% of the normals [off unit], renormalised") == 1 and printed.count("\n") == 1
+    assert printed.count("2% of the normals [off unit], normalized") == 1 and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_scene_is_read_once_and_its_warnings_shown_once(sphere_scene, monkeypatc
         ({"exclude_views": (2,), "initial_poses": "ring"}, False, "no views can be held out"),
     ],
 )
-def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, outputs_of, capsys, settings, without_poses, words):
+def test_invalid_settings_exit_with_a_one_line_error(sphere_scene, outputs_of, capsys, settings, without_poses, words):
     scene = dataclasses.replace(sphere_scene, c2w=None) if without_poses else sphere_scene
     with pytest.raises(SystemExit) as caught:
         outputs_of(scene, **settings)
@@ -139,7 +139,7 @@ def test_mistakes_end_in_one_line_and_exit_code_1(sphere_scene, outputs_of, caps
     assert printed.startswith("error: ") and words in printed and printed.count("\n") == 1
 
 
-def test_a_wrong_folder_ends_in_one_line(tmp_path, capsys):
+def test_a_missing_folder_exits_with_a_one_line_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         PmniDataParserConfig(data=tmp_path / "nowhere").setup().get_dataparser_outputs("train")
     assert caught.value.code == 1
@@ -152,16 +152,16 @@ def many_poses(sphere_scene: Scene) -> np.ndarray:
     return np.tile(sphere_scene.c2w, (1000, 1, 1))
 
 
-def test_pose_noise_turns_by_the_angle_asked_for(sphere_scene):
+def test_pose_noise_has_the_given_rotation(sphere_scene):
     given = many_poses(sphere_scene)
     rough = perturb_poses(given, 5.0, 0.0, np.random.default_rng(1))
     angle = rotation_deg(rough[:, :3, :3], given[:, :3, :3])
     assert np.sqrt((angle**2).mean()) == pytest.approx(5.0, rel=0.02)
-    # Rigidly about the origin: what a camera sees of the origin does not change.
+    # Rotations are about the origin, whose position in camera coordinates does not change.
     np.testing.assert_allclose(np.linalg.inv(rough)[:, :3, 3], np.linalg.inv(given)[:, :3, 3], atol=1e-9)
 
 
-def test_pose_noise_shifts_by_the_distance_asked_for_and_keeps_the_aim(sphere_scene):
+def test_pose_noise_has_the_given_translation_and_keeps_the_origin_in_place(sphere_scene):
     given = many_poses(sphere_scene)
     rough = perturb_poses(given, 0.0, 0.3, np.random.default_rng(2))
     shift = rough[:, :3, 3] - given[:, :3, 3]
@@ -172,17 +172,17 @@ def test_pose_noise_shifts_by_the_distance_asked_for_and_keeps_the_aim(sphere_sc
     np.testing.assert_allclose(
         rough[:, :3, :3] @ rough[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (7000, 1, 1)), atol=1e-9
     )
-    # The least turn that mends a shift of s across the view, at a distance of 15, is s / 15.
+    # The smallest rotation that compensates a lateral shift s at a distance of 15 is s / 15.
     assert np.sqrt((rotation_deg(rough[:, :3, :3], given[:, :3, :3]) ** 2).mean()) == pytest.approx(
         np.rad2deg(0.3 * np.sqrt(2) / 15), rel=0.03
     )
 
 
-def test_no_noise_leaves_the_poses_exactly(sphere_scene):
+def test_zero_pose_noise_keeps_the_poses_exactly(sphere_scene):
     np.testing.assert_array_equal(perturb_poses(sphere_scene.c2w, 0, 0, np.random.default_rng(0)), sphere_scene.c2w)
 
 
-def test_pose_noise_follows_its_seed_and_spares_held_out_views(sphere_scene, outputs_of):
+def test_pose_noise_depends_on_its_seed_and_not_on_held_out_views(sphere_scene, outputs_of):
     noise = {"pose_noise_rotation_deg": 5.0, "pose_noise_translation": 0.1}
     first = split_views_of(outputs_of(sphere_scene, **noise).metadata).c2w
     np.testing.assert_array_equal(first, split_views_of(outputs_of(sphere_scene, **noise).metadata).c2w)
@@ -201,8 +201,8 @@ def test_flags_of_the_command_line():
     assert pmni_data.config == PmniDataParserConfig()
 
 
-def test_import_pulls_in_no_data_manager_pipeline_or_trainer():
-    """nerfstudio imports this module while its own data manager is half loaded."""
+def test_import_loads_no_data_manager_pipeline_or_trainer():
+    """nerfstudio imports this module while its own data manager is only partially loaded."""
     code = (
         "import sys, pmni_nerfstudio.data.dataparser;"
         "print([m for m in sys.modules if m.startswith(('nerfstudio.engine', 'nerfstudio.pipelines',"
@@ -212,27 +212,27 @@ def test_import_pulls_in_no_data_manager_pipeline_or_trainer():
     assert done.stdout.strip().endswith("[]")
 
 
-def test_a_ring_can_be_asked_for_in_the_place_of_the_files_poses(sphere_scene, outputs_of):
+def test_initial_poses_on_a_ring(sphere_scene, outputs_of):
     found = {}
     for clockwise in (False, True):
         how = {"initial_poses": "ring", "ring_elevation_deg": 35.0, "ring_clockwise": clockwise}
         views = split_views_of(outputs_of(sphere_scene, **how).metadata)
         assert views.has_poses
-        centres = views.c2w[:, :3, 3]
-        height = centres[:, 1] / np.linalg.norm(centres, axis=1)
+        centers = views.c2w[:, :3, 3]
+        height = centers[:, 1] / np.linalg.norm(centers, axis=1)
         np.testing.assert_allclose(np.rad2deg(np.arcsin(height)), 35.0)
-        found[clockwise] = np.unwrap(np.arctan2(centres[:, 0], centres[:, 2]))
+        found[clockwise] = np.unwrap(np.arctan2(centers[:, 0], centers[:, 2]))
     np.testing.assert_allclose(np.diff(found[False]), 2 * np.pi / 7)
     np.testing.assert_allclose(np.diff(found[True]), -2 * np.pi / 7)
     assert not split_views_of(outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata).has_poses
 
 
-def test_without_poses_cameras_stand_in_a_ring_that_holds_the_object(sphere_scene, outputs_of):
+def test_placeholder_cameras_of_a_scene_without_poses_are_on_a_ring(sphere_scene, outputs_of):
     c2w = split_views_of(outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata).c2w
-    rotations, centres = c2w[:, :3, :3], c2w[:, :3, 3]
+    rotations, centers = c2w[:, :3, :3], c2w[:, :3, 3]
     np.testing.assert_allclose(rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (7, 1, 1)), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0)
-    np.testing.assert_allclose(-centres / np.linalg.norm(centres, axis=1, keepdims=True), rotations[:, :, 2])
+    np.testing.assert_allclose(-centers / np.linalg.norm(centers, axis=1, keepdims=True), rotations[:, :, 2])
     assert (rotations[:, 1, 1] < -0.5).all()  # the images' y points down, the world's up
     # The sphere of radius .6 fills its masks: there it is thought to have .92.
-    assert np.linalg.norm(centres, axis=1) == pytest.approx(15.0 * 0.92 / 0.6, rel=0.06)
+    assert np.linalg.norm(centers, axis=1) == pytest.approx(15.0 * 0.92 / 0.6, rel=0.06)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Map files: what is written comes back, each format decodes to what it says, and broken files say so in one line."""
+"""Map files: round trips, decoding of each format, and one-line errors for broken files."""
 
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def masks_in_files() -> dict[str, np.ndarray]:
     white = np.full((6, 8, 3), 200, np.uint8)
     return {
         "bool": mask,
-        "grey": np.where(mask, 255, 0).astype(np.uint8),
+        "gray": np.where(mask, 255, 0).astype(np.uint8),
         "antialiased": np.where(mask, 140, 110).astype(np.uint8),
         "ones": mask.astype(np.uint8),
         "16 bit": np.where(mask, 65535, 3000).astype(np.uint16),
@@ -123,7 +123,7 @@ def test_masks_of_all_kinds(folder: Path, kind: str) -> None:
     np.testing.assert_array_equal(read_mask(folder / "m.png"), files["bool"])
 
 
-def test_dark_noise_is_no_mask(folder: Path) -> None:
+def test_dark_noise_is_background(folder: Path) -> None:
     write_png(folder / "dark.png", np.array([[0, 40], [3, 0]], np.uint8))
     assert not read_mask(folder / "dark.png").any()
 
@@ -163,28 +163,28 @@ BROKEN = [
     ("missing.exr", read_normals, lambda path: None, "No such file"),
     ("missing.png", read_mask, lambda path: None, "No such file"),
     ("missing.npy", read_depth, lambda path: None, "No such file"),
-    ("text.exr", read_normals, lambda path: path.write_text("hello"), "no EXR file"),
-    ("empty.exr", read_normals, lambda path: path.write_bytes(b""), "no EXR file"),
-    ("cut.exr", read_normals, write_cut, "broken EXR"),
+    ("text.exr", read_normals, lambda path: path.write_text("hello"), "not an EXR file"),
+    ("empty.exr", read_normals, lambda path: path.write_bytes(b""), "not an EXR file"),
+    ("cut.exr", read_normals, write_cut, "truncated or damaged"),
     ("cropped.exr", read_normals, write_cropped_exr, "cropped"),
     ("uv.exr", read_normals, write_other_channels, "channels u, v"),
     ("depth.exr", read_normals, lambda path: write_exr(path, np.zeros((4, 4))), r"shape \(4, 4\)"),
-    ("text.png", read_normals, lambda path: path.write_text("hello"), "no image"),
-    ("empty.png", read_mask, lambda path: path.write_bytes(b""), "no image"),
-    ("cut.png", read_mask, write_cut, "cut short"),
-    ("grey.png", read_normals, lambda path: write_png(path, np.ones((4, 4), np.uint8)), "grey"),
+    ("text.png", read_normals, lambda path: path.write_text("hello"), "not a readable image"),
+    ("empty.png", read_mask, lambda path: path.write_bytes(b""), "not a readable image"),
+    ("cut.png", read_mask, write_cut, "truncated"),
+    ("gray.png", read_normals, lambda path: write_png(path, np.ones((4, 4), np.uint8)), "grayscale"),
     ("text.npy", read_normals, lambda path: path.write_text("hello"), "can't be read"),
     ("pickle.npy", read_normals, save_pickle, "can't be read"),
-    ("ints.npy", read_normals, lambda path: np.save(path, np.ones((4, 4, 3), int)), "no array of floats"),
+    ("ints.npy", read_normals, lambda path: np.save(path, np.ones((4, 4, 3), int)), "not a float array"),
     ("planes.npy", read_normals, lambda path: np.save(path, np.ones((3, 4, 4))), r"\(3, 4, 4\)"),
-    ("normals.tif", read_normals, lambda path: path.write_text(""), r"aren't read from .tif"),
+    ("normals.tif", read_normals, lambda path: path.write_text(""), r"can't be read from .tif"),
     ("volume.npy", read_depth, lambda path: np.save(path, np.ones((3, 4, 4))), r"\(height, width\)"),
     ("behind.npy", read_depth, lambda path: np.save(path, -np.ones((4, 4))), "negative"),
 ]
 
 
 @pytest.mark.parametrize(("name", "read", "write", "phrase"), BROKEN, ids=[row[0] for row in BROKEN])
-def test_broken_files_say_so_in_one_line(tmp_path: Path, name: str, read, write, phrase: str) -> None:
+def test_broken_files_raise_a_one_line_error(tmp_path: Path, name: str, read, write, phrase: str) -> None:
     write(tmp_path / name)
     with pytest.raises(SceneError, match=phrase) as caught:
         read(tmp_path / name)
@@ -193,7 +193,7 @@ def test_broken_files_say_so_in_one_line(tmp_path: Path, name: str, read, write,
 
 
 @pytest.mark.parametrize("write", [write_exr, write_png])
-def test_writers_refuse_other_shapes(tmp_path: Path, write) -> None:
+def test_writers_reject_other_shapes(tmp_path: Path, write) -> None:
     with pytest.raises(ValueError, match="array"):
         write(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
     assert not list(tmp_path.iterdir())
@@ -211,7 +211,7 @@ def test_atomic_path_replaces_when_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_atomic_path_leaves_nothing_of_a_failure(tmp_path: Path) -> None:
+def test_atomic_path_leaves_no_file_after_an_error(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
     with pytest.raises(RuntimeError, match="half way"), atomic_path(target) as temporary:
@@ -223,11 +223,11 @@ def test_atomic_path_leaves_nothing_of_a_failure(tmp_path: Path) -> None:
 
 def test_exit_on_error_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught, exit_on_error():
-        raise SceneError("scene/mask: is missing: add it")
+        raise SceneError("scene/mask: is missing; add it")
     assert caught.value.code == 1
-    assert capsys.readouterr().err == "error: scene/mask: is missing: add it\n"
+    assert capsys.readouterr().err == "error: scene/mask: is missing; add it\n"
 
 
-def test_exit_on_error_hides_no_defect() -> None:
+def test_exit_on_error_passes_other_exceptions() -> None:
     with pytest.raises(ZeroDivisionError), exit_on_error():
         raise ZeroDivisionError

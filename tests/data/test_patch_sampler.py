@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches against masks drawn by hypothesis and against slow, obvious counts."""
+"""Patch sampler, compared with brute-force counts on random masks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def disc_masks(num_views: int = 3, height: int = 60, width: int = 80) -> np.ndar
 
 
 def pool_members(pools, pool: int) -> np.ndarray:
-    """Every flat index of a pool, in order."""
+    """All flat indices of a pool, in order."""
     first, size = int(pools.offsets[pool]), int(pools.sizes[pool])
     return pools.flat_index(np.arange(first, first + size))
 
 
 def slow_regions(mask: np.ndarray, band_px: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Foreground, band, background by the distance of each pixel to each pixel of the other kind."""
+    """Foreground, band and background by brute force: distances of all pairs of foreground and background pixels."""
     band = np.zeros_like(mask)
     points = np.argwhere(np.ones_like(mask))
     for y, x in points:
@@ -48,14 +48,14 @@ def test_pools_hold_exactly_the_pixels_of_their_region(masks, patch_size, band_p
     pools = build_pools(masks, views, patch_size, band_px)
     half = patch_size // 2
     num_views, height, width = masks.shape
-    wanted: tuple[list, list, list] = ([], [], [])
+    expected: tuple[list, list, list] = ([], [], [])
     for view in views:
         for pool, region in enumerate(slow_regions(masks[view], band_px)):
             for y, x in np.argwhere(region):
                 if half <= y < height - half and half <= x < width - half:
-                    wanted[pool].append((view * height + y) * width + x)
+                    expected[pool].append((view * height + y) * width + x)
     for pool in range(3):
-        assert pool_members(pools, pool).tolist() == wanted[pool]
+        assert pool_members(pools, pool).tolist() == expected[pool]
 
 
 def test_patches_lie_inside_the_frame_row_major_and_read_their_pixels():
@@ -78,18 +78,18 @@ def test_patches_lie_inside_the_frame_row_major_and_read_their_pixels():
         assert batch["mask"].dtype == torch.float32 and batch["indices"].dtype == torch.int64
 
 
-def test_mixture_has_the_shares_asked_for():
+def test_mixture_has_the_configured_fractions():
     masks = disc_masks()
     config = PatchSamplerConfig(foreground_fraction=2, band_fraction=1, background_fraction=1, band_px=2.0)
     sampler = PatchSampler(config, masks, views=(0, 1, 2), num_rays_per_batch=9 * 4001)
     pools = [np.zeros(masks.size, bool) for _ in range(3)]
     for pool, members in enumerate(pools):
         members[pool_members(sampler.pools, pool)] = True
-    centres = sampler.draw_centres(4001).numpy()
-    background = pools[2][centres].sum()
+    centers = sampler.draw_centers(4001).numpy()
+    background = pools[2][centers].sum()
     assert abs(background - 4001 / 4) <= 1
-    # The band's inner half is foreground as well, so that only half of the rest tells the two apart for sure.
-    outer_band = (pools[1] & ~pools[0])[centres].sum()
+    # The inner half of the band is foreground as well; only the outer half distinguishes the two.
+    outer_band = (pools[1] & ~pools[0])[centers].sum()
     outer_share = (pools[1] & ~pools[0]).sum() / pools[1].sum()
     assert abs(outer_band - 4001 / 4 * outer_share) < 5 * np.sqrt(4001 / 4 * outer_share * (1 - outer_share))
 
@@ -100,7 +100,7 @@ def test_draws_are_uniform_over_a_pool():
     sampler = PatchSampler(config, masks, views=(0, 1), num_rays_per_batch=1)
     torch.manual_seed(0)
     draws = 200 * int(sampler.pools.sizes[0])
-    counts = np.bincount(sampler.draw_centres(draws).numpy(), minlength=masks.size)
+    counts = np.bincount(sampler.draw_centers(draws).numpy(), minlength=masks.size)
     assert (counts[~masks.reshape(-1)] == 0).all()
     # Chi squared of the counts against 200 each, 5 standard deviations wide.
     inside = counts[masks.reshape(-1)]
@@ -108,17 +108,17 @@ def test_draws_are_uniform_over_a_pool():
 
 
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
-@pytest.mark.parametrize("asked", [0, 1, 8, 9, 10, 1024, 32768])
-def test_any_number_of_rays_is_rounded_down_to_whole_patches(patch_size, asked):
+@pytest.mark.parametrize("requested", [0, 1, 8, 9, 10, 1024, 32768])
+def test_any_number_of_rays_is_rounded_down_to_whole_patches(patch_size, requested):
     masks = disc_masks()
     sampler = PatchSampler(PatchSamplerConfig(patch_size=patch_size), masks, views=(0, 1, 2), num_rays_per_batch=64)
-    wanted = max(asked // patch_size**2, 1) * patch_size**2
+    expected = max(requested // patch_size**2, 1) * patch_size**2
     maps = {"mask": torch.from_numpy(masks)[..., None]}
-    sampler.set_num_rays_per_batch(asked)
-    assert sampler.num_rays_per_batch == wanted == len(sampler.sample(maps)["indices"])
+    sampler.set_num_rays_per_batch(requested)
+    assert sampler.num_rays_per_batch == expected == len(sampler.sample(maps)["indices"])
     sampler.set_num_rays_per_batch(64)
-    sampler.num_rays_per_batch = asked  # what ns-export does
-    assert sampler.num_rays_per_batch == wanted == len(sampler.sample(maps)["mask"])
+    sampler.num_rays_per_batch = requested  # as ns-export does
+    assert sampler.num_rays_per_batch == expected == len(sampler.sample(maps)["mask"])
 
 
 def test_config_stays_as_the_user_set_it():
@@ -131,21 +131,21 @@ def test_same_seed_same_batches():
     masks = disc_masks()
     sampler = PatchSampler(PatchSamplerConfig(), masks, views=(0, 1, 2), num_rays_per_batch=900)
     torch.manual_seed(5)
-    first = sampler.draw_centres(100)
-    assert not torch.equal(first, sampler.draw_centres(100))
+    first = sampler.draw_centers(100)
+    assert not torch.equal(first, sampler.draw_centers(100))
     torch.manual_seed(5)
-    assert torch.equal(first, sampler.draw_centres(100))
+    assert torch.equal(first, sampler.draw_centers(100))
 
 
 @pytest.mark.parametrize("fill", [False, True])
-def test_views_without_an_outline_give_what_they_have(fill):
+def test_empty_and_full_masks_are_sampled(fill):
     masks = disc_masks(num_views=2)
     masks[1] = fill
     sampler = PatchSampler(PatchSamplerConfig(patch_size=1), masks, views=(0, 1), num_rays_per_batch=3000)
-    view = sampler.draw_centres(3000) // masks[0].size
+    view = sampler.draw_centers(3000) // masks[0].size
     assert (view == 1).any()
     alone = PatchSampler(PatchSamplerConfig(patch_size=1), masks, views=(1,), num_rays_per_batch=500)
-    assert (alone.draw_centres(500) // masks[0].size == 1).all()
+    assert (alone.draw_centers(500) // masks[0].size == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_views_without_an_outline_give_what_they_have(fill):
         ({"foreground_fraction": 0, "band_fraction": 0, "background_fraction": 0}, "above zero"),
     ],
 )
-def test_impossible_settings_are_told(settings, words):
+def test_invalid_settings_raise_an_error(settings, words):
     with pytest.raises(PmniError, match=words):
         PatchSampler(PatchSamplerConfig(**settings), disc_masks(), views=(0,), num_rays_per_batch=90)
 
 
 def test_pools_of_large_maps_stay_small():
-    """Four views of 1500x2000 with a noisy outline and holes: a list of their pixels would take 48 MB."""
+    """Four views of 1500x2000 with a noisy contour and holes, whose pixels as a list would take 48 MB."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:1500, :2000]
     disc = (x - 1000) ** 2 + (y - 750) ** 2 < (700 + 5 * rng.standard_normal((1500, 2000))) ** 2

@@ -39,7 +39,7 @@ def test_intrinsics_keep_a_point_at_its_place_in_the_frame(factor: float, size, 
     point = np.array([place[0] - 0.5, place[1] - 0.5, 3.0])
     old = (K @ point / point[2])[:2]
     new = (resample_intrinsics(K, size, new_size) @ point / point[2])[:2]
-    # The frame reaches from -.5 to size - .5: pixels are areas, their centres at integers.
+    # The frame reaches from -.5 to size - .5: pixels are areas, their centers at integers.
     np.testing.assert_allclose((new + 0.5) / new_size, (old + 0.5) / size, rtol=1e-9)
 
 
@@ -63,20 +63,20 @@ def test_normals_equal_those_rendered_at_the_other_size(factor: float) -> None:
     assert not normals[~mask].any()
     interior = mask & expected_mask & (expected[..., 2] < -0.7)
     error = angle_deg(normals[interior], expected[interior])
-    # A shift of half a pixel, as of a wrong pixel centre, would make .5 / radius: 2.3 deg in the middle at factor .25.
+    # A shift of half a pixel, as of a wrong pixel center, would make .5 / radius: 2.3 deg in the middle at factor .25.
     assert error.max() < 0.3 / min(factor, 1)
     bias = (normals[interior] - expected[interior]).mean(axis=0)
     assert np.abs(bias).max() < 1e-3
 
 
-def test_a_shift_of_half_a_pixel_would_be_seen() -> None:
+def test_a_shift_of_half_a_pixel_is_detected() -> None:
     shifted = K + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     (normals, mask), (expected, expected_mask) = sphere(shifted, SIZE), sphere(K, SIZE)
     interior = mask & expected_mask & (expected[..., 2] < -0.7)
     assert np.abs((normals[interior] - expected[interior]).mean(axis=0)).max() > 5e-3
 
 
-def test_no_background_leaks_over_the_outline() -> None:
+def test_the_background_has_no_influence_on_normals() -> None:
     normals, mask = np.zeros((16, 16, 3), np.float32), np.zeros((16, 16), bool)
     mask[:, 3:11] = True
     normals[mask] = [0.6, 0, -0.8]
@@ -88,7 +88,7 @@ def test_no_background_leaks_over_the_outline() -> None:
 
 @settings(deadline=None)
 @given(st.integers(2, 4), st.integers(0, 2**32 - 1))
-def test_growing_and_shrinking_by_a_whole_factor_gives_back(factor: int, seed: int) -> None:
+def test_upsampling_and_downsampling_by_a_whole_factor_is_the_identity(factor: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # Blocks wider than a pixel: linear interpolation blurs single ones.
     mask = np.kron(rng.random((6, 7)) < 0.6, np.ones((4, 4))).astype(bool)
@@ -101,7 +101,7 @@ def test_growing_and_shrinking_by_a_whole_factor_gives_back(factor: int, seed: i
     np.testing.assert_allclose(back[both], normals[both], atol=1e-5)
 
 
-def test_mask_goes_by_half_of_the_area() -> None:
+def test_masks_are_thresholded_at_half_of_the_area() -> None:
     mask = np.zeros((16, 16), bool)
     mask[0, :2] = True  # half of the first new pixel
     mask[2, 2] = True  # a quarter of another
@@ -110,7 +110,7 @@ def test_mask_goes_by_half_of_the_area() -> None:
     assert small.sum() == 1
 
 
-def test_opposite_normals_leave_the_mask() -> None:
+def test_opposite_normals_are_removed_from_the_mask() -> None:
     normals = np.zeros((16, 16, 3), np.float32)
     normals[..., 0] = np.where(np.arange(16) % 2, 1, -1)
     _, mask = resample_normals(normals, np.ones((16, 16), bool), (8, 8))
@@ -119,5 +119,5 @@ def test_opposite_normals_leave_the_mask() -> None:
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf"), 0.01])
 def test_wrong_factors(factor: float) -> None:
-    with pytest.raises(ValueError, match="factor|would leave"):
+    with pytest.raises(ValueError, match="positive|reduces"):
         resampled_size(128, 96, factor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene folder: what is written is read, each mistake is named in one line, and wrong axes are found."""
+"""Scene folders: round trips of files, errors in one line, warnings, and detection of wrong axes."""
 
 import copy
 import json
@@ -36,7 +36,8 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.data.axes_check import AxisCorrection, axis_corrections, check_axes, measure_axes
 from pmni_nerfstudio.data.camera_files import decompose_projection, read_cameras, write_cameras
 from pmni_nerfstudio.data.images import read_exr, write_exr, write_png
-from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import SceneError
 
 
@@ -54,11 +55,11 @@ def template(truth: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(template: Path, tmp_path: Path) -> Path:
-    """A good scene to break."""
+    """Valid scene, to be broken."""
     return Path(shutil.copytree(template, tmp_path / "scene"))
 
 
-# ---- what is written is read ----------------------------------------------------------------------------------------
+# ---- round trips ----------------------------------------------------------------------------------------------------
 
 
 def test_round_trip(root: Path, truth: dict) -> None:
@@ -84,8 +85,8 @@ def test_round_trip(root: Path, truth: dict) -> None:
     assert not [path for path in root.rglob(".*")], "temporary files are left"
 
 
-def test_files_have_their_conventions(root: Path, truth: dict) -> None:
-    """Against the layout itself, not our reader: y up and z to the viewer; world_mat takes the world to pixels."""
+def test_files_follow_the_conventions_of_the_layout(root: Path, truth: dict) -> None:
+    """Stored normals have y up and z towards the viewer, and world_mat takes the world to pixels, without our reader."""
     stored = read_exr(root / NORMALS / "9.exr")
     np.testing.assert_array_equal(stored, truth["normals"][2] * FILE_FROM_OPENCV)
     cameras = np.load(root / "cameras_sphere.npz")
@@ -139,7 +140,7 @@ def test_world_space_normals_equal_camera_space_ones(root: Path, truth: dict) ->
     assert scene.warnings == ()
 
 
-def test_which_folder_of_normals(root: Path) -> None:
+def test_choice_of_the_normals_folder(root: Path) -> None:
     def chosen(**kwargs) -> str:
         return read_scene(root, **kwargs).normal_files[0].parent.name
 
@@ -153,7 +154,7 @@ def test_which_folder_of_normals(root: Path) -> None:
     assert chosen() == "normal_camera_space_sdmunips"
 
 
-def test_images_and_foreign_files(root: Path) -> None:
+def test_images_are_found_and_other_files_ignored(root: Path) -> None:
     (root / "mask" / ".DS_Store").write_text("")
     (root / "mask" / "notes.txt").write_text("")
     (root / "image").mkdir()
@@ -165,7 +166,7 @@ def test_images_and_foreign_files(root: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.5])
-def test_scale_factor_takes_maps_and_intrinsics_along(root: Path, truth: dict, factor: float) -> None:
+def test_scale_factor_resamples_maps_and_intrinsics(root: Path, truth: dict, factor: float) -> None:
     scene = read_scene(root, scale_factor=factor)
     size = (round(WIDTH * factor), round(HEIGHT * factor))
     assert (scene.width, scene.height) == size
@@ -207,11 +208,11 @@ def test_reading_needs_no_torch() -> None:
 
 
 def test_writing_refuses_to_mix_scenes(root: Path, truth: dict) -> None:
-    write_scene(root, **truth)  # the same files: replaced
-    with pytest.raises(SceneError, match=r"cameras_sphere.npz: is of another scene"):
+    write_scene(root, **truth)  # the same files are replaced
+    with pytest.raises(SceneError, match=r"cameras_sphere.npz: belongs to another scene"):
         write_scene(root, **{**truth, "c2w": None})
     (root / "mask" / "3.png").write_text("")
-    with pytest.raises(SceneError, match=r"mask/3.png: is of another scene"):
+    with pytest.raises(SceneError, match=r"mask/3.png: belongs to another scene"):
         write_scene(root, **truth)
 
 
@@ -268,13 +269,13 @@ def test_cameras_round_trip(tmp_path_factory: pytest.TempPathFactory, seed: int,
     arrays = {name: array * (factor if "world" in name else 1) for name, array in np.load(file).items()}
     np.savez(file, **arrays)
     got_K, got_c2w, got_world = read_cameras(file, 3)
-    # The shift of up to 100 / .01 radii costs digits.
+    # Translations of up to 100 / 0.01 radii cost digits.
     np.testing.assert_allclose(got_K, K, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(got_c2w, c2w, atol=1e-7)
     np.testing.assert_array_equal(got_world, world_from_unit)
 
 
-# ---- mistakes -------------------------------------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_folder_of_normals(root: Path) -> None:
@@ -291,23 +292,23 @@ def test_wrong_scale_factor(root: Path, factor: float) -> None:
 # ---- warnings -------------------------------------------------------------------------------------------------------
 
 
-def test_lengths_are_mended_with_a_warning(root: Path, truth: dict) -> None:
+def test_wrong_lengths_are_normalized_with_a_warning(root: Path, truth: dict) -> None:
     change_normals(root, lambda n: np.where(np.arange(WIDTH)[:, None] < 30, 0.9 * n, n), ["2"])
     scene = read_scene(root)
     np.testing.assert_allclose(scene.normals.astype(np.float32), truth["normals"], atol=1e-3)
     off = truth["masks"][1][:, :30].sum()
     assert len(scene.warnings) == 1
-    assert re.search(rf"2\.exr: {off} \(.*renormalised", scene.warnings[0])
+    assert re.search(rf"2\.exr: {off} \(.*normalized", scene.warnings[0])
 
 
-def test_lengths_within_tolerance_make_no_warning(root: Path, truth: dict) -> None:
+def test_lengths_within_tolerance_cause_no_warning(root: Path, truth: dict) -> None:
     change_normals(root, lambda n: 1.04 * n)
     scene = read_scene(root)
     assert scene.warnings == ()
     np.testing.assert_allclose(scene.normals.astype(np.float32), truth["normals"], atol=1e-3)
 
 
-def test_missing_normals_leave_the_outline_and_are_filled_inside(root: Path, truth: dict) -> None:
+def test_missing_normals_are_removed_at_the_contour_and_filled_inside(root: Path, truth: dict) -> None:
     mask = truth["masks"][1]
     kept = cv2.erode(mask.astype(np.uint8), np.ones((2, 2), np.uint8)).astype(bool)
     rim, hole = mask & ~kept, np.zeros_like(mask)
@@ -319,16 +320,16 @@ def test_missing_normals_leave_the_outline_and_are_filled_inside(root: Path, tru
     np.testing.assert_array_equal(scene.masks[1], kept)
     np.testing.assert_array_equal(scene.masks[[0, 2, 3]], truth["masks"][[0, 2, 3]])
     assert not scene.normals[1][rim].any()
-    # A neighbour's normal, so nearly the true one.
+    # The normal of a neighbor is close to the true one.
     cosine = (scene.normals[1][hole].astype(np.float32) * truth["normals"][1][hole]).sum(-1)
     assert cosine.min() > 0.98
     assert len(scene.warnings) == 1
     assert re.search(
-        rf"2\.exr: {rim.sum() + 4} of .* no normal: {rim.sum()} at the outline .* 4 inside", scene.warnings[0]
+        rf"2\.exr: {rim.sum() + 4} of .* no normal; {rim.sum()} at the contour .* 4 inside", scene.warnings[0]
     )
 
 
-def test_incomplete_images_are_left_out_with_a_warning(root: Path) -> None:
+def test_incomplete_images_are_ignored_with_a_warning(root: Path) -> None:
     (root / "image").mkdir()
     (root / "image" / "2.png").write_text("")
     scene = read_scene(root)
@@ -337,7 +338,7 @@ def test_incomplete_images_are_left_out_with_a_warning(root: Path) -> None:
     assert "no image of 3 views (first 1)" in scene.warnings[0]
 
 
-def test_an_object_outside_the_sphere_makes_a_warning(root: Path, truth: dict) -> None:
+def test_an_object_outside_the_unit_sphere_causes_a_warning(root: Path, truth: dict) -> None:
     aside = truth["c2w"][1].copy()
     aside[:3, 3] += 1.5 * aside[:3, 0]
     change_pose(root, truth, 1, aside)
@@ -346,21 +347,21 @@ def test_an_object_outside_the_sphere_makes_a_warning(root: Path, truth: dict) -
     assert "in 1 of 4 views (first world_mat_1) most of the mask is outside" in warnings[0]
 
 
-def test_cameras_of_a_doubled_image_make_a_warning(root: Path) -> None:
+def test_cameras_of_an_image_twice_as_large_cause_a_warning(root: Path) -> None:
     change_all_cameras(root, np.diag([2.0, 2, 1, 1]))
     warnings = read_scene(root).warnings
     assert len(warnings) == 1
     assert "principal point (70.4, 59.6) px is far from the middle of 72x60" in warnings[0]
 
 
-def test_cameras_of_a_small_image_make_a_warning(root: Path) -> None:
+def test_cameras_of_a_smaller_image_cause_a_warning(root: Path) -> None:
     change_all_cameras(root, np.diag([0.4, 0.4, 1, 1]))
     warnings = read_scene(root).warnings
     assert len(warnings) == 2
     assert "in 4 of 4 views" in warnings[1]
 
 
-def test_some_normals_facing_away_make_a_warning(root: Path) -> None:
+def test_some_normals_facing_away_cause_a_warning(root: Path) -> None:
     change_normals(root, lambda n: np.where(np.arange(WIDTH)[:, None] < 33, -n, n), ["2"])
     warnings = read_scene(root).warnings
     assert len(warnings) == 1
@@ -370,7 +371,7 @@ def test_some_normals_facing_away_make_a_warning(root: Path) -> None:
 # ---- axes -----------------------------------------------------------------------------------------------------------
 
 
-def test_mends_are_all_orthogonal_axes() -> None:
+def test_axis_corrections_are_all_signed_permutations() -> None:
     assert len({correction.axes.tobytes() for correction in axis_corrections()}) == 48
     np.testing.assert_array_equal(axis_corrections()[0].axes, np.eye(3))
     assert [correction.advice for correction in axis_corrections()[:4]] == [
@@ -405,7 +406,7 @@ def test_wrong_axes_are_detected_and_the_advice_corrects_them(
     assert "\n" not in message
     assert f": {correction.advice} in all files" in message
     assert message.startswith(str(root / NORMALS))
-    # The advice, followed with the bare words: channels first, then signs.
+    # Follow the advice of the message: first the order of channels, then the signs.
     order = re.search(r"in the order (\w), (\w), (\w)", message)
     channels = ["RGB".index(letter) for letter in order.groups()] if order else [0, 1, 2]
     flipped = re.search(r"flip ([xyz](?: and [xyz])*) in all", message)
@@ -415,7 +416,7 @@ def test_wrong_axes_are_detected_and_the_advice_corrects_them(
 
 
 @pytest.mark.parametrize("index", [1, 9, 20, 47])
-def test_wrong_world_axes_are_found(root: Path, truth: dict, index: int) -> None:
+def test_wrong_world_axes_are_detected(root: Path, truth: dict, index: int) -> None:
     correction = axis_corrections()[index]
     add_world_normals(root, truth, correction.axes.T)
     with pytest.raises(SceneError, match=f"not plain world axes .*: {correction.advice} in all files"):
@@ -432,12 +433,12 @@ def noisy(sigma_deg: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
-def test_noise_is_no_wrong_axes(root: Path) -> None:
+def test_noise_is_not_mistaken_for_wrong_axes(root: Path) -> None:
     change_normals(root, noisy(25))
     read_scene(root)
 
 
-def test_a_flip_is_found_under_noise(root: Path) -> None:
+def test_a_flip_is_detected_despite_noise(root: Path) -> None:
     noise = noisy(10)
     change_normals(root, lambda n: noise(n) * np.array([1, -1, 1], np.float32))
     with pytest.raises(SceneError, match="flip y in all files"):
@@ -445,7 +446,7 @@ def test_a_flip_is_found_under_noise(root: Path) -> None:
 
 
 def test_an_object_cut_by_masks_that_show_only_its_upper_half(root: Path, truth: dict) -> None:
-    """A straight lower edge, where normals don't point outwards: the outline alone is no proof."""
+    """Normals do not point outward along the straight lower edge, so the rim alone must not reject the scene."""
     for i, name in enumerate(NAMES):
         change_mask(root, lambda mask: mask & (np.arange(HEIGHT)[:, None] < HEIGHT // 2), name)
         assert truth["masks"][i][: HEIGHT // 2].any()
@@ -453,14 +454,14 @@ def test_an_object_cut_by_masks_that_show_only_its_upper_half(root: Path, truth:
 
 
 def test_an_object_that_fills_the_frame(tmp_path: Path) -> None:
-    """All but a corner: no outline to speak of, but facing alone finds a flipped z."""
+    """With almost no rim, facing alone detects a flipped z."""
     maps = ellipsoid(focal=900.0)
     maps["masks"][:, :6, :6] = False
     maps["normals"][:, :6, :6] = 0
     maps["mesh"] = maps["depths"] = None
     write_scene(tmp_path, **maps)
     (warning,) = read_scene(tmp_path).warnings
-    assert "white along the frame's edge" in warning
+    assert "white along the image border" in warning
     change_normals(tmp_path, lambda n: n * np.array([1, 1, -1], np.float32))
     with pytest.raises(SceneError, match="flip z in all files"):
         read_scene(tmp_path)

@@ -19,7 +19,8 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.convert import ConvertCommand
 from pmni_nerfstudio.data.images import read_mask, write_exr, write_png
-from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses

@@ -49,14 +49,14 @@ CAMERAS, DEPTH, MASK, EXR = "cameras_sphere.npz", "integration/depth/9.npy", "ma
 
 @dataclass(frozen=True)
 class Kind:
-    """Of mistake."""
+    """One way to break a scene."""
 
     name: str
     break_it: Break
     where: str
-    """In the scene; the line begins with it."""
+    """File or folder of the scene with which the message begins."""
     words: str
-    """A pattern of what the line says."""
+    """Pattern that the message contains."""
 
 
 ERRORS: list[Kind] = []
@@ -106,7 +106,7 @@ def world_space_without_poses(root: Path) -> None:
 
 
 def mirrored(world_mat: np.ndarray) -> np.ndarray:
-    """The image flipped left to right."""
+    """world_mat of an image flipped left to right."""
     return np.array([[-1, 0, WIDTH - 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ world_mat
 
 
@@ -115,37 +115,37 @@ def empty_folder(folder: Path) -> None:
     folder.mkdir()
 
 
-# name of the case, how to break the scene, where the message begins (inside the scene), what it says
+# Name of the case, how to break the scene, where the message begins (inside the scene), what it contains.
 ROWS: list[tuple[str, Break, str, str]] = [
     ("no folder", shutil.rmtree, "", "does not exist"),
-    ("a file", lambda r: (shutil.rmtree(r), r.write_text("")), "", "is no folder"),
+    ("a file", lambda r: (shutil.rmtree(r), r.write_text("")), "", "is not a folder"),
     ("no normals folder", lambda r: shutil.rmtree(r / NORMALS), "", "no folder of normals"),
     ("several folders", several_folders, "", "several.*normal_camera_space_a, normal_world_space_b.*--normals-folder"),
     ("no mask folder", lambda r: shutil.rmtree(r / "mask"), "mask", "no such folder"),
-    ("empty mask folder", lambda r: empty_folder(r / "mask"), "mask", "holds no file"),
-    ("empty normals folder", lambda r: empty_folder(r / NORMALS), NORMALS, "holds no file"),
-    ("a mask is missing", lambda r: (r / "mask/2.png").unlink(), "mask/2.png", f"missing, .*{NORMALS}"),
-    ("a normal map is missing", lambda r: (r / NORMALS / "10.exr").unlink(), f"{NORMALS}/10.exr", "missing, .*mask"),
+    ("empty mask folder", lambda r: empty_folder(r / "mask"), "mask", "contains no .* file"),
+    ("empty normals folder", lambda r: empty_folder(r / NORMALS), NORMALS, "contains no .* file"),
+    ("a mask is missing", lambda r: (r / "mask/2.png").unlink(), "mask/2.png", f"missing .*{NORMALS}"),
+    ("a normal map is missing", lambda r: (r / NORMALS / "10.exr").unlink(), f"{NORMALS}/10.exr", "missing .*mask"),
     ("another name", lambda r: (r / "mask/2.png").rename(r / "mask/02.png"), "mask/2.png", "missing"),
     ("two kinds of one view", two_kinds_of_one_view, NORMALS, "both 2.exr and 2.npy"),
-    ("one view", only_one_view, "", "only the view 1"),
+    ("one view", only_one_view, "", "only one view, 1"),
     ("mask of another size", lambda r: change_mask(r, lambda m: m[:-3]), "mask/9.png", f"{WIDTH}x{HEIGHT - 3} .*1.png is {WIDTH}x{HEIGHT}"),
     ("normals of another size", lambda r: change_normals(r, lambda n: n[:, 2:], ["2"]), f"{NORMALS}/2.exr", f"is {WIDTH - 2}x{HEIGHT}"),
     ("empty mask", lambda r: change_mask(r, np.zeros_like), "mask/9.png", "empty"),
     ("full mask", lambda r: change_mask(r, np.ones_like), "mask/9.png", "all foreground"),
-    ("broken mask", lambda r: (r / "mask/9.png").write_text("x"), "mask/9.png", "no image"),
-    ("broken normals", lambda r: (r / NORMALS / "9.exr").write_text("x"), f"{NORMALS}/9.exr", "no EXR"),
+    ("broken mask", lambda r: (r / "mask/9.png").write_text("x"), "mask/9.png", "not a readable image"),
+    ("broken normals", lambda r: (r / NORMALS / "9.exr").write_text("x"), f"{NORMALS}/9.exr", "not an EXR"),
     ("NaN normals", lambda r: change_normals(r, with_nan, ["2"]), f"{NORMALS}/2.exr", r"3 \(.*not finite"),
     ("many missing normals", lambda r: change_normals(r, without_left_part, ["2"]), f"{NORMALS}/2.exr", "no normal.*shrink the mask"),
     ("long normals", lambda r: change_normals(r, lambda n: 3 * n), f"{NORMALS}/1.exr", "median length .* is 3"),
-    ("colours to 1", lambda r: change_normals(r, lambda n: (n + 1) / 2), f"{NORMALS}/1.exr", "colours from 0 to 1"),
-    ("colours to 255", lambda r: change_normals(r, lambda n: (n + 1) * 127.5), f"{NORMALS}/1.exr", "colours from 0 to 255"),
+    ("colors to 1", lambda r: change_normals(r, lambda n: (n + 1) / 2), f"{NORMALS}/1.exr", "colors from 0 to 1"),
+    ("colors to 255", lambda r: change_normals(r, lambda n: (n + 1) * 127.5), f"{NORMALS}/1.exr", "colors from 0 to 255"),
     ("one view inside out", lambda r: change_normals(r, lambda n: -n, ["9"]), f"{NORMALS}/9.exr", "0% of the normals"),
     ("no cameras", lambda r: (r / "cameras_sphere.npz").unlink(), "", "neither cameras_sphere.npz nor intrinsics.json"),
     ("text for cameras", lambda r: (r / "cameras_sphere.npz").write_text("x"), "cameras_sphere.npz", "can't be read"),
     ("empty cameras", lambda r: (r / "cameras_sphere.npz").write_bytes(b""), "cameras_sphere.npz", "can't be read"),
     ("cut cameras", lambda r: (r / "cameras_sphere.npz").write_bytes((r / "cameras_sphere.npz").read_bytes()[:700]), "cameras_sphere.npz", "can't be read"),
-    ("array for cameras", lambda r: np.save((r / "cameras_sphere.npz").open("wb"), np.eye(4)), "cameras_sphere.npz", "no archive"),
+    ("array for cameras", lambda r: np.save((r / "cameras_sphere.npz").open("wb"), np.eye(4)), "cameras_sphere.npz", "not an archive"),
     ("pickled cameras", pickled_cameras, "cameras_sphere.npz", "can't be read"),
     ("a camera is missing", lambda r: change_cameras(r, world_mat_3=lambda _: None), "cameras_sphere.npz", "3 cameras .* 4 views"),
     ("too many cameras", lambda r: change_normals_away(r, "10"), "cameras_sphere.npz", "4 cameras .* 3 views"),
@@ -166,9 +166,9 @@ ROWS: list[tuple[str, Break, str, str]] = [
     ("skew", lambda r: change_all_cameras(r, np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])), "cameras_sphere.npz", "skew"),
     ("text for intrinsics", lambda r: use_intrinsics(r, text="{"), "intrinsics.json", "as JSON"),
     ("list of intrinsics", lambda r: use_intrinsics(r, text="[1]"), "intrinsics.json", "not a JSON object"),
-    ("no fl_y", lambda r: use_intrinsics(r, fl_y=None), "intrinsics.json", "has no fl_y"),
-    ("words", lambda r: use_intrinsics(r, cx="36"), "intrinsics.json", "no finite number for cx"),
-    ("NaN in JSON", lambda r: use_intrinsics(r, cx=float("nan")), "intrinsics.json", "no finite number for cx"),
+    ("no fl_y", lambda r: use_intrinsics(r, fl_y=None), "intrinsics.json", "fl_y is missing"),
+    ("words", lambda r: use_intrinsics(r, cx="36"), "intrinsics.json", "cx is not a finite number"),
+    ("NaN in JSON", lambda r: use_intrinsics(r, cx=float("nan")), "intrinsics.json", "cx is not a finite number"),
     ("negative focal length", lambda r: use_intrinsics(r, fl_x=-180.0), "intrinsics.json", "-180 px.*positive"),
     ("intrinsics of another size", lambda r: use_intrinsics(r, w=640), "intrinsics.json", f"640x{HEIGHT}.*{WIDTH}x{HEIGHT}"),
     ("world space without poses", world_space_without_poses, "normal_world_space_GT", "need poses"),
@@ -181,7 +181,7 @@ ROWS: list[tuple[str, Break, str, str]] = [
 
 
 def change_normals_away(root: Path, name: str) -> None:
-    """Take a view out of the maps, and not out of the cameras."""
+    """Remove a view's maps but not its camera."""
     for file in root.rglob(f"{name}.*"):
         file.unlink()
 
@@ -190,7 +190,7 @@ ERRORS += [Kind(*row) for row in ROWS]
 
 
 class Trap:
-    """Pickled, it makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -200,7 +200,7 @@ class Trap:
 
 
 def sprung(root: Path) -> Path:
-    """What a trap in a scene makes."""
+    """File that a trap in a scene creates."""
     return root.parent / "sprung"
 
 
@@ -215,7 +215,7 @@ def replace(file: Path, old: bytes, new: bytes) -> None:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A sound PNG but for its size, which its data doesn't have."""
+    """A PNG whose header promises more pixels than its data have."""
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"")),
@@ -226,14 +226,14 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 def npy_of_shape(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
-    """A header and no data."""
+    """An .npy file with a header and hardly any data."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": descr})
     return file.getvalue() + bytes(64)
 
 
 def as_npy(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """View 9's normals as .npy of what a function makes of them."""
+    """Replace view 9's normals by a changed .npy file."""
     array = change(read_exr(root / EXR))
     (root / EXR).unlink()
     np.save(root / NORMALS / "9.npy", array, allow_pickle=False)
@@ -248,7 +248,7 @@ def as_png(root: Path) -> Path:
 
 
 def special(file: Path, make: Callable[[Path], object]) -> None:
-    """Something else in the place of a file."""
+    """Replace a file by something else."""
     file.unlink()
     make(file)
 
@@ -257,39 +257,39 @@ def link_to_itself(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-@error(MASK, "no image.*export it again")
+@error(MASK, "not a readable image.*export it again")
 def mask_without_a_byte(root: Path) -> None:
     (root / MASK).write_bytes(b"")
 
 
-@error(MASK, "no image.*cut short")
+@error(MASK, "not a readable image.*truncated")
 def mask_cut_short(root: Path) -> None:
     cut(root / MASK)
 
 
-@error(MASK, "no image")
+@error(MASK, "not a readable image")
 def mask_with_one_wrong_bit(root: Path) -> None:
     data = bytearray((root / MASK).read_bytes())
     data[len(data) // 2] ^= 1
     (root / MASK).write_bytes(data)
 
 
-@error(MASK, "no regular file")
+@error(MASK, "not a regular file")
 def mask_that_is_a_folder(root: Path) -> None:
     special(root / MASK, Path.mkdir)
 
 
-@error(MASK, "no regular file")
+@error(MASK, "not a regular file")
 def mask_that_links_to_itself(root: Path) -> None:
     special(root / MASK, link_to_itself)
 
 
-@error(MASK, "no regular file")
+@error(MASK, "not a regular file")
 def mask_that_links_to_nothing(root: Path) -> None:
     special(root / MASK, lambda path: path.symlink_to("gone"))
 
 
-@error(MASK, "no regular file")
+@error(MASK, "not a regular file")
 def mask_that_is_a_pipe(root: Path) -> None:
     special(root / MASK, os.mkfifo)
 
@@ -306,35 +306,35 @@ def masks_folder_that_is_a_file(root: Path) -> None:
     (root / "mask").write_text("")
 
 
-@error("mask/9.jpg", "cut short")
+@error("mask/9.jpg", "truncated")
 def jpeg_mask_cut_short(root: Path) -> None:
     Image.fromarray(read_mask(root / MASK)).convert("L").save(root / "mask/9.jpg")
     (root / MASK).unlink()
     cut(root / "mask/9.jpg")
 
 
-@error(MASK, "no image that can be read")
+@error(MASK, "not a readable image")
 def mask_of_another_format(root: Path) -> None:
     (root / MASK).write_bytes(cv2.imencode(".tiff", np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes())
 
 
-@error(MASK, "says that it is 13000x13000 pixels.*134,217,728 at most")
+@error(MASK, "has 13000x13000 pixels according to its header, at most 134,217,728")
 def mask_with_a_large_header(root: Path) -> None:
     (root / MASK).write_bytes(png_of_size(13000, 13000))
 
 
-@error(MASK, "says that it is too large")
+@error(MASK, "too large according to its header")
 def mask_with_an_enormous_header(root: Path) -> None:
     (root / MASK).write_bytes(png_of_size(2**31 - 1, 2**31 - 1))
 
 
-@error(f"{NORMALS}/1.exr", "the mask is inverted: paint the object white")
+@error(f"{NORMALS}/1.exr", "the mask is inverted, paint the object white")
 def masks_inverted(root: Path) -> None:
     for name in NAMES:
         change_mask(root, np.logical_not, name)
 
 
-@error(MASK, "empty.*take the view out")
+@error(MASK, "empty.*remove the view")
 def object_out_of_the_frame(root: Path) -> None:
     change_mask(root, lambda mask: np.roll(mask, WIDTH, axis=1) & False)
 
@@ -359,12 +359,12 @@ def normals_folder_that_is_a_file(root: Path) -> None:
     (root / NORMALS).write_text("")
 
 
-@error(EXR, "no EXR file")
+@error(EXR, "not an EXR file")
 def exr_without_a_byte(root: Path) -> None:
     (root / EXR).write_bytes(b"")
 
 
-@error(EXR, "broken EXR file, cut short or damaged")
+@error(EXR, "truncated or damaged; export the EXR file again")
 def exr_cut_short(root: Path) -> None:
     cut(root / EXR)
 
@@ -384,23 +384,23 @@ def exr_that_is_cropped(root: Path) -> None:
     replace(root / EXR, box("displayWindow", WIDTH, HEIGHT), box("displayWindow", WIDTH + 8, HEIGHT))
 
 
-@error(EXR, "says that it is 72x4000000 pixels")
+@error(EXR, "has 72x4000000 pixels according to its header")
 def exr_with_an_enormous_header(root: Path) -> None:
     for name in ("displayWindow", "dataWindow"):
         replace(root / EXR, box(name, WIDTH, HEIGHT), box(name, WIDTH, 4_000_000))
 
 
 def box(name: str, width: int, height: int) -> bytes:
-    """An EXR header's entry."""
+    """An entry of an EXR header."""
     return name.encode() + b"\0box2i\0" + struct.pack("<iiiii", 16, 0, 0, width - 1, height - 1)
 
 
-@error(f"{NORMALS}/9.png", "grey image")
+@error(f"{NORMALS}/9.png", "grayscale image")
 def png_normals_that_are_grey(root: Path) -> None:
     write_png(as_png(root), np.full((HEIGHT, WIDTH), 200, np.uint8))
 
 
-@error(f"{NORMALS}/9.png", "cut short")
+@error(f"{NORMALS}/9.png", "truncated")
 def png_normals_cut_short(root: Path) -> None:
     cut(as_png(root))
 
@@ -420,7 +420,7 @@ def npy_normals_cut_short(root: Path) -> None:
     cut(as_npy(root, np.copy))
 
 
-@error(f"{NORMALS}/9.npy", "no array of floats")
+@error(f"{NORMALS}/9.npy", "not a float array")
 def npy_normals_of_integers(root: Path) -> None:
     as_npy(root, lambda n: quantise(n, np.uint8))
 
@@ -492,12 +492,12 @@ def camera_normals_called_world_normals(root: Path) -> None:
     (root / NORMALS).rename(root / "normal_world_space_GT")
 
 
-@error(CAMERAS, "no regular file")
+@error(CAMERAS, "not a regular file")
 def cameras_that_are_a_folder(root: Path) -> None:
     special(root / CAMERAS, Path.mkdir)
 
 
-@error(CAMERAS, "no regular file")
+@error(CAMERAS, "not a regular file")
 def cameras_that_link_to_themselves(root: Path) -> None:
     special(root / CAMERAS, link_to_itself)
 
@@ -543,7 +543,7 @@ def cameras_that_are_infinite(root: Path) -> None:
     change_cameras(root, scale_mat_2=set_entry((1, 1), np.inf))
 
 
-@error(CAMERAS, "world_mat_1 holds values up to 1.*e.300")
+@error(CAMERAS, "world_mat_1 has entries of magnitude 1.*e.300")
 def cameras_too_large_to_multiply(root: Path) -> None:
     change_cameras(root, world_mat_1=lambda m: m / np.abs(m).max() * 1e300)
 
@@ -562,7 +562,7 @@ def one_focal_length_negative(root: Path) -> None:
 
 @warning(CAMERAS, "all cameras are within .* of one place.*not camera to world")
 def cameras_that_are_inverted_poses(root: Path) -> None:
-    """Camera to world in the place of world to camera."""
+    """Camera to world instead of world to camera."""
     truth = ellipsoid()
     write_cameras(root / CAMERAS, truth["K"], np.linalg.inv(truth["c2w"]), truth["world_from_unit"])
 
@@ -577,19 +577,19 @@ def scale_mat_a_thousand_times_too_large(root: Path) -> None:
     scale_units(root, 1000)
 
 
-@error(CAMERAS, "sphere's image is .* times smaller than the masks.*other units")
+@error(CAMERAS, "unit sphere is .* times smaller than the masks.*same units")
 def scale_mat_a_thousand_times_too_small(root: Path) -> None:
     scale_units(root, 1e-3)
 
 
 @error(CAMERAS, "inside the unit sphere|looks away")
-def cameras_in_metres_and_scale_mat_in_millimetres(root: Path) -> None:
-    metres = np.diag([1000.0, 1000, 1000, 1])  # a world a thousand times smaller seen by the same cameras
-    change_cameras(root, **{f"world_mat_{i}": lambda m: m @ metres for i in range(VIEWS)})
+def cameras_in_meters_and_scale_mat_in_millimeters(root: Path) -> None:
+    meters = np.diag([1000.0, 1000, 1000, 1])  # a world a thousand times smaller seen by the same cameras
+    change_cameras(root, **{f"world_mat_{i}": lambda m: m @ meters for i in range(VIEWS)})
 
 
 def intrinsics(words: str, text: str | None = None, **changes: object) -> Callable[[Break], Break]:
-    """A kind that its arguments make: `use_intrinsics` does."""
+    """Break a scene by `use_intrinsics` with these arguments."""
 
     def add(named: Break) -> Break:
         def break_it(root: Path) -> None:
@@ -610,11 +610,11 @@ def intrinsics_without_a_byte(root: Path) -> None: ...
 def intrinsics_nested_without_end(root: Path) -> None: ...
 
 
-@intrinsics("no finite number for fl_x", fl_x=float("inf"))
+@intrinsics("fl_x is not a finite number", fl_x=float("inf"))
 def intrinsics_that_are_infinite(root: Path) -> None: ...
 
 
-@intrinsics("no finite number for fl_y", fl_y=10**400)
+@intrinsics("fl_y is not a finite number", fl_y=10**400)
 def intrinsics_beyond_all_floats(root: Path) -> None: ...
 
 
@@ -622,15 +622,15 @@ def intrinsics_beyond_all_floats(root: Path) -> None: ...
 def intrinsics_with_focal_length_zero(root: Path) -> None: ...
 
 
-@intrinsics("no finite number for w", w=True)
-def intrinsics_of_truth_values(root: Path) -> None: ...
+@intrinsics("w is not a finite number", w=True)
+def intrinsics_of_booleans(root: Path) -> None: ...
 
 
-@intrinsics("72.5x60 pixels.*whole", w=72.5)
+@intrinsics("72.5 and 60.*whole", w=72.5)
 def intrinsics_of_half_a_pixel(root: Path) -> None: ...
 
 
-@intrinsics("no finite number for fl_x", fl_x=[180])
+@intrinsics("fl_x is not a finite number", fl_x=[180])
 def intrinsics_of_lists(root: Path) -> None: ...
 
 
@@ -640,7 +640,7 @@ def intrinsics_in_no_encoding(root: Path) -> None:
     (root / "intrinsics.json").write_bytes(b"\xff\xfe{}")
 
 
-@error("intrinsics.json", "no regular file")
+@error("intrinsics.json", "not a regular file")
 def intrinsics_that_are_a_folder(root: Path) -> None:
     use_intrinsics(root)
     special(root / "intrinsics.json", Path.mkdir)
@@ -656,7 +656,7 @@ def depth_cut_short(root: Path) -> None:
     cut(root / DEPTH)
 
 
-@error(DEPTH, "no array of floats")
+@error(DEPTH, "not a float array")
 def depth_of_integers(root: Path) -> None:
     np.save(root / DEPTH, np.ones((HEIGHT, WIDTH), np.uint16))
 
@@ -671,18 +671,18 @@ def depth_with_an_enormous_header(root: Path) -> None:
     (root / DEPTH).write_bytes(npy_of_shape((1 << 40, 1 << 40)))
 
 
-@error("integration/depth", "holds no file")
+@error("integration/depth", "contains no .* file")
 def depth_folder_that_is_empty(root: Path) -> None:
     shutil.rmtree(root / "integration/depth")
     (root / "integration/depth").mkdir()
 
 
-@warning(f"{NORMALS}/9.exr", "renormalised")
+@warning(f"{NORMALS}/9.exr", "normalized")
 def normals_ten_percent_short(root: Path) -> None:
     change_normals(root, lambda n: n * np.float32(0.9), ["9"])
 
 
-@warning(f"{NORMALS}/9.exr", "at the outline left the mask")
+@warning(f"{NORMALS}/9.exr", "at the contour were removed from the mask")
 def mask_a_pixel_too_wide(root: Path) -> None:
     change_mask(root, lambda m: m | np.roll(m, 1, axis=1))
 
@@ -700,7 +700,7 @@ def camera_twice(root: Path) -> None:
     change_cameras(root, world_mat_3=lambda _: dict(np.load(root / CAMERAS))["world_mat_1"])
 
 
-@warning("mask/1.png", "reaches the frame's edge.*in 4 of 4 views")
+@warning("mask/1.png", "reaches the image border.*in 4 of 4 views")
 def object_cut_by_the_frame(root: Path) -> None:
     left = WIDTH // 2 - 3
     for name in NAMES:
@@ -712,7 +712,7 @@ def object_cut_by_the_frame(root: Path) -> None:
     change_all_cameras(root, shift)
 
 
-@warning("mask", "white along the frame's edge: are they inverted")
+@warning("mask", "white along the image border; check that they are not inverted")
 def masks_inverted_where_normals_are_everywhere(root: Path) -> None:
     change_normals(root, lambda n: np.where(n.any(axis=2, keepdims=True), n, np.array([0, 0, 1], np.float32)))
     for name in NAMES:

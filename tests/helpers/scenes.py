@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.scene import Scene, write_scene
+from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.scene_writer import write_scene
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.registration.poses import Poses
@@ -43,7 +44,7 @@ class Ellipsoid:
     """Rotation from the ellipsoid's own axes to the world."""
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See Intersect."""
+        """First hits of unit rays; see Intersect."""
         # In coordinates in which the ellipsoid is the unit sphere.
         to_local = self.axes.as_matrix() / self.semi_axes
         o, d = (origins - np.array(self.center)) @ to_local, directions @ to_local
@@ -63,7 +64,7 @@ class Cube:
     """Rotation from the cube's own axes to the world."""
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See Intersect. The last of the three slab entries is the hit if it lies before the first exit."""
+        """First hits of unit rays; see Intersect. The last of the three slab entries is the hit if it lies before the first exit."""
         axes = self.axes.as_matrix()
         origins, directions = np.broadcast_arrays(origins @ axes, directions @ axes)
         entries = (-np.sign(directions) * self.half_edge - origins) / directions
@@ -172,7 +173,7 @@ class AnalyticScene:
         return self.normals[view] @ matrix.T
 
     def subset(self, views: list[int]) -> AnalyticScene:
-        """Only some of the views."""
+        """The scene with some of its views."""
         names = tuple(self.names[view] for view in views)
         maps = {name: getattr(self, name)[views] for name in ("K", "c2w", "masks", "normals", "depths")}
         return replace(self, names=names, **maps)

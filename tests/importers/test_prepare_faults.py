@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni prepare`: what is broken is named in one line, nothing half done stays, and nothing there is lost."""
+"""`pmni prepare` on broken input: one line names the fault, no partial scene remains, existing files are kept."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TRANSFORMS: dict[str, tuple[Damage, str]] = {
         lambda f: write_png(f / "masks" / "frame_00002.png", np.eye(40, dtype=bool)),
         "frame_00002.png: has 40x40 pixels",
     ),
-    "poses the other way round": (
+    "world-to-camera poses": (
         in_transforms(
             lambda m: [
                 fr.update(transform_matrix=np.linalg.inv(np.array(fr["transform_matrix"])).tolist())
@@ -85,16 +85,16 @@ TRANSFORMS: dict[str, tuple[Damage, str]] = {
         ),
         "invert all poses|belong together|faces away",
     ),
-    "a name that breaks the line": (frame("file_path", "a\nb"), "frame 2 has no valid file_path"),
-    "a name without end": (frame("file_path", "9" * 5000), "frame 2 has no valid file_path"),
-    "a model that breaks the line": (frame("camera_model", "A\nB"), r"model A\?B of"),
+    "a name with a line break": (frame("file_path", "a\nb"), "frame 2 has no valid file_path"),
+    "a very long name": (frame("file_path", "9" * 5000), "frame 2 has no valid file_path"),
+    "a camera model with a line break": (frame("camera_model", "A\nB"), r"model A\?B of"),
     "absurd focal": (in_transforms(lambda m: m.update(fl_x=1e-300, fl_y=1e-300)), "no camera has a focal length of"),
     "one view": (in_transforms(lambda m: m.update(frames=m["frames"][:1])), "only view"),
 }
 
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
-def test_a_broken_transforms_is_named(kind: str, truth: AnalyticScene, tmp_path: Path):
+def test_a_broken_transforms_json_is_reported(kind: str, truth: AnalyticScene, tmp_path: Path):
     damage, match = TRANSFORMS[kind]
     damage(write_transforms(tmp_path / "src", truth))
     refused(tmp_path, match)
@@ -128,7 +128,7 @@ CAMERAS: dict[str, tuple[Callable[[dict], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", CAMERAS)
-def test_broken_cameras_are_named(kind: str, truth: AnalyticScene, tmp_path: Path):
+def test_broken_idr_cameras_are_reported(kind: str, truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     arrays = {name: array.astype(np.float64) for name, array in world_mats(truth).items()}
     CAMERAS[kind][0](arrays)
@@ -136,7 +136,7 @@ def test_broken_cameras_are_named(kind: str, truth: AnalyticScene, tmp_path: Pat
     refused(tmp_path, CAMERAS[kind][1])
 
 
-def test_a_bad_sphere_can_be_fitted_anew(truth: AnalyticScene, tmp_path: Path):
+def test_refit_replaces_a_wrong_sphere(truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     arrays = {name: array.astype(np.float64) for name, array in world_mats(truth).items()}
     CAMERAS["camera in the sphere"][0](arrays)
@@ -146,7 +146,7 @@ def test_a_bad_sphere_can_be_fitted_anew(truth: AnalyticScene, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["cut", "no KK", "no Tc", "not a rotation", "no views"])
-def test_a_broken_calibration_is_named(kind: str, truth: AnalyticScene, tmp_path: Path):
+def test_a_broken_diligent_mv_calibration_is_reported(kind: str, truth: AnalyticScene, tmp_path: Path):
     write_diligent(tmp_path / "src", truth)
     file = tmp_path / "src" / "Calib_Results.mat"
     arrays = {name: array for name, array in scipy.io.loadmat(file).items() if not name.startswith("_")}
@@ -167,7 +167,7 @@ def test_a_broken_calibration_is_named(kind: str, truth: AnalyticScene, tmp_path
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_matlab_files_are_read_as_scipy_writes_them(compressed: bool, tmp_path: Path):
+def test_matlab_files_of_scipy_are_read(compressed: bool, tmp_path: Path):
     rng = np.random.default_rng(0)
     arrays = {
         "KK": rng.normal(size=(3, 3)),
@@ -210,29 +210,29 @@ def test_matlab_files_are_read_as_scipy_writes_them(compressed: bool, tmp_path: 
         ({"format": "diligent-mv"}, "no scene of the format diligent-mv"),
     ],
 )
-def test_wrong_options_are_named(options: dict, match: str, truth: AnalyticScene, tmp_path: Path):
+def test_invalid_options_are_reported(options: dict, match: str, truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     refused(tmp_path, match, **options)
 
 
-def test_what_is_nothing_is_said_to_be(tmp_path: Path):
+def test_an_unknown_or_missing_source_is_reported(tmp_path: Path):
     (tmp_path / "src").mkdir()
     refused(tmp_path, "has no known format")
     with pytest.raises(PmniError, match="does not exist"):
         prepare(tmp_path / "other", tmp_path / "out")
 
 
-def test_maps_without_masks_and_background_ask_for_masks(truth: AnalyticScene, tmp_path: Path):
+def test_maps_without_masks_and_with_background_normals_are_refused(truth: AnalyticScene, tmp_path: Path):
     filled = replace(truth, masks=np.ones_like(truth.masks), normals=truth.normals.copy())
     filled.normals[~truth.masks] = [0, 0, -1]
     write_maps(tmp_path / "src", filled, NAMES, masks=None)
     refused(tmp_path, "has no mask, and normals in every pixel", focal=300.0)
 
 
-# ---- what is there --------------------------------------------------------------------------------------------------
+# ---- existing files --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_stays_unless_it_is_a_scene_and_shall_go(truth: AnalyticScene, tmp_path: Path):
+def test_existing_files_are_kept_unless_a_scene_is_to_be_overwritten(truth: AnalyticScene, tmp_path: Path):
     source = write_transforms(tmp_path / "src", truth)
     out = tmp_path / "out"
     out.mkdir()
@@ -242,7 +242,7 @@ def test_what_is_there_stays_unless_it_is_a_scene_and_shall_go(truth: AnalyticSc
             prepare(source, out, overwrite=overwrite)
     assert (out / "thesis.tex").read_text() == "years"
     (out / "thesis.tex").unlink()
-    prepare(source, out)  # an empty folder is no loss
+    prepare(source, out)  # an empty folder may be replaced
     with pytest.raises(PmniError, match="add --overwrite"):
         prepare(source, out)
     assert prepare(source, out, overwrite=True, size="36x30").width == 36
@@ -260,7 +260,7 @@ def test_the_source_is_never_replaced(truth: AnalyticScene, tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_a_read_only_place_is_named(truth: AnalyticScene, tmp_path: Path):
+def test_a_read_only_folder_is_reported(truth: AnalyticScene, tmp_path: Path):
     source = write_transforms(tmp_path / "src", truth)
     (tmp_path / "place").mkdir(mode=0o500)
     with pytest.raises(PmniError, match="can't be written"):

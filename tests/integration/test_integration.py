@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normal integration against surfaces known in closed form, and the command that writes it."""
+"""Normal integration against surfaces known in closed form, and `pmni integrate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.depths import read_depths
-from pmni_nerfstudio.data.scene import read_scene, write_scene
+from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.integration import bilateral
 from pmni_nerfstudio.integration.bilateral import integrate_normals
@@ -38,7 +39,7 @@ def sphere(
 
 
 def relative_error(found: np.ndarray, truth: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """Of depths after the best factor (median), on some pixels."""
+    """Relative errors of depths at some pixels, after division by the median ratio."""
     return np.abs(found[on] * np.median(truth[on] / found[on]) / truth[on] - 1)
 
 
@@ -47,7 +48,7 @@ def test_sphere_with_unequal_focal_lengths_and_a_principal_point_off_the_middle(
     depth = integrate_normals(normals, mask, K)
     assert np.isnan(depth[~mask]).all()
     assert np.log(depth[mask]).mean() == pytest.approx(0, abs=1e-9)
-    # Differences over a pixel of a surface that bends: 1/30 of the depth is a radius.
+    # The sphere's radius is 1/30 of its depth.
     assert relative_error(depth, truth, mask).mean() < 0.01 / 30
     swapped = K.copy()
     swapped[0, 0], swapped[1, 1] = K[1, 1], K[0, 0]
@@ -62,8 +63,8 @@ def test_plane_is_exact():
     assert relative_error(depth, truth, mask).max() < 2e-4
 
 
-def test_surface_breaks_where_it_should_and_not_with_k_zero():
-    """A sphere before a wall: connected on the mask, broken in depth."""
+def test_discontinuities_are_kept_unless_k_is_zero():
+    """A sphere in front of a wall: connected in the mask, discontinuous in depth."""
     truth, normals, mask = sphere(grazing=0.0)
     everywhere = np.ones_like(mask)
     wall = np.where(mask[..., None], normals, [0.0, 0.0, -1.0])
@@ -97,13 +98,13 @@ def test_first_round_equals_a_dense_solution():
     np.testing.assert_allclose(found[mask], dense - dense.mean(), atol=1e-7)
 
 
-def test_parts_slivers_and_single_pixels():
+def test_disconnected_parts_and_isolated_pixels():
     truth, normals, mask = sphere()
     split = mask.copy()
     split[:, 40] = False  # two halves
     split[5, :] = False
     split[5, 60] = mask[5, 60]
-    split[0, 0] = True  # a pixel by itself
+    split[0, 0] = True  # an isolated pixel
     normals = normals.copy()
     normals[0, 0] = [0, 0, -1]
     depth = integrate_normals(normals, split, K)
@@ -114,7 +115,7 @@ def test_parts_slivers_and_single_pixels():
     assert np.isnan(integrate_normals(normals, np.zeros_like(mask), K)).all()
 
 
-def test_an_old_factorisation_serves_and_changes_nothing(monkeypatch):
+def test_reusing_a_factorization_changes_nothing(monkeypatch):
     truth, normals, mask = sphere()
     fast = integrate_normals(normals, mask, K)
     monkeypatch.setattr(bilateral, "cg", lambda matrix, right, x0, **_: (x0, 1))
@@ -162,7 +163,7 @@ def test_each_part_has_a_mean_log_depth_of_zero():
 
 @pytest.mark.parametrize("left", ["one view", "no view", "another size", "another view's"])
 def test_overwrite_replaces_maps_that_the_reader_refuses(sphere_folder, left):
-    """As an interrupted run, another resolution or a view taken away leave them."""
+    """Depth maps as left by an interrupted run, another resolution or a removed view."""
     folder = sphere_folder / "integration" / "depth"
     files = sorted(folder.iterdir())
     if left == "another size":
@@ -183,7 +184,7 @@ def test_overwrite_replaces_maps_that_the_reader_refuses(sphere_folder, left):
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_run_that_stops_halfway_leaves_all_as_it_was(sphere_folder, monkeypatch, capsys, failure):
+def test_an_interrupted_run_keeps_the_existing_files(sphere_folder, monkeypatch, capsys, failure):
     folder = sphere_folder / "integration"
     before = {path.name: path.read_bytes() for path in (folder / "depth").iterdir()}
     calls = []
@@ -212,7 +213,7 @@ def test_a_run_that_stops_halfway_leaves_all_as_it_was(sphere_folder, monkeypatc
         (["--normals-folder", "normal_camera_space_none"], "normal_camera_space_none"),
     ],
 )
-def test_mistakes_are_one_line_and_change_nothing(sphere_folder, capsys, options, says):
+def test_invalid_options_are_reported_in_one_line(sphere_folder, capsys, options, says):
     before = sorted(sphere_folder.rglob("*"))
     with pytest.raises(SystemExit) as caught:
         main(["integrate", str(sphere_folder), "--overwrite", *options])
@@ -221,7 +222,7 @@ def test_mistakes_are_one_line_and_change_nothing(sphere_folder, capsys, options
     assert sorted(sphere_folder.rglob("*")) == before
 
 
-def test_a_scene_that_is_not_there_is_not_made(tmp_path, capsys):
+def test_a_missing_scene_is_reported_and_not_created(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["integrate", str(tmp_path / "none")])
     assert "none" in one_error_line(capsys)

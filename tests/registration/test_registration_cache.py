@@ -61,7 +61,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "not finite": (changed(sdf=np.full((9, 9, 9), np.nan, np.float32)), "sdf has .* not finite"),
     "kind": (changed(trusted=np.ones(3)), "trusted has an unexpected shape or type"),
     "pickle": (changed(seconds=np.array([{}], dtype=object)), "can't be read"),
-    "folder": (lambda p: (p.unlink(), p.mkdir()), "is no regular file"),
+    "folder": (lambda p: (p.unlink(), p.mkdir()), "is not a regular file"),
 }
 
 
@@ -85,5 +85,5 @@ def test_oversized_arrays_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.M
         archive.writestr("other.npy", bytes(1 << 20))  # of an unknown name: ignored
     load_registration(path)
     monkeypatch.setattr(cache, "_MAX_BYTES", 1000)
-    with pytest.raises(PmniError, match=r"sdf.npy has 3,\d+ bytes of at most 1,000"):
+    with pytest.raises(PmniError, match=r"sdf.npy has 3,\d+ bytes, at most 1,000"):
         load_registration(path)

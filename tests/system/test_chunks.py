@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that is bounded, and memory that runs out: chunks get smaller, results stay what they are."""
+"""Bounded memory, and memory that runs out: chunks become smaller, and the results stay the same."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 @pytest.fixture
 def trained(trained_once: Trainer) -> Trainer:
-    """With as many rays at once as at first, whatever a test before left its model with."""
+    """The run with the initial number of rays per chunk."""
     trained_once.pipeline.model.ray_chunks = Chunks(1 << 15, "rays")
     return trained_once
 
@@ -53,41 +53,41 @@ def field(encoding: str = "grid") -> PmniField:
     return made
 
 
-def seen(f: Callable[[torch.Tensor], T], most: int | None = None) -> tuple[Callable[[torch.Tensor], T], list[int]]:
-    """A function of tensors which runs out of a GPU's memory with more rows than so many, and the numbers it did."""
+def limited(f: Callable[[torch.Tensor], T], most: int | None = None) -> tuple[Callable[[torch.Tensor], T], list[int]]:
+    """Wrap a function of tensors so that it runs out of GPU memory above `most` rows, and list the rows of its calls."""
     counts: list[int] = []
 
-    def limited(x: torch.Tensor) -> T:
+    def call(x: torch.Tensor) -> T:
         if most is not None and len(x) > most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         counts.append(len(x))
         return f(x)
 
-    return limited, counts
+    return call, counts
 
 
-# ---- a bound --------------------------------------------------------------------------------------------------------
+# ---- bounded memory -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("said", "size"),
+    ("text", "size"),
     [("2G", 2 << 30), ("1.5g", 3 << 29), ("500M", 500 << 20), ("64K", 1 << 16), ("123", 123), (None, None)],
 )
-def test_memory_is_read(said: str | None, size: int | None):
-    assert parse_memory(said) == size
+def test_memory_is_parsed(text: str | None, size: int | None):
+    assert parse_memory(text) == size
 
 
-@pytest.mark.parametrize("said", ["", "0", "0G", "-1G", "much", "1e9", "2T", "9" * 400 + "G"])
-def test_what_is_no_memory_is_said(said: str):
+@pytest.mark.parametrize("text", ["", "0", "0G", "-1G", "much", "1e9", "2T", "9" * 400 + "G"])
+def test_an_invalid_amount_of_memory_is_refused(text: str):
     with pytest.raises(PmniError, match="max-memory: .*is not a memory size"):
-        parse_memory(said)
+        parse_memory(text)
 
 
-def test_living_tensors_are_counted():
+def test_allocated_tensors_are_counted():
     kept = torch.ones(1000)
 
     def compute() -> torch.Tensor:
-        view = kept.view(10, 100)  # nothing new
+        view = kept.view(10, 100)  # no new memory
         twice = 2 * view  # 4000 bytes
         both = torch.cat([twice, twice])  # 8000 more
         del twice
@@ -100,7 +100,7 @@ def test_living_tensors_are_counted():
 def test_points_at_once_are_bounded_and_the_mesh_is_the_same(encoding: str):
     model = field(encoding)
     limit = 4 * MIB
-    sdf, counts = seen(model.sdf)
+    sdf, counts = limited(model.sdf)
     free = extract_mesh(sdf, 96, progress=False)
     most, took = max(counts), peak_bytes(lambda: extract_mesh(sdf, 96, progress=False))
     assert took > limit
@@ -109,7 +109,8 @@ def test_points_at_once_are_bounded_and_the_mesh_is_the_same(encoding: str):
     assert SMALLEST["points"] <= max(counts) < most / 2
     assert 0.3 * limit < peak_bytes(lambda: extract_mesh(sdf, 96, max_memory=limit, progress=False)) <= limit
     assert np.array_equal(free.faces, bounded.faces)
-    np.testing.assert_allclose(free.vertices, bounded.vertices, atol=1e-6)  # kernels round a chunk's last points apart
+    # Kernels round the last points of a chunk differently.
+    np.testing.assert_allclose(free.vertices, bounded.vertices, atol=1e-6)
 
 
 def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer):
@@ -127,7 +128,7 @@ def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer):
         np.testing.assert_allclose(a.depth, b.depth, rtol=1e-5)
         assert (a.depth > 0).sum() > 500
     bundle = trained.pipeline.datamanager.train_dataset.cameras.generate_rays(camera_indices=0, keep_shape=True)
-    image = 100 * 96 * 80  # bytes of what is of the whole image: outputs, and their parts before they are joined
+    image = 100 * 96 * 80  # bytes of whole images: outputs, and their chunks before they are joined
 
     def bytes_by(rays: int) -> int:
         model.ray_chunks = Chunks(rays, "rays")
@@ -154,7 +155,9 @@ def test_rays_are_cast_in_parts(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("command", ["export", "eval"])
-def test_too_little_is_one_line(command: str, trained: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_too_little_memory_is_a_one_line_error(
+    command: str, trained: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     config = trained.config.get_base_dir() / "config.yml"
     words = [command, "--load-config", str(config), "--output-dir", str(tmp_path), "--resolution", "32"]
     with pytest.raises(SystemExit) as stop:
@@ -167,80 +170,85 @@ def test_too_little_is_one_line(command: str, trained: Trainer, tmp_path: Path, 
     assert (tmp_path / "mesh.ply").is_file()
 
 
-# ---- a GPU's memory that runs out -----------------------------------------------------------------------------------
+# ---- out of GPU memory ----------------------------------------------------------------------------------------------
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def warnings_in(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if "Out of GPU memory" in line]
 
 
-def test_a_mesh_is_the_same_with_less(capsys: pytest.CaptureFixture[str]):
+def test_a_mesh_is_the_same_after_running_out_of_memory(capsys: pytest.CaptureFixture[str]):
     whole = extract_mesh(field().sdf, 96, progress=False)
-    assert told(capsys) == []
-    sdf, counts = seen(field().sdf, most=10_000)
+    assert warnings_in(capsys) == []
+    sdf, counts = limited(field().sdf, most=10_000)
     mesh = extract_mesh(sdf, 96, progress=False)
     assert np.array_equal(mesh.faces, whole.faces)
     np.testing.assert_allclose(mesh.vertices, whole.vertices, atol=1e-6)
-    assert [line.split("with ")[1].split()[0] for line in told(capsys)] == ["65,536", "32,768", "16,384", "8,192"]
+    assert [line.split("with ")[1].split()[0] for line in warnings_in(capsys)] == [
+        "65,536",
+        "32,768",
+        "16,384",
+        "8,192",
+    ]
     assert max(counts) == 8192  # and nothing was evaluated twice
-    free, all_counts = seen(field().sdf)
+    free, all_counts = limited(field().sdf)
     extract_mesh(free, 96, progress=False)
     assert sum(counts) == sum(all_counts)
 
 
-def test_views_are_the_same_with_less(
+def test_views_are_the_same_after_running_out_of_memory(
     trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     model = trained.pipeline.model
     whole = render(trained)
-    limited, counts = seen(model._render_rays, most=3000)
-    monkeypatch.setattr(model, "_render_rays", limited)
+    call, counts = limited(model._render_rays, most=3000)
+    monkeypatch.setattr(model, "_render_rays", call)
     for a, b in zip(whole, render(trained), strict=True):
         np.testing.assert_allclose(a.normals, b.normals, atol=1e-4)
         np.testing.assert_allclose(a.depth, b.depth, rtol=1e-5)
-    assert len(told(capsys)) == 4 and max(counts) == 2048 and sum(counts) == 4 * 96 * 80
+    assert len(warnings_in(capsys)) == 4 and max(counts) == 2048 and sum(counts) == 4 * 96 * 80
 
 
-def test_evaluation_by_nerfstudio_is_the_same_with_less(
+def test_nerfstudios_evaluation_is_the_same_after_running_out_of_memory(
     trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """`ns-eval` and a training's own pictures."""
+    """`ns-eval` and the evaluation images during training."""
     model = trained.pipeline.model
     whole = trained.pipeline.get_average_eval_image_metrics()
-    limited, counts = seen(model._render_rays, most=3000)
-    monkeypatch.setattr(model, "_render_rays", limited)
+    call, counts = limited(model._render_rays, most=3000)
+    monkeypatch.setattr(model, "_render_rays", call)
     less = trained.pipeline.get_average_eval_image_metrics()
     speed = {"num_rays_per_sec", "fps"}
     assert {k: v for k, v in less.items() if k not in speed} == pytest.approx(
         {k: v for k, v in whole.items() if k not in speed}, rel=1e-3
     )
-    assert len(told(capsys)) == 4 and max(counts) == 2048
-    limited, _ = seen(model._render_rays, most=SMALLEST["rays"] - 1)
-    monkeypatch.setattr(model, "_render_rays", limited)
+    assert len(warnings_in(capsys)) == 4 and max(counts) == 2048
+    call, _ = limited(model._render_rays, most=SMALLEST["rays"] - 1)
+    monkeypatch.setattr(model, "_render_rays", call)
     with pytest.raises(SystemExit) as stop:
         trained.pipeline.get_average_eval_image_metrics()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert stop.value.code == 1 and "runs out even with 256 rays at once" in line
 
 
-def test_distances_at_points_are_the_same_with_less(monkeypatch: pytest.MonkeyPatch):
+def test_distances_at_points_are_the_same_after_running_out_of_memory(monkeypatch: pytest.MonkeyPatch):
     points = np.random.default_rng(0).uniform(-1.1, 1.1, (300_000, 3))
     whole = WorldSdf(field(), np.eye(4))(points)
     small = field()
-    limited, _ = seen(small.sdf_and_gradient, most=50_000)
-    monkeypatch.setattr(small, "sdf_and_gradient", limited)
+    call, _ = limited(small.sdf_and_gradient, most=50_000)
+    monkeypatch.setattr(small, "sdf_and_gradient", call)
     for a, b in zip(whole, WorldSdf(small, np.eye(4))(points)):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_the_smallest_chunk_is_the_last_try(capsys: pytest.CaptureFixture[str]):
-    sdf, _ = seen(field().sdf, most=SMALLEST["points"] - 1)
+def test_the_smallest_chunk_is_the_last_attempt(capsys: pytest.CaptureFixture[str]):
+    sdf, _ = limited(field().sdf, most=SMALLEST["points"] - 1)
     with pytest.raises(PmniError, match=r"runs out even with 1,024 points at once: .*--device cpu") as error:
         extract_mesh(sdf, 96, progress=False)
-    assert "\n" not in str(error.value) and len(told(capsys)) == 7
+    assert "\n" not in str(error.value) and len(warnings_in(capsys)) == 7
 
 
-def test_other_errors_pass():
+def test_other_errors_are_not_caught():
     def fail(_: int) -> None:
         raise RuntimeError("defect")
 
@@ -249,7 +257,7 @@ def test_other_errors_pass():
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_training_ends_in_a_line_that_says_what_to_lower(
+def test_training_ends_with_a_line_that_names_the_option_to_lower(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     SynthCommand(out=tmp_path / "scene", views=4, width=48, height=40, mesh_resolution=32).main()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `pmni` command: help without torch, one-line mistakes, and `pmni export` on a field whose surface is known."""
+"""The `pmni` command: help without torch, one-line errors, and `pmni export` of a field with a known surface."""
 
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,7 +44,10 @@ def test_help_names_every_command_and_imports_no_torch():
 
 def test_version(capsys):
     cli.main(["--version"])
-    assert capsys.readouterr().out.split()[0] == "pmni-nerfstudio"
+    printed = capsys.readouterr().out
+    assert printed.split() == ["pmni-nerfstudio", version("pmni-nerfstudio")]
+    command = [sys.executable, "-m", "pmni_nerfstudio", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == printed
 
 
 @pytest.mark.parametrize("args", [["exprot"], ["export", "--resolution"], []])
@@ -53,7 +57,7 @@ def test_a_wrong_command_line_exits_with_2(args, capsys):
     assert end.value.code == 2
 
 
-def test_an_unknown_command_is_answered_in_one_line(capsys):
+def test_an_unknown_command_is_a_one_line_error(capsys):
     with pytest.raises(SystemExit):
         cli.main(["exprot"])
     choices = ", ".join(cli.SUBCOMMANDS)
@@ -78,7 +82,7 @@ def one_line_error(args, capsys):
     return error
 
 
-def test_export_of_a_run_that_is_not_there(tmp_path, capsys):
+def test_export_of_a_missing_run(tmp_path, capsys):
     args = ["export", "--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path / "out")]
     assert "does not exist" in one_line_error(args, capsys)
     assert not (tmp_path / "out").exists()
@@ -93,7 +97,7 @@ def test_export_refuses_options_out_of_range(option, value, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["a: [}", "!!python/object:no_such_module.Config {a: 1}", "a: 1", "\0"])
-def test_what_is_no_config_is_refused_in_one_line(text, tmp_path):
+def test_an_invalid_config_is_a_one_line_error(text, tmp_path):
     path = tmp_path / "config.yml"
     path.write_text(text)
     with pytest.raises(PmniError, match=r"config\.yml: .*give the config\.yml that ns-train wrote") as error:
@@ -118,20 +122,20 @@ def test_a_checkpoint_is_loaded_from_beside_its_config(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "words"),
     [
         (b"cut short", "can't be read"),
         ([1, 2], "is not a checkpoint"),
         ({"pipeline": {"bad": 1}, "step": 7}, "does not match .*size mismatch"),
     ],
 )
-def test_a_checkpoint_that_is_of_no_use_is_the_users_error(state, said, tmp_path, monkeypatch):
+def test_an_invalid_checkpoint_is_a_one_line_error(state, words, tmp_path, monkeypatch):
     config, checkpoint = fake_config(tmp_path, monkeypatch)
     if isinstance(state, bytes):
         checkpoint.write_bytes(state)
     else:
         torch.save(state, checkpoint)
-    with pytest.raises(PmniError, match=said) as error:
+    with pytest.raises(PmniError, match=words) as error:
         load_run(config, "cpu")
     assert "\n" not in str(error.value)
     assert str(checkpoint) in str(error.value)
@@ -150,7 +154,7 @@ FIELD_RADIUS = 0.55
 
 
 class SphereModel:
-    """A field that starts as a sphere about the origin, and pictures of the fixtures' sphere, at the optimised poses."""
+    """A field that is a sphere about the origin, and rendered maps of SPHERE at the optimized poses."""
 
     device = torch.device("cpu")
     ray_chunks = Chunks(1 << 15, "rays")
@@ -226,7 +230,7 @@ def test_export_writes_everything_in_the_data_world(fake_run, tmp_path, capsys):
     assert poses[[0, 1, 3], :3, 3] == pytest.approx((scene.world_from_unit @ refined[:3])[:, :3, 3])
     assert not np.allclose(poses[0, :3, 3], given[0, :3, 3])
 
-    # Of view 3, the third that trains: its files tell where its pixels' rays meet the sphere, and how it faces there.
+    # View 3, the third training view: its files hold the distances at which rays meet the sphere, and its normals.
     name, row, column = scene.names[3], 20, 24
     stored = read_exr(out / "normal_camera_space" / f"{name}.exr")
     depth = read_exr(out / "depth" / f"{name}.exr")
@@ -245,11 +249,11 @@ def test_export_writes_everything_in_the_data_world(fake_run, tmp_path, capsys):
         assert sorted(path.stem for path in (out / folder).iterdir()) == [scene.names[i] for i in dataset.views]
 
     printed = capsys.readouterr().out
-    for said in (f"{len(mesh.faces):,}", "watertight  yes", "mesh.obj", "transforms.json"):
-        assert said in printed
+    for words in (f"{len(mesh.faces):,}", "watertight  yes", "mesh.obj", "transforms.json"):
+        assert words in printed
 
 
-def test_other_methods_are_sent_to_ns_export(fake_run, tmp_path):
+def test_other_methods_are_referred_to_ns_export(fake_run, tmp_path):
     fake_run.pipeline.model.camera_optimizer = None
     with pytest.raises(PmniError, match="use ns-export"):
         ExportCommand(load_config=tmp_path / "config.yml", output_dir=tmp_path).main()
@@ -276,7 +280,7 @@ def test_a_mesh_moves_with_its_world():
     assert moved.volume == pytest.approx(8 * 6)
 
 
-def test_depth_pictures_are_brighter_the_nearer():
+def test_near_depths_are_bright_in_pictures():
     picture = depth_preview(np.array([[0.0, 10.0, 12.0, 14.0]]))
     assert picture[0, 0] == 0
     assert (np.diff(picture[0, 1:].astype(int)) < 0).all()

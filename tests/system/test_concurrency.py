@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two programs at once on one scene or in one folder: both end as a lone one does, or one says that the other is there."""
+"""Two programs at once on one scene or in one folder: both succeed, or one reports the other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_ended(*ends: Ended) -> None:
 
 
 def check_run(out: Path, lone: Path) -> None:
-    """The last checkpoint and the registration are the lone run's."""
+    """Check that the last checkpoint and the registration equal those of a run on its own."""
     run, other = out / "e" / "pmni" / "t", lone / "e" / "pmni" / "t"
     states = [torch.load(next(r.glob("nerfstudio_models/*.ckpt")), weights_only=True) for r in (run, other)]
     assert states[0]["step"] == states[1]["step"]
@@ -66,7 +66,7 @@ def check_run(out: Path, lone: Path) -> None:
 
 @pytest.mark.slow
 def test_two_trainings_of_one_scene(scene: Path, tmp_path: Path):
-    """Each in a folder of its own, and both in one under the same time stamp."""
+    """In separate folders, and in the same folder under the same timestamp."""
     check_ended(*at_once(train(scene, tmp_path / "lone")))
     before = sorted(path for path in scene.rglob("*"))
     for folders in (("a", "b"), ("same", "same")):
@@ -92,7 +92,7 @@ def test_two_registrations_into_one_folder(scene: Path, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["integrate", "prepare"])
 def test_two_that_make_the_same_folder(name: str, scene: Path, tmp_path: Path):
-    """One of them may find that the other was faster, and says so."""
+    """One of them may report that the other has already written the folder."""
     if name == "prepare":
         write_maps(tmp_path / "src", make_tilted_ellipsoid(), [f"{view:03d}" for view in range(8)])
         command = ["pmni", "prepare", str(tmp_path / "src"), str(tmp_path / "out"), "--focal", "300"]
@@ -136,21 +136,21 @@ def test_a_second_suite_in_a_folder_stops_and_a_killed_one_leaves_it_free(tmp_pa
 
     first = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    child = int(first.stdout.readline())  # of the one that works, and at work when that is killed
+    child = int(first.stdout.readline())  # child process of the suite, still running when that is killed
     try:
         with pytest.raises(PmniError, match=rf"^{tmp_path}: is in use by process {first.pid} on .*; wait until"):
             do()
         first.send_signal(signal.SIGKILL)
         first.wait()
-        os.kill(child, 0)  # it is still there, and holds nothing
+        os.kill(child, 0)  # it still runs, but does not hold the lock
         (outcome,) = do()
         assert outcome.reason == "no GPU"
-        do()  # and one's own end leaves it free too
+        do()  # the lock is released at a normal end as well
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_folder_that_can_not_be_locked_is_said(tmp_path: Path):
+def test_a_folder_that_cannot_be_locked_is_reported(tmp_path: Path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(PmniError, match=r"\.lock: can't be written .*give another --output-dir"), lock_folder(tmp_path):
         pass

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing of scene folders (layout: see scene.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.camera_files import write_cameras, write_intrinsics
+from pmni_nerfstudio.data.images import write_exr, write_png
+from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.data.scene import (
+    CAMERA_SPACE,
+    CAMERAS,
+    DEPTHS,
+    IMAGES,
+    INTRINSICS,
+    MASKS,
+    MESH,
+    TRUE_NORMALS,
+    WORLD_SPACE,
+)
+from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.transforms import flip_y_and_z
+
+if TYPE_CHECKING:
+    import trimesh
+
+
+def write_scene(
+    root: str | os.PathLike[str],
+    *,
+    names: Sequence[str],
+    K: np.ndarray,
+    c2w: np.ndarray | None,
+    world_from_unit: np.ndarray,
+    masks: np.ndarray,
+    normals: np.ndarray,
+    mesh: trimesh.Trimesh | None = None,
+    depths: np.ndarray | None = None,
+) -> None:
+    """Write a scene folder, each file atomically.
+
+    Args:
+        root: folder of the scene, created if necessary. Existing files of these views are replaced.
+        names: names of the N views in natural order.
+        K: (N, 3, 3), intrinsics in pixels, pixel centers at integers; equal for all views if there are no poses.
+        c2w: (N, 4, 4), camera to unit-sphere world, OpenCV axes. If None, intrinsics.json is written.
+        world_from_unit: (4, 4), similarity from the unit-sphere world to the data world.
+        masks: (N, H, W) bool.
+        normals: (N, H, W, 3), OpenCV camera axes, unit length on the mask.
+        mesh: ground-truth surface in the data world.
+        depths: (N, H, W), z depth, zero or NaN where unknown.
+
+    Raises:
+        SceneError: the folder contains files of another scene.
+        ValueError: shapes do not match, or `names` are not in natural order.
+    """
+    root, count = Path(root), len(names)
+    height, width = masks.shape[1:]
+    if list(names) != sorted(set(names), key=natural_key):
+        raise ValueError("names: have to be distinct and in natural order, in which cameras are numbered")
+    for label, array, shape in (
+        ("K", K, (count, 3, 3)),
+        ("c2w", c2w, (count, 4, 4)),
+        ("masks", masks, (count, height, width)),
+        ("normals", normals, (count, height, width, 3)),
+        ("depths", depths, (count, height, width)),
+    ):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{label}: shape {array.shape} is not {shape}")
+    if c2w is None and not np.allclose(K, K[0]):
+        raise ValueError("K: without poses, all views share their intrinsics")
+
+    mask_files = [root / MASKS / f"{name}.png" for name in names]
+    normal_files = [root / TRUE_NORMALS / f"{name}.exr" for name in names]
+    depth_files = [root / DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
+    camera_file = root / (CAMERAS if c2w is not None else INTRINSICS)
+    mesh_files = [root / MESH] if mesh is not None else []
+    _check_other_files(root, {*mask_files, *normal_files, *depth_files, camera_file, *mesh_files})
+    for file in (mask_files[0], normal_files[0], *depth_files[:1]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    for view in range(count):
+        write_png(mask_files[view], masks[view].astype(bool))
+        stored = flip_y_and_z(normals[view])
+        write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
+    if depths is not None:
+        for file, depth in zip(depth_files, depths):
+            with atomic_path(file) as temporary:
+                np.save(temporary, depth.astype(np.float32))
+    if c2w is not None:
+        write_cameras(camera_file, K, c2w, world_from_unit)
+    else:
+        write_intrinsics(camera_file, K[0], width, height)
+    if mesh is not None:
+        with atomic_path(root / MESH) as temporary:
+            mesh.export(temporary)
+
+
+def _check_other_files(root: Path, planned: set[Path]) -> None:
+    """Raise SceneError if a scene folder contains other files than the planned ones."""
+    folders = [
+        root / MASKS,
+        root / DEPTHS,
+        root / IMAGES,
+        *root.glob(f"{CAMERA_SPACE}*"),
+        *root.glob(f"{WORLD_SPACE}*"),
+    ]
+    present = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    present += [path for path in (root / CAMERAS, root / INTRINSICS, root / MESH) if path.is_file()]
+    for path in present:
+        if path not in planned:
+            raise SceneError(f"{path}: belongs to another scene; remove {root} first, or write to another folder")
