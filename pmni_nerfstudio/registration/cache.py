@@ -82,7 +82,7 @@ def load_registration(path: Path) -> Registration:
         arrays = read_npz(path, _SHAPES.__contains__, _MAX_BYTES)
         _check(arrays)
     except (SceneError, ValueError) as error:
-        reason = str(error).removeprefix(f"{path}: ").removesuffix(": write it again with numpy.savez")
+        reason = str(error).removeprefix(f"{path}: ").removesuffix("; write it again with numpy.savez")
         raise PmniError(f"{path}: not a valid cached registration ({reason}); remove it to register again") from error
     hypotheses = zip(arrays["hypothesis_names"], arrays["hypothesis_costs"], arrays["hypothesis_pruned"])
     return Registration(
