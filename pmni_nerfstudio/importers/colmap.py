@@ -2,8 +2,8 @@
 """COLMAP models, text or binary, with normal maps named like the images. World and units are the model's.
 
 Only cameras and images are read: since COLMAP 3.12 a model also has rigs and frames, but each image still has its own
-pose. pycolmap is not used: version 4.2.1 reads a file that is cut within an image's name endlessly while its memory
-grows, it aborts in a process that has imported Open3D 0.19, and it has no wheel for Linux on ARM.
+pose. pycolmap is not used: version 4.2.1 does not return from some damaged files while its memory grows, it aborts in a
+process that has imported Open3D 0.19, and it has no wheel for Linux on ARM.
 """
 
 from __future__ import annotations
@@ -24,31 +24,19 @@ from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
 
 _MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap")
 _MODELS = {
-    "SIMPLE_PINHOLE": "f cx cy",
-    "PINHOLE": "fx fy cx cy",
-    "SIMPLE_RADIAL": "f cx cy k1",
-    "RADIAL": "f cx cy k1 k2",
-    "OPENCV": "fx fy cx cy k1 k2 p1 p2",
-    "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
-    "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
-    "FOV": "fx fy cx cy omega",
-    "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
-    "RADIAL_FISHEYE": "f cx cy k1 k2",
-    "THIN_PRISM_FISHEYE": "fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1",
-    "RAD_TAN_THIN_PRISM_FISHEYE": "fx fy cx cy k0 k1 k2 k3 k4 k5 p0 p1 s0 s1 s2 s3",
-    "SIMPLE_DIVISION": "f cx cy k",
-    "DIVISION": "fx fy cx cy k",
-    "SIMPLE_FISHEYE": "f cx cy",
-    "FISHEYE": "fx fy cx cy",
-    "EUCM": "fx fy cx cy alpha beta",
-    "EQUIRECTANGULAR": "w h",
+    "SIMPLE_PINHOLE": (0, "f cx cy"),
+    "PINHOLE": (1, "fx fy cx cy"),
+    "SIMPLE_RADIAL": (2, "f cx cy k1"),
+    "RADIAL": (3, "f cx cy k1 k2"),
+    "OPENCV": (4, "fx fy cx cy k1 k2 p1 p2"),
+    "OPENCV_FISHEYE": (5, "fx fy cx cy k1 k2 k3 k4"),
+    "FULL_OPENCV": (6, "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6"),
+    "SIMPLE_RADIAL_FISHEYE": (8, "f cx cy k1"),
+    "RADIAL_FISHEYE": (9, "f cx cy k1 k2"),
+    "SIMPLE_FISHEYE": (14, "f cx cy"),
+    "FISHEYE": (15, "fx fy cx cy"),
 }
-"""Parameters of COLMAP's camera models (src/colmap/sensor/models.h) in the order of their numbers in binary files."""
-_NOT_OPENCV = {
-    *("FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE"),
-    *("SIMPLE_DIVISION", "DIVISION", "EUCM", "EQUIRECTANGULAR"),
-}
-"""Camera models that OpenCV's distortion models cannot express."""
+"""Numbers and parameters of the camera models that OpenCV has as well (COLMAP's src/colmap/sensor/models.h)."""
 
 
 class _Camera(NamedTuple):
@@ -126,10 +114,10 @@ def _read_cameras_binary(path: Path) -> dict[int, _Camera]:
         (count,) = _unpack(file, "Q")
         for _ in range(count):
             number, model, width, height = _unpack(file, "IiQQ")
-            if not 0 <= model < len(_MODELS):
-                raise ValueError(f"{path.name} has the unknown camera model {model}")
-            name = list(_MODELS)[model]
-            cameras[number] = _Camera(name, (width, height), _unpack(file, f"{len(_MODELS[name].split())}d"))
+            name = next((name for name, (value, _) in _MODELS.items() if value == model), None)
+            if name is None:
+                raise SceneError(f"{path}: camera model {model} is not supported; undistort the images with COLMAP")
+            cameras[number] = _Camera(name, (width, height), _unpack(file, f"{len(_MODELS[name][1].split())}d"))
     return cameras
 
 
@@ -174,11 +162,11 @@ def _read_images_text(path: Path) -> dict[int, _Image]:
 
 
 def _intrinsics(path: Path, number: int, camera: _Camera) -> tuple[np.ndarray, Lens]:
-    if camera.model not in _MODELS or camera.model in _NOT_OPENCV:
+    if camera.model not in _MODELS:
         raise SceneError(
-            f"{path}: the camera model {printable(camera.model)} is not supported; undistort the images with COLMAP"
+            f"{path}: camera model {printable(camera.model)} is not supported; undistort the images with COLMAP"
         )
-    names = _MODELS[camera.model].split()
+    names = _MODELS[camera.model][1].split()
     if len(camera.parameters) != len(names):
         raise SceneError(
             f"{path}: camera {number} has {len(camera.parameters)} parameters of {len(names)}; export the model again"
