@@ -38,7 +38,7 @@ def waves(x):
 
 
 def counted(sdf):
-    """The same function, and a list with the number of points that it has been evaluated at."""
+    """Wrap an SDF; returns the wrapper and a list with the number of points evaluated."""
     count = [0]
 
     def counting(x):
