@@ -49,7 +49,7 @@ class ExportCommand:
         if not 0 <= self.keep_components <= 1:
             raise PmniError(f"keep-components: {self.keep_components} is out of range; give a number from 0 to 1")
         start = time.perf_counter()
-        # PyTorch and nerfstudio take seconds to import: not for --help, nor before the options are known to be valid.
+        # PyTorch and nerfstudio take seconds to import, and are not needed for --help or invalid options.
         from pmni_nerfstudio.chunks import parse_memory
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.training.trained_run import load_run
