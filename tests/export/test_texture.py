@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from helpers.photographs import look_up, read_glb, take_photographs, true_colours
+from helpers.photographs import look_up, read_glb, take_photographs, true_colors
 from PIL import Image
 from scipy.spatial import KDTree
 
@@ -50,7 +50,7 @@ def test_visible_vertices_get_their_colors_and_hidden_ones_are_not_seen(scene: S
     vertices, poses = np.asarray(mesh.vertices), poses_of(scene)
     photographs = read_photographs(scene, poses, progress=False)
     colors, seen = surface_colors(mesh, vertices, np.asarray(mesh.vertex_normals), photographs)
-    error = np.abs(colors - true_colours(unit(scene, vertices))).max(axis=1)
+    error = np.abs(colors - true_colors(unit(scene, vertices))).max(axis=1)
     # Colors change by up to 3 values per pixel; a color of a wrong point is off by tens.
     assert seen.mean() > 0.7
     assert error[seen].mean() < 0.6
@@ -78,7 +78,7 @@ def test_the_texture_of_a_glb_has_the_colors(scene: Scene, mesh: trimesh.Trimesh
     _, seen = surface_colors(mesh, np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals), photographs)
     distance, index = KDTree(np.asarray(mesh.vertices)).query(positions)
     assert np.max(distance) < 1e-4
-    error = np.abs(look_up(texture, uv) - true_colours(unit(scene, positions))).max(axis=1)[seen[index]]
+    error = np.abs(look_up(texture, uv) - true_colors(unit(scene, positions))).max(axis=1)[seen[index]]
     assert error.mean() < 1.2
     assert np.quantile(error, 0.99) < 6
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several test modules share: scenes with known ground truth, browsers, servers and short training runs."""
+"""Helpers of several test modules: scenes with known ground truth, programs, browsers and short training runs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page in headless Chromium, with WebGL by software and no network: a file (`opened`) or a server here (`live`)."""
+"""Pages in headless Chromium with software WebGL and no network: of a file (`opened`) or of a local server (`live`)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--ena
 LOCAL = ("file:", "data:", "blob:")
 OWN_SERVERS = ("http://127.0.0.1:", "http://localhost:")
 VISER_STATISTICS = "https://www.googletagmanager.com/"
-"""Whom viser's page tells that it was opened. Here that gets an empty answer, and is no fault of ours."""
+"""Address that viser's page reports its visits to; it gets an empty answer and is not counted as a request."""
 VISER_OWN_ERROR = "THREE.BufferGeometry.computeBoundingSphere(): Computed radius is NaN."
-"""How a line begins that every viser page writes on its console, an empty one too: its geometry of no splats."""
+"""Start of a line that every viser page writes on its console, even an empty one: its splat geometry is empty."""
 PATIENCE_MS = 60_000
 ONLY_CANVAS = "* { visibility: hidden !important } canvas { visibility: visible !important }"
-"""A style sheet; panels lie over viser's canvas."""
+"""Style sheet that hides the panels over viser's canvas."""
 
 
 @dataclass
 class Opened:
-    """A browser's page and what it complained of since it was opened."""
+    """A browser page, with its errors and network requests since it was opened."""
 
     page: Page
     errors: list[str] = field(default_factory=list)
-    """Of the console, and exceptions of scripts."""
+    """Errors on the console and exceptions in scripts."""
     requests: list[str] = field(default_factory=list)
-    """Addresses on the network that it asked for; none of them was answered."""
+    """Network addresses that the page requested; none of the requests is answered."""
 
     def open(self, path: Path) -> None:
         """Load a file."""
@@ -49,13 +49,13 @@ class Opened:
         self.page.wait_for_selector("canvas")
 
     def canvas(self, until: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
-        """What the first canvas shows, without what lies over it: (H, W, 3) uint8, RGB; never one that is all one colour.
+        """Picture of the first canvas without the elements over it, (H, W, 3) uint8, RGB, once it is not uniform.
 
         Args:
-            until: ask again until this holds of the picture; by default, the first that shows something is taken.
+            until: condition on the picture to wait for; by default, the first picture that is not uniform is returned.
 
         Raises:
-            AssertionError: it didn't come to hold in PATIENCE_MS.
+            AssertionError: the condition was not met within PATIENCE_MS.
         """
         import cv2
 
@@ -68,11 +68,11 @@ class Opened:
             drawn = np.ptp(picture, axis=(0, 1)).any()  # white all over while the page loads
             if drawn and (until is None or until(picture)):
                 return picture
-            assert time.monotonic() - start < PATIENCE_MS / 1000, "the canvas never showed what is waited for"
+            assert time.monotonic() - start < PATIENCE_MS / 1000, "the canvas never showed the expected picture"
             self.page.wait_for_timeout(200)
 
     def pixels(self, selector: str) -> np.ndarray:
-        """What the first such element looks like once Plotly has drawn it: (H, W, 3) uint8."""
+        """Picture of the first matching element, (H, W, 3) uint8, once Plotly has drawn it."""
         import cv2
 
         element = self.page.locator(selector).first
@@ -90,14 +90,14 @@ def lit(picture: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def opened() -> Iterator[Opened]:
-    """A page of a browser, for files only; the test is skipped where there is none."""
+    """A browser page for local files; the test is skipped if there is no browser."""
     with _browser(LOCAL) as found:
         yield found
 
 
 @pytest.fixture
 def live() -> Iterator[Opened]:
-    """A page of a browser that reaches servers on this machine; the test is skipped where there is none."""
+    """A browser page that reaches servers on this machine; the test is skipped if there is no browser."""
     with _browser(LOCAL + OWN_SERVERS) as found:
         yield found
 

@@ -37,7 +37,7 @@ def poses() -> np.ndarray:
 
 
 def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
-    """normal/ and mask/ of the sphere through a lens, each pixel's ray found by OpenCV."""
+    """Write normal/ and mask/ of the sphere seen through a lens; OpenCV finds each pixel's ray."""
     x, y = np.meshgrid(np.arange(SIZE[0], dtype=float), np.arange(SIZE[1], dtype=float))
     pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
     if lens[0] == "OPENCV_FISHEYE":
@@ -58,7 +58,7 @@ def write_distorted(folder: Path, lens: tuple[str, list[float]]) -> None:
 
 
 def write_metashape(file: Path, coefficients: dict[str, float], world: str = "") -> None:
-    """As Metashape does; `world`: elements of the chunk besides, those of component 0 for instance."""
+    """Write a Metashape camera file; `world` has further elements of the chunk, such as those of component 0."""
     cameras = "".join(
         f'<camera id="{i}" sensor_id="0" component_id="0" label="{name}"><transform>{" ".join(map(str, pose.ravel()))}</transform></camera>'
         for i, (name, pose) in enumerate(zip(NAMES, poses()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained run's folder whose configuration and pipeline are stand-ins."""
+"""The folder of a trained run with a fake configuration and pipeline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pmni_nerfstudio.training import trained_run as run_module
 
 
 def fake_config(folder, monkeypatch):
-    """A config whose pipeline accepts any state but one with the key `bad`."""
+    """Paths of a config and a checkpoint; the pipeline accepts any state that has no key `bad`."""
 
     def load_pipeline(state, step):
         if "bad" in state:

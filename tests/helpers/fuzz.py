@@ -47,15 +47,15 @@ VIEWS = 3
 
 
 MEMORY = 6 << 30
-"""Of the fuzzing process, in bytes of address space: torch alone maps half of it."""
+"""Address space of the fuzzing process in bytes; torch alone maps half of it."""
 
 
 SECONDS = 5
-"""Of the processor, for one file of some kilobytes; a busy machine doesn't count."""
+"""CPU time for one file of a few kilobytes."""
 
 
 WAITING = 120
-"""The same by the clock, for what waits and does nothing."""
+"""Wall time for one file, which bounds waiting."""
 
 
 FUZZ = ("exr", "exr16", "png8", "png16", "npy", "mask", "jpeg", "depth", "cameras", "intrinsics", "poses", "poses_npz")
@@ -68,7 +68,7 @@ FUZZ += PARSERS
 
 
 def good_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
-    """A good file of each kind, as the program's own writers make them, and what reads it."""
+    """A valid file of each kind and its reader."""
     rng = np.random.default_rng(0)
     normals = rng.normal(size=(20, 24, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
@@ -146,7 +146,7 @@ EDGES = [
     b"\0" * 4,
     b"\xff" * 8,
 ]
-"""Numbers that a size in a header goes wrong by, in either order of bytes."""
+"""Values that break sizes in headers, in both byte orders."""
 
 
 WORDS = [
@@ -168,7 +168,7 @@ WORDS += [b"!!int x", b"&a [*a, *a]", b"*a", b"\xff\xfe", b"(99999999,)", b"0.5"
 
 
 def damage(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """One to four changes, most of them near the front, where headers are; of an archive, sometimes inside a member."""
+    """Make one to four changes, most of them near the front, where headers are."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
         place = rng.randrange(min(len(out), rng.choice((64, 400, len(out)))) or 1)
@@ -193,7 +193,7 @@ def damage(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def damage_inside(data: bytes, other: bytes, rng: random.Random, folder: Path) -> bytes:
-    """An archive with sound checksums, one member of which is damaged: checksums hide most damage of the outside."""
+    """Damage one member of an archive and keep its checksums valid: they catch most damage of the archive itself."""
     source, target = folder / "in.zip", folder / "out.zip"
     source.write_bytes(data)
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:
@@ -206,7 +206,7 @@ def damage_inside(data: bytes, other: bytes, rng: random.Random, folder: Path) -
 
 
 def damage_png(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A PNG with sound checksums and a chunk damaged."""
+    """Damage one chunk of a PNG and keep its checksums valid."""
     out, place = bytearray(data[:8]), 8
     chunks = []
     while place < len(data):
@@ -229,13 +229,13 @@ def damaged(data: bytes, other: bytes, rng: random.Random, folder: Path) -> byte
 
 
 def finding(read: Callable[[Path], object], path: Path) -> str | None:
-    """What is wrong with how a reader answers, or None. "read" and "refused" are counted by the caller."""
+    """Fault in a reader's reaction to a file; None if it reads the file or refuses it with one line that names it."""
     try:
         read(path)
     except PmniError as error:
         line = str(error)
         return None if line.isprintable() and str(path.parent.parent) in line else f"line {line!r}"
-    except BaseException as error:  # whatever it is, it is a finding
+    except BaseException as error:  # any other exception is a finding
         where = error.__traceback__
         while where is not None and where.tb_next is not None:
             where = where.tb_next
@@ -249,7 +249,7 @@ class Hang(BaseException):
 
 
 def fuzz(seed: int, executions: int, names: tuple[str, ...]) -> Counter[str]:
-    """Read that many damaged files; findings by reader and kind. A crash shows in the process's end and its last line."""
+    """Read damaged files, and count the findings by reader and kind."""
 
     def alarm(*_: object) -> None:
         raise Hang(f"more than {SECONDS} s of work or {WAITING} s of waiting")
@@ -265,7 +265,7 @@ def fuzz(seed: int, executions: int, names: tuple[str, ...]) -> Counter[str]:
             assert finding(read, path) is None, kind
             read(path)  # a good file is read
         contents = {kind: path.read_bytes() for kind, (path, _) in files.items()}
-        # address space and not pages: what is asked for counts, touched or not
+        # The limit is on address space: memory counts as soon as it is allocated, touched or not.
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGALRM, alarm)
@@ -275,7 +275,7 @@ def fuzz(seed: int, executions: int, names: tuple[str, ...]) -> Counter[str]:
             rng = random.Random(f"{seed} {i}")
             path, read = files[kind]
             path.write_bytes(damaged(contents[kind], contents[rng.choice(FUZZ)], rng, folder))
-            print(f"at {kind} {seed} {i}", file=sys.stderr, flush=True)  # the last one is where a crash was
+            print(f"at {kind} {seed} {i}", file=sys.stderr, flush=True)  # a crash happened at the last line
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             signal.setitimer(signal.ITIMER_REAL, WAITING)
             what = finding(read, path)
@@ -289,14 +289,14 @@ def fuzz(seed: int, executions: int, names: tuple[str, ...]) -> Counter[str]:
 
 
 def run(seed: int, executions: int, names: tuple[str, ...] = FUZZ) -> dict[str, Any]:
-    """The same in a process of its own."""
+    """Run `fuzz` in a separate process; the JSON object that `main` prints."""
     command = [sys.executable, "-m", "helpers.fuzz", str(seed), str(executions), *names]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     end = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False, env=environment)
-    said = end.stderr.decode(errors="replace").splitlines()
-    last = [line for line in said if line.startswith("at ")][-1:]
-    assert end.returncode == 0, f"the process died ({end.returncode}) {last}: " + " | ".join(said[-30:])
-    # OpenEXR prints too, when it likes.
+    log = end.stderr.decode(errors="replace").splitlines()
+    last = [line for line in log if line.startswith("at ")][-1:]
+    assert end.returncode == 0, f"the process died ({end.returncode}) {last}: " + " | ".join(log[-30:])
+    # OpenEXR prints lines of its own.
     return json.loads(next(line for line in end.stdout.decode().splitlines() if line.startswith('{"executions"')))
 
 

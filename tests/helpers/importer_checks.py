@@ -14,19 +14,20 @@ from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
 def prepare(source: Path, out: Path, **options) -> Scene:
-    """What `pmni prepare` makes of it."""
+    """Run `pmni prepare` and read the scene that it makes."""
     PrepareCommand(src=source, out=out, **options).main()
     return read_scene(out)
 
 
 def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles between unit vectors, in degrees."""
     return np.rad2deg(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
 
 
 def shift_px(found: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """By how many pixels in x and y maps (N, H, W, 3) lie beside the truth, from the pixels (N, H, W) bool.
+    """Shift in x and y, in pixels, of maps (N, H, W, 3) against the true ones, estimated from the pixels (N, H, W) bool.
 
-    Interpolation loses detail, but to no side; what a shift adds is its share of the normals' own gradient.
+    The difference of the maps is fitted by their gradient; the blur of interpolation has no preferred direction.
     """
     gradients = np.stack([np.gradient(truth, axis=axis)[inside].ravel() for axis in (2, 1)], axis=-1)
     return np.linalg.lstsq(gradients, (found.astype(float) - truth)[inside].ravel(), rcond=None)[0]
@@ -39,7 +40,7 @@ def data_rays(K: np.ndarray, data_c2w: np.ndarray, size: tuple[int, int]) -> tup
 
 
 def assert_is(scene: Scene, truth: AnalyticScene, normals_deg: float = 0.1, has_sphere: bool = True) -> None:
-    """Rays in millimetres, masks and normals are the truth's; the unit sphere too, or it holds the object snugly."""
+    """Check rays (in millimeters), masks, normals and unit sphere against the ground truth."""
     assert (scene.width, scene.height) == truth.size and scene.c2w is not None
     poses = transform_poses(scene.world_from_unit, scene.c2w)
     for mine, true in zip(
@@ -61,10 +62,10 @@ def assert_maps(scene: Scene, truth: AnalyticScene, normals_deg: float = 0.1) ->
 
 
 def assert_sphere_is_snug(scene: Scene, truth: AnalyticScene) -> None:
-    """It is where the true one is, and not much larger or smaller."""
+    """Check that the fitted unit sphere is close to the true one in position and size."""
     radius = np.cbrt(np.linalg.det(scene.world_from_unit[:3, :3]))
     true_radius = np.cbrt(np.linalg.det(truth.world_from_unit[:3, :3]))
     assert 0.75 * true_radius < radius < 1.25 * true_radius
     assert np.linalg.norm(scene.world_from_unit[:3, 3] - truth.world_from_unit[:3, 3]) < 0.3 * true_radius
-    # Every mask is within the unit sphere's image.
+    # Every mask lies within the image of the unit sphere.
     assert not any("unit sphere" in warning for warning in scene.warnings)

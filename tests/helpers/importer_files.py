@@ -18,7 +18,7 @@ NAMES = [f"{view:03d}" for view in range(8)]
 
 
 def write_transforms(folder: Path, truth: AnalyticScene, axes: str = "opencv", **more) -> Path:
-    """As nerfstudio has it; normals and masks by the images' names, no image at hand."""
+    """Write nerfstudio's transforms.json with normals and masks named after images that do not exist."""
     write_maps(folder, truth, [f"frame_{i + 1:05d}" for i in range(8)], axes, "normals", "masks")
     frames = [
         {
@@ -46,7 +46,7 @@ def world_mats(truth: AnalyticScene, has_scale: bool = True, first: int = 0) -> 
 
 
 def write_diligent(root: Path, truth: AnalyticScene, has_mat: bool = True) -> None:
-    """As it is released: KK, Rc_i, Tc_i from 1, a folder for each view, a mesh in the world."""
+    """Write DiLiGenT-MV's layout: KK, Rc_i and Tc_i counted from 1, a folder for each view, a mesh in the world."""
     calibration: dict[str, np.ndarray] = {"KK": truth.K[0]}
     for i, pose in enumerate(truth.data_c2w):
         w2c = np.linalg.inv(pose)
@@ -66,7 +66,7 @@ def write_diligent(root: Path, truth: AnalyticScene, has_mat: bool = True) -> No
 
 
 def write_model(folder: Path, truth: AnalyticScene, suffix: str, names: list[str]) -> None:
-    """A COLMAP model of pinholes, by nerfstudio's copy of COLMAP's own scripts."""
+    """Write a COLMAP model of pinhole cameras with nerfstudio's copy of COLMAP's scripts."""
     folder.mkdir(parents=True, exist_ok=True)
     k = truth.K[0]
     params = np.array([k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5])
@@ -85,7 +85,7 @@ def write_model(folder: Path, truth: AnalyticScene, suffix: str, names: list[str
 
 
 def as_colors(normals: np.ndarray, mask: np.ndarray, bits: int = 16) -> np.ndarray:
-    """A PNG's pixels of normals, black off the mask."""
+    """Normals as pixels of a PNG, black off the mask."""
     top = 2**bits - 1
     return np.where(mask[..., None], np.round((normals + 1) / 2 * top), 0).astype(np.uint16 if bits == 16 else np.uint8)
 
@@ -98,7 +98,7 @@ def write_maps(
     normals: str = "normal",
     masks: str | None = "mask",
 ) -> None:
-    """normal/NAME.png and mask/NAME.png."""
+    """Write normal/NAME.png and mask/NAME.png."""
     (folder / normals).mkdir(parents=True)
     if masks is not None:
         (folder / masks).mkdir()

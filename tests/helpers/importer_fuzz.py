@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Good files of every layout that `pmni prepare` knows, and what reads them: for tests/test_fuzz.py to damage."""
+"""Valid files of every layout that `pmni prepare` knows, with their readers, for helpers/fuzz.py to damage."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ LAYOUTS = {
     "plain_exif": ("plain", "images/001.jpg"),
     "plain_cutout": ("plain", "normal/001.png"),
 }
-"""By the kind of damage: the layout, and which of its files is damaged."""
+"""Layout and the file of it that is damaged, by kind."""
 FILES = ("mat", "mat_packed", "mat_normals", "npy_first", "png_size", "png_cutout", "jpeg_photo")
 PARSERS = FILES + tuple(LAYOUTS)
 WHOLE = tuple(f"whole_{kind}" for kind in LAYOUTS)
-"""The same layouts, not only read but made a scene of: some tens of times slower."""
+"""The same layouts, converted to a scene instead of only read, which is tens of times slower."""
 
 
 def prepare_files(folder: Path) -> dict[str, tuple[Path, Reader]]:
-    """A good file of each kind, and what reads it."""
+    """A valid file of each kind and its reader."""
     truth = make_tilted_ellipsoid()
     found: dict[str, tuple[Path, Reader]] = {}
     for kind, (name, file) in LAYOUTS.items():
@@ -79,7 +79,7 @@ def _read(name: str, root: Path, _: Path) -> object:
 
 
 def _convert(name: str, root: Path, _: Path) -> None:
-    """`pmni prepare`, which has to leave a scene or nothing."""
+    """Run `pmni prepare`, which has to leave a whole scene or nothing."""
     out = root.with_name(f"{root.name}_made")
     shutil.rmtree(out, ignore_errors=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -103,8 +103,8 @@ def _write(root: Path, kind: str, truth: AnalyticScene) -> None:
     elif kind.startswith("monosdf"):
         root.mkdir()
         for view, name in enumerate(NAMES):
-            coloured = np.where(truth.masks[view][..., None], truth.normals[view] / 2 + 0.5, 0)
-            np.save(root / f"{name}_normal.npy", np.moveaxis(coloured, -1, 0).astype(np.float32))
+            stored = np.where(truth.masks[view][..., None], truth.normals[view] / 2 + 0.5, 0)
+            np.save(root / f"{name}_normal.npy", np.moveaxis(stored, -1, 0).astype(np.float32))
         np.savez_compressed(root / "cameras.npz", **world_mats(truth))
     else:
         write_maps(root, truth, NAMES, masks=None if "cutout" in kind else "mask")
@@ -112,7 +112,7 @@ def _write(root: Path, kind: str, truth: AnalyticScene) -> None:
 
 
 def _write_cameras(root: Path, kind: str, truth: AnalyticScene) -> None:
-    """Beside maps in normal/ and mask/."""
+    """Write the camera files beside maps in normal/ and mask/."""
     if kind in ("neus", "rnb"):
         np.savez(root / LAYOUTS[kind][1], **world_mats(truth))
     elif kind.startswith("colmap"):
@@ -126,8 +126,8 @@ def _write_cameras(root: Path, kind: str, truth: AnalyticScene) -> None:
     if kind == "plain_cutout":
         for view, name in enumerate(NAMES):
             alpha = (truth.masks[view] * 255).astype(np.uint8)[..., None]
-            colours = as_colors(truth.stored_normals(view, "camera"), truth.masks[view], 8)
-            write_png(root / "normal" / f"{name}.png", np.concatenate([colours, alpha], axis=-1))
+            colors = as_colors(truth.stored_normals(view, "camera"), truth.masks[view], 8)
+            write_png(root / "normal" / f"{name}.png", np.concatenate([colors, alpha], axis=-1))
 
 
 def _write_photographs(root: Path) -> None:

@@ -19,13 +19,13 @@ from pmni_nerfstudio.synth.render import trace
 from pmni_nerfstudio.synth.shapes import SHAPES
 
 
-def true_colours(points: np.ndarray) -> np.ndarray:
-    """RGB (P, 3) in [0, 255] of points (P, 3) in the unit sphere's world: smooth, another one everywhere."""
+def true_colors(points: np.ndarray) -> np.ndarray:
+    """RGB (P, 3) in [0, 255] of points (P, 3) in the unit-sphere world: smooth, and different at every point."""
     return 128 + 110 * np.sin(points @ np.array([[2.5, 0.4, -0.7], [-0.6, 2.2, 0.9], [0.3, -0.8, 2.8]]))
 
 
 def take_photographs(scene: Scene, shape: str, factor: int = 1) -> None:
-    """Write image/NN.png of a synthetic scene, this many times as wide and high as its maps; black off the object."""
+    """Write image/NN.png of a synthetic scene, `factor` times as wide and high as its maps, black off the object."""
     (scene.root / "image").mkdir()
     assert scene.c2w is not None
     for name, k, c2w in zip(scene.names, scene.K, scene.c2w):
@@ -34,15 +34,15 @@ def take_photographs(scene: Scene, shape: str, factor: int = 1) -> None:
         size = (factor * scene.width, factor * scene.height)
         origins, directions = (torch.from_numpy(np.array(a)) for a in pixel_rays(fine, c2w, *size))
         t = trace(SHAPES[shape], origins, directions)
-        colours = np.zeros((len(t), 3))
+        colors = np.zeros((len(t), 3))
         on = torch.isfinite(t)
-        colours[on.numpy()] = true_colours((origins[on] + t[on, None] * directions[on]).numpy())
-        image = colours.round().astype(np.uint8).reshape(size[1], size[0], 3)
+        colors[on.numpy()] = true_colors((origins[on] + t[on, None] * directions[on]).numpy())
+        image = colors.round().astype(np.uint8).reshape(size[1], size[0], 3)
         Image.fromarray(image).save(scene.root / "image" / f"{name}.png")
 
 
 def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (V, 3), texture coordinates (V, 2) and texture (H, W, 3), by the glTF specification alone."""
+    """Positions (V, 3), texture coordinates (V, 2) and texture (H, W, 3) of a GLB file, read by the glTF specification."""
     data = path.read_bytes()
     length = struct.unpack("<I", data[12:16])[0]
     head, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
@@ -63,7 +63,7 @@ def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def look_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Colours (V, 3) at glTF's texture coordinates: the origin is the upper left corner of the first texel."""
+    """Colors (V, 3) at glTF texture coordinates, whose origin is the upper left corner of the first texel."""
     height, width = texture.shape[:2]
     at = (uv * [width, height] - 0.5).astype(np.float32)
     values = [

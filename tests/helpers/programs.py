@@ -7,7 +7,6 @@ started as its console script or `python FILE` would be: words, exit code, outpu
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import resource
@@ -15,11 +14,17 @@ import runpy
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
-from multiprocessing.context import ForkServerProcess
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
+
+import pytest
 
 PRELOADED = (
     "nerfstudio.scripts.train",
@@ -34,16 +39,19 @@ PRELOADED = (
     "pmni_nerfstudio.cli",
     "pmni_nerfstudio.pmni_config",
 )
+SECONDS_TO_START = 120
+LONGEST = 600.0
+"""Seconds after which a program is killed."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A program that ended."""
+    """Result of a program."""
 
     code: int
     """Exit code; minus the signal's number if a signal ended it."""
     output: str
-    """What it wrote to standard output and standard error together."""
+    """Standard output and standard error together."""
 
 
 class Program:
@@ -52,72 +60,104 @@ class Program:
     Args:
         words: a console script of this environment, or `python` and a file, with arguments.
         folder: working directory.
-        largest_file: limit on the size of files that it writes, in bytes.
+        largest_file: limit on the size of the files that it writes, in bytes: as if the disk were full.
+        environment: variables to add.
     """
 
     def __init__(
-        self, words: Sequence[str | Path], folder: Path | None = None, largest_file: int | None = None
+        self,
+        words: Sequence[str | Path],
+        folder: Path | None = None,
+        largest_file: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        with tempfile.NamedTemporaryFile(prefix="program", suffix=".log", delete=False) as log:
-            self._log = Path(log.name)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOADED])
-        given = [str(word) for word in words], self._log, folder or Path.cwd(), largest_file, dict(os.environ)
-        self.process: ForkServerProcess = context.Process(target=_run, args=given)
-        self.process.start()
+        self._output = bytearray()
+        with tempfile.TemporaryDirectory(prefix="program") as name:
+            pipe = Path(name) / "output"
+            os.mkfifo(pipe)
+            self._reader = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+            self._reader.start()
+            context = _context()
+            ready = context.Event()
+            variables = {**os.environ, **(environment or {})}
+            given = [str(word) for word in words], pipe, folder or Path.cwd(), largest_file, variables, ready
+            self.process: ForkServerProcess = context.Process(target=_run, args=given)
+            self.process.start()
+            assert ready.wait(SECONDS_TO_START), f"{words[0]} does not start"
 
-    def wait(self, seconds: float | None = None) -> Ended:
+    def _read(self, pipe: Path) -> None:
+        with pipe.open("rb", buffering=0) as stream:
+            while chunk := stream.read(1 << 16):
+                self._output += chunk
+
+    @property
+    def output(self) -> str:
+        """Everything that it has written so far."""
+        return self._output.decode(errors="replace")
+
+    def wait(self, seconds: float = LONGEST) -> Ended:
         """Wait until it has ended; kill it after so many seconds."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        output = self.output
-        self._log.unlink(missing_ok=True)
+        self._reader.join(1.0)  # longer only if a child process outlives it
         assert self.process.exitcode is not None
-        return Ended(self.process.exitcode, output)
-
-    @property
-    def output(self) -> str:
-        """What it has written so far."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        return Ended(self.process.exitcode, self.output)
 
     def interrupt(self) -> None:
-        """Send what Ctrl-C sends."""
+        """Send the signal that Ctrl-C sends."""
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGINT)
 
 
 def run(
     words: Sequence[str | Path],
-    seconds: float | None = None,
+    seconds: float = LONGEST,
     folder: Path | None = None,
     largest_file: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Ended:
     """Run a program to its end, or kill it after so many seconds; see Program."""
-    return Program(words, folder, largest_file).wait(seconds)
+    return Program(words, folder, largest_file, environment).wait(seconds)
 
 
-def _run(words: list[str], log: Path, folder: Path, largest_file: int | None, environment: dict[str, str]) -> None:
-    """In the program's process."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+@lru_cache
+def _context() -> ForkServerContext:
+    """The server process, started once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    with pytest.MonkeyPatch.context() as patch:
+        # OpenMP's threads do not survive a fork: computations during the imports must not start any.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+    return context
+
+
+def _run(
+    words: list[str], pipe: Path, folder: Path, largest_file: int | None, environment: dict[str, str], ready: Event
+) -> None:
+    """Become the program, in the forked process."""
+    import torch
+
+    output = os.open(pipe, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(file, stream.fileno())
+        os.dup2(output, stream.fileno())
+    ready.set()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    # As in a process that has just started: threads for all cores, and no temporary folder chosen yet.
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    tempfile.tempdir = None
     program, *arguments = words
-    name = Path(program).name
-    with contextlib.suppress(KeyError):
-        del sys.modules["__mp_main__"]
-    if name.startswith("python"):
+    if Path(program).name.startswith("python"):
         sys.argv = arguments
         sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
         runpy.run_path(arguments[0], run_name="__main__")
     else:
-        (script,) = entry_points(group="console_scripts", name=name)
+        (script,) = entry_points(group="console_scripts", name=Path(program).name)
         sys.argv = words
         sys.exit(script.load()())

@@ -47,7 +47,7 @@ def add_world_normals(root: Path, truth: dict, change: np.ndarray | None = None)
 
 
 def change_cameras(root: Path, **changes) -> None:
-    """Replace entries by what a function makes of them; None removes one."""
+    """Apply functions to entries of cameras_sphere.npz; an entry that becomes None is removed."""
     file = root / "cameras_sphere.npz"
     arrays = dict(np.load(file))
     for name, change in changes.items():

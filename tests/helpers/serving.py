@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+from helpers.programs import Program
 
 SECONDS_TO_START = 120
 SECONDS_TO_STOP = 30
 
 
 def free_port() -> int:
-    """Of this machine."""
+    """A port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -26,40 +26,37 @@ def free_port() -> int:
 
 @contextmanager
 def served(
-    words: Sequence[str | os.PathLike[str]], port_option: str = "--viewer.websocket-port", code: int | None = None
+    words: Sequence[str | Path], port_option: str = "--viewer.websocket-port", code: int | None = None
 ) -> Iterator[str]:
-    """Start a server on a free port: its address, from when it answers there until the block ends; then interrupt it.
+    """Run a server on a free port until the block ends, then interrupt it.
 
     Args:
-        words: of the command.
-        port_option: that takes the port.
-        code: with which it has to end when interrupted, as Ctrl-C does; None: any.
+        words: the command.
+        port_option: option that takes the port.
+        code: exit code that the interrupted server must have; None: any.
+
+    Yields:
+        The server's address, once it answers there.
 
     Raises:
-        AssertionError: it ended by itself, showed no page, or ended with another code.
-        subprocess.TimeoutExpired: it doesn't stop.
+        AssertionError: the server ended by itself, showed no page, did not stop, or ended with another code.
     """
     port = free_port()
-    process = subprocess.Popen(
-        [*words, port_option, str(port)],
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    program = Program([*words, port_option, str(port)])
     url = f"http://127.0.0.1:{port}/"
     try:
         start = time.monotonic()
         while not _answers(url):
-            assert process.poll() is None, f"{words[0]} ended by itself, with {process.returncode}"
+            assert program.process.is_alive(), f"{words[0]} ended by itself: {program.output[-2000:]}"
             assert time.monotonic() - start < SECONDS_TO_START, f"{words[0]} shows no page"
-            time.sleep(0.5)
+            time.sleep(0.2)
         yield url
-        process.send_signal(signal.SIGINT)
-        ended = process.wait(timeout=SECONDS_TO_STOP)
-        assert code in (None, ended), f"{words[0]} ended with {ended}"
+        program.interrupt()
+        program.process.join(SECONDS_TO_STOP)
+        assert not program.process.is_alive(), f"{words[0]} does not stop when interrupted"
+        assert code in (None, program.process.exitcode), f"{words[0]} ended with {program.process.exitcode}"
     finally:
-        process.kill()
-        process.wait()
+        program.wait(0)
 
 
 def _answers(url: str) -> bool:

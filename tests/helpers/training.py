@@ -16,9 +16,9 @@ METHODS = {"pmni": pmni, "pmni-calibrated": pmni_calibrated, "pmni-original": pm
 
 
 def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) -> TrainerConfig:
-    """A method's configuration for a scene; changes are given as pipeline__model__x=value.
+    """Configuration of a method for a scene; changes are given as pipeline__model__x=value.
 
-    Registration is off: what these runs test is training. (tests/test_registration.py has it on.)
+    Registration is off unless it is turned on by a change.
     """
     config = copy.deepcopy(METHODS[method].config)
     config.data = config.pipeline.datamanager.data = data
@@ -37,7 +37,7 @@ def make_config(method: str, data: Path, out: Path, steps: int, **changes: Any) 
 
 
 def set_up(config: TrainerConfig) -> Trainer:
-    """The trainer, ready for its first step. Seeds and saves the configuration as ns-train does."""
+    """Trainer before its first step, with the random seed and the saved configuration of ns-train."""
     _set_random_seed(config.machine.seed)
     trainer: Trainer = config.setup(local_rank=0, world_size=1)
     config.save_config()

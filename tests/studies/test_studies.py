@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import programs
 from helpers.documentation import documented_command, words_of
 from rich.console import Console
 
@@ -393,6 +394,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def forked_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real ns-train and pmni, without the time of their imports."""
+
+    def run_forked(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, **_):
+        start = time.perf_counter()
+        ended = programs.run(command, environment=environment)
+        log.write_text(ended.output)
+        if ended.code != 0:
+            raise PmniError(ended.output[-2000:])
+        return ResourceUsage(time.perf_counter() - start, 1.0)
+
+    monkeypatch.setattr(job_module, "run_command", run_forked)
+
+
 def logged_commands(folder: Path) -> Callable[[list[str]], ResourceUsage]:
     return partial(run_command, log=folder / "log.txt")
 
@@ -411,6 +427,7 @@ def test_calibrated_methods_get_the_true_poses(scene: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_commands")
 def test_methods_are_compared_on_one_scene(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     few = "--max-num-iterations 30"
     methods = (f"pmni-calibrated {few}", f"pmni {few}", f"neus-facto {few}")
@@ -452,6 +469,7 @@ def test_an_invalid_scene_is_reported_before_any_training(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_commands")
 def test_a_suite_prints_mean_and_standard_deviation(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "suite.yml").write_text(
         f"scenes: [{scene}]\nmethods: [{{name: pmni-calibrated, flags: [--max-num-iterations, 30]}}]\nseeds: [1, 2]\n"

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scripts in examples/ make of a small run is held against the truth that the run's scene was made from."""
+"""Output of the scripts in examples/ for a small run, compared with the ground truth of its scene."""
 
 from __future__ import annotations
 
 import json
 import runpy
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ import pytest
 import torch
 import trimesh
 import tyro
-from helpers.photographs import look_up, read_glb, take_photographs, true_colours
-from helpers.training import make_config, set_up
+from helpers.photographs import look_up, read_glb, take_photographs, true_colors
+from helpers.programs import run
+from helpers.trained_run import TrainedRun
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
 from scipy.ndimage import binary_dilation
@@ -26,7 +25,6 @@ from scipy.spatial.transform import Rotation
 from torch.utils.tensorboard import SummaryWriter
 from trimesh.visual import ColorVisuals
 
-from pmni_nerfstudio import cli
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.scene import Scene, read_scene
@@ -38,7 +36,7 @@ from pmni_nerfstudio.synth.render import render
 from pmni_nerfstudio.synth.shapes import SHAPES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHAPE = "blob"
+SHAPE = TrainedRun.shape
 
 
 def run_example(name: str, *words: str | Path) -> None:
@@ -48,7 +46,7 @@ def run_example(name: str, *words: str | Path) -> None:
 
 @dataclass
 class Trained:
-    """A scene, a run of it, what was exported, and the truth."""
+    """A scene with ground truth, a run of it, and the result of `pmni eval`."""
 
     scene: Scene
     config: Path
@@ -56,15 +54,15 @@ class Trained:
 
     @property
     def scale(self) -> float:
-        """Units of the data's world in a radius."""
+        """Radius of the unit sphere in the data's units."""
         return float(self.scene.world_from_unit[0, 0])
 
     def unit(self, points: np.ndarray) -> np.ndarray:
-        """Points of the data's world in the unit sphere's, where the shape is."""
+        """Points of the data's world in the unit-sphere world, in which the shape is defined."""
         return (points - self.scene.world_from_unit[:3, 3]) / self.scale
 
     def true_distance(self, points: np.ndarray) -> np.ndarray:
-        """Signed distance to the true surface's mesh, data's world and units."""
+        """Signed distances to the true surface's mesh, in the data's world and units."""
         mesh = o3d.t.io.read_triangle_mesh(str(self.scene.mesh_file))
         rays = o3d.t.geometry.RaycastingScene()
         rays.add_triangles(mesh)
@@ -72,16 +70,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A short run on given poses. Its surface is right to .4% of the radius on the average."""
-    folder = tmp_path_factory.mktemp("examples")
-    SynthCommand(out=folder / "scene", shape=SHAPE, views=6, width=48, height=40, mesh_resolution=64).main()
-    set_up(make_config("pmni-calibrated", folder / "scene", folder, 60)).train()
-    config = folder / "test" / "pmni-calibrated" / "run" / "config.yml"
-    cli.main(
-        ["export", "--load-config", str(config), "--output-dir", str(folder / "out"), "--resolution", "64", "--maps"]
-    )
-    return Trained(read_scene(folder / "scene"), config, folder / "out")
+def trained(trained_run: TrainedRun) -> Trained:
+    return Trained(read_scene(trained_run.scene), trained_run.config, trained_run.result)
 
 
 def load_mesh(path: Path) -> trimesh.Trimesh:
@@ -95,11 +85,11 @@ def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.degrees(np.arccos(cosine.clip(-1, 1)))
 
 
-def test_picture_shows_what_was_exported(trained: Trained, tmp_path: Path):
+def test_picture_shows_the_result(trained: Trained, tmp_path: Path):
     run_example("01_picture.py", trained.scene.root, trained.result, tmp_path / "picture.png", "--views", "2")
     picture = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB"))
     assert picture.shape[1] > picture.shape[0] > 300
-    assert (picture.min(axis=2) < 200).mean() > 0.1  # not a white page
+    assert (picture.min(axis=2) < 200).mean() > 0.1  # not a blank page
 
 
 def test_novel_views_are_those_of_the_true_shape(trained: Trained, tmp_path: Path):
@@ -108,7 +98,7 @@ def test_novel_views_are_those_of_the_true_shape(trained: Trained, tmp_path: Pat
     assert poses.shape == (5, 4, 4)
     unit = poses.copy()
     unit[:, :3, 3] = trained.unit(poses[:, :3, 3])
-    # a turntable: as far away and as high as the first camera, which the first view is, and at five places
+    # A turntable: the first view is the first camera, and the others have its distance and height.
     assert trained.scene.c2w is not None
     assert np.allclose(unit[0], trained.scene.c2w[0], atol=1e-6)
     assert np.allclose(np.linalg.norm(unit[:, :3, 3], axis=1), 15, atol=1e-5)
@@ -123,11 +113,11 @@ def test_novel_views_are_those_of_the_true_shape(trained: Trained, tmp_path: Pat
         both = seen & masks[i]
         error = angle_deg((shown[both] / 127.5 - 1) * [1, -1, -1], normals[i][both])
         assert np.median(error) < 4
-        # near is bright, in step with the true depth
+        # The nearer the brighter.
         bright = np.asarray(Image.open(tmp_path / "depth" / f"{i:03d}.png")).astype(float)
         assert ((bright > 0) == seen).all()
         assert np.corrcoef(bright[both], -depth[i][both])[0, 1] > 0.98
-        # a headlight: what faces the camera is brightest
+        # Headlight shading: surfaces that face the camera are brightest.
         rgb = np.asarray(Image.open(tmp_path / "rgb" / f"{i:03d}.png")).astype(float)
         assert rgb.shape == (80, 96, 3)
         assert np.corrcoef(rgb[both][:, 0], -normals[i][both][:, 2])[0, 1] > 0.9
@@ -135,22 +125,22 @@ def test_novel_views_are_those_of_the_true_shape(trained: Trained, tmp_path: Pat
         assert (animation.n_frames, animation.size) == (5, (3 * 96, 80))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_samples_lie_on_the_surface_evenly_with_its_normals(trained: Trained, tmp_path: Path):
+def test_samples_are_even_and_have_the_surface_normals(trained: Trained, tmp_path: Path):
     run_example("03_sample_surface.py", trained.config, tmp_path / "points.ply", "--count", "20000")
     cloud = o3d.io.read_point_cloud(str(tmp_path / "points.ply"))
     points, normals, colours = (np.asarray(a) for a in (cloud.points, cloud.normals, cloud.colors))
     assert points.shape == (20000, 3)
-    # on the run's own surface, but for the flatness of the mesh's triangles, 1.7 units long ...
+    # On the run's own surface, up to the flatness of the mesh's triangles, which are 1.7 units long ...
     apart = RayCaster(load_mesh(trained.result / "mesh.ply")).distance(points)
     assert apart.mean() < 0.04 and np.quantile(apart, 0.99) < 0.2
-    # ... and so on the true one, as nearly as this short run comes
+    # ... and near the true one.
     assert np.abs(trained.true_distance(points)).mean() < 0.01 * trained.scale
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
     _, gradient = SHAPES[SHAPE].gradient(torch.from_numpy(trained.unit(points)))
     assert np.median(angle_deg(normals, gradient.numpy())) < 5
     assert np.abs(colours - (normals + 1) / 2).max() < 0.01
     mesh = load_mesh(trained.result / "mesh.ply")
-    # even: eighths of the surface, split at planes through the middle, get points by their area
+    # Even: each octant has a share of the points in proportion to its area.
     middle = mesh.triangles_center - trained.scene.world_from_unit[:3, 3]
     octant = (middle > 0) @ [4, 2, 1]
     area = np.bincount(octant, mesh.area_faces, 8) / mesh.area
@@ -174,28 +164,28 @@ def test_queried_distances_have_the_true_sign_scale_and_gradient(
     np.save(tmp_path / "points.npy", np.concatenate([near, ahead, wide, last]))
     run_example("04_query_sdf.py", trained.config, tmp_path / "points.npy", tmp_path / "out.npy")
     at_near, at_ahead, at_wide, at_last = np.split(np.load(tmp_path / "out.npy"), [2000, 4000, 6000])
-    # near the surface it is the distance, in units
+    # Near the surface the value is the distance in the data's units.
     assert np.median(np.abs(at_near[:, 0] - trained.true_distance(near))) < 0.2
     assert np.polyfit(trained.true_distance(near), at_near[:, 0], 1)[0] == pytest.approx(1, abs=0.05)
-    # the gradient is the distance's change, in the data's axes
+    # The gradient is the change of the distance, in the data's axes.
     change = (at_ahead[:, 0] - at_near[:, 0]) / step
     along = ((at_near[:, 1:] + at_ahead[:, 1:]) / 2 * mesh.face_normals[face]).sum(axis=1)
     assert np.median(np.abs(change - along)) < 0.01
     assert np.median(np.linalg.norm(at_near[:, 1:], axis=1)) == pytest.approx(1, abs=0.05)
-    # far from it, the sign is right
+    # Far from the surface the sign is right.
     true = trained.true_distance(wide)
     clear = np.abs(true) > 3
     assert (true[clear] < 0).sum() > 100
     assert ((at_wide[clear, 0] < 0) == (true[clear] < 0)).all()
     assert np.isnan(at_last[0]).all()
-    said = capsys.readouterr().out
-    assert "radius 55 (the data's units)" in said
-    origin = float(said.split("at the data's origin: ")[1].split(",")[0])
-    assert origin == pytest.approx(at_last[1, 0], rel=1e-3) and origin < -3  # it is well inside
+    printed = capsys.readouterr().out
+    assert "radius 55 (the data's units)" in printed
+    origin = float(printed.split("at the data's origin: ")[1].split(",")[0])
+    assert origin == pytest.approx(at_last[1, 0], rel=1e-3) and origin < -3  # well inside
 
 
 def test_signed_distance_in_a_world_that_is_turned_shifted_and_scaled():
-    """Of a ball of half the scene's radius: its distance and gradient are known."""
+    """A ball of half the unit sphere's radius has a closed-form distance and gradient."""
     world_from_unit, rng = np.eye(4), np.random.default_rng(0)
     world_from_unit[:3, :3] = 40 * Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
     world_from_unit[:3, 3] = 3, -70, 11
@@ -210,7 +200,9 @@ def test_signed_distance_in_a_world_that_is_turned_shifted_and_scaled():
     assert np.isnan(sdf(sdf.center + 80 * np.eye(3))[0]).all()
 
 
-def test_levels_are_the_mesh_in_every_format(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_levels_of_detail_approximate_the_mesh_in_every_format(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     run_example("05_mesh_formats.py", trained.result, tmp_path)
     full = load_mesh(trained.result / "mesh.ply")
     rows = [line.split("│")[1:5] for line in capsys.readouterr().out.splitlines() if "%" in line]
@@ -225,7 +217,7 @@ def test_levels_are_the_mesh_in_every_format(trained: Trained, tmp_path: Path, c
             level.merge_vertices()
             assert level.volume == pytest.approx(full.volume, rel=0.01)
             assert np.abs(level.bounds - full.bounds).max() < 0.02 * trained.scale
-        # what was printed, measured another way
+        # The printed distances, measured in another way.
         _, apart, _ = trimesh.proximity.closest_point(full, level.sample(4000, seed=4))
         assert apart.mean() == pytest.approx(mean, rel=0.1, abs=1e-5)
         assert mean <= largest < 0.05 * trained.scale
@@ -246,18 +238,18 @@ def test_colmap_model_projects_as_our_cameras_do(trained: Trained, tmp_path: Pat
         camera = cameras[image.camera_id]
         assert (camera.model, camera.width, camera.height) == ("PINHOLE", 48, 40)
         assert (trained.scene.root / image.name).resolve() == trained.scene.normal_files[i].resolve()
-        # the method's poses are the given ones; they project from the unit sphere's world
+        # The run keeps the given poses, which project from the unit-sphere world.
         local = np.linalg.inv(trained.scene.c2w[i]) @ np.column_stack([trained.unit(cloud), np.ones(500)]).T
         ours = trained.scene.K[i] @ local[:3]
         theirs = colmap.qvec2rotmat(image.qvec) @ cloud.T + image.tvec[:, None]
         fx, fy, cx, cy = camera.params
         theirs = np.stack([fx * theirs[0] / theirs[2] + cx, fy * theirs[1] / theirs[2] + cy])
         assert np.abs(theirs - (ours[:2] / ours[2] + 0.5)).max() < 1e-3
-        # and onto the object, give or take a pixel: pixel c of a map covers [c, c + 1] there
+        # The points project onto the mask to within a pixel: in COLMAP, pixel c covers [c, c + 1].
         mask = binary_dilation(read_mask(trained.scene.mask_files[i]))
         column, row = np.floor(theirs).astype(int)
         assert mask[row, column].mean() > 0.99
-    # nerfstudio's file says the same, in OpenGL axes, and names files that are there from where it is
+    # transforms.json has the same poses in OpenGL axes, and paths relative to itself.
     frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
     assert len(frames) == len(images)
     for frame, image in zip(frames, images.values()):
@@ -266,7 +258,7 @@ def test_colmap_model_projects_as_our_cameras_do(trained: Trained, tmp_path: Pat
         assert (tmp_path / frame["file_path"]).is_file() and (tmp_path / frame["mask_path"]).is_file()
 
 
-def test_curves_are_those_that_were_logged(trained: Trained, tmp_path: Path):
+def test_curves_show_the_logged_values(trained: Trained, tmp_path: Path):
     script = runpy.run_path(str(EXAMPLES / "07_plot_training.py"))
     steps = np.arange(0, 500, 10)
     logged: dict[str, Any] = {
@@ -294,7 +286,7 @@ def test_curves_are_those_that_were_logged(trained: Trained, tmp_path: Path):
         (drawn[2], "sdf", "learning_rate/sdf"),
     ):
         assert np.allclose(lines[label], np.column_stack([steps, logged[tag]]), rtol=1e-5)
-    # and what a run of ours logs is found
+    # The values that a run of ours logs are found.
     real = script["draw"](script["read_curves"](trained.config.parent)).axes
     assert {line.get_label() for line in real[0].lines} >= {"total", "normal", "mask", "eikonal"}
     with pytest.raises(PmniError, match="has no TensorBoard events"):
@@ -310,23 +302,16 @@ def test_photographs_come_back_on_the_mesh(trained: Trained, tmp_path: Path):
     assert len(mesh.vertices) == len(load_mesh(trained.result / "mesh.ply").vertices)
     assert isinstance(mesh.visual, ColorVisuals)
     colours = np.asarray(mesh.visual.vertex_colors)[:, :3].astype(float)
-    error = np.abs(colours - true_colours(trained.unit(np.asarray(mesh.vertices)))).max(axis=1)
-    # the underside is seen by no camera, and the surface is off by parts of a unit: a few values
+    error = np.abs(colours - true_colors(trained.unit(np.asarray(mesh.vertices)))).max(axis=1)
+    # No camera sees the underside, and a surface error of a fraction of a unit changes colors by a few values.
     assert np.median(error) < 3 and np.quantile(error, 0.8) < 12
     positions, uv, texture = read_glb(tmp_path / "textured.glb")
-    error = np.abs(look_up(texture, uv) - true_colours(trained.unit(positions))).max(axis=1)
+    error = np.abs(look_up(texture, uv) - true_colors(trained.unit(positions))).max(axis=1)
     assert np.median(error) < 3 and np.quantile(error, 0.8) < 12
 
 
-def test_a_mistake_ends_a_script_with_one_line(trained: Trained, tmp_path: Path):
-    words = [
-        sys.executable,
-        str(EXAMPLES / "08_texture.py"),
-        str(trained.scene.root),
-        str(trained.result),
-        str(tmp_path),
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(errors) == 1 and errors[0].startswith("error: ") and "image: is missing" in errors[0], done.stderr
+def test_a_mistake_ends_a_script_with_a_one_line_error(trained: Trained, tmp_path: Path):
+    ended = run(["python", EXAMPLES / "08_texture.py", trained.scene.root, trained.result, tmp_path])
+    assert ended.code == 1
+    errors = [line for line in ended.output.splitlines() if line.strip()]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and "image: is missing" in errors[0], ended.output

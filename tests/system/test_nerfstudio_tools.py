@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nerfstudio's own exporters, evaluation, renders and viewer on a trained run, without a GPU.
-
-The commands are README.md's.
-"""
+"""nerfstudio's own exporters, evaluation, renders and viewer on a trained run, without a GPU, as documented."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +13,8 @@ import pytest
 import trimesh
 from helpers.browser import Opened, lit
 from helpers.browser import live as browser_page  # noqa: F401
-from helpers.readme import readme_command, words_of
+from helpers.documentation import documented_command, words_of
+from helpers.programs import run as run_program
 from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, make_sphere
 from helpers.serving import served
 from helpers.training import make_config, set_up
@@ -27,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.yml of a short run on the sphere."""
+    """Configuration of a short run on the sphere."""
     folder = tmp_path_factory.mktemp("run")
     make_sphere().write(folder / "sphere")
     trainer = set_up(make_config("pmni-calibrated", folder / "sphere", folder, 200))
@@ -36,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def radii(vertices: np.ndarray) -> np.ndarray:
-    """Distances from the sphere's centre, in units of its radius: nerfstudio exports into the unit-sphere world."""
+    """Distances from the sphere's center, in units of its radius: nerfstudio exports into the unit-sphere world."""
     return np.linalg.norm(vertices - SPHERE_CENTER, axis=1) / SPHERE_RADIUS
 
 
@@ -54,7 +51,7 @@ def check_cloud(out: Path) -> None:
 
 
 def check_mesh(out: Path, name: str, slack: float) -> None:
-    """All of it lies on the sphere, and its normals point outwards; what no camera sees may be open."""
+    """The mesh lies on the sphere with its normals outward; parts that no camera sees may be open."""
     mesh = exported_mesh(out / name)
     assert np.abs(radii(mesh.vertices) - 1).mean() < slack / 2
     assert np.quantile(np.abs(radii(mesh.vertices) - 1), 0.99) < slack
@@ -91,32 +88,32 @@ TOOLS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "ns-eval": ("--render-output-path OUT/pictures", check_evaluation),
     "ns-render dataset": ("--rendered-output-names rgb normals depth", check_renders),
 }
-"""Commands of README.md, what is added to each here, and the check of what it leaves in OUT."""
+"""Documented commands, options to add, and a check of the files that they leave in OUT."""
 
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_command(name: str, run: Path, tmp_path: Path):
     extra, check = TOOLS[name]
-    words = words_of(f"{readme_command(name)} {extra}", {"CONFIG": run, "OUT": tmp_path})
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    assert done.returncode == 0, done.stdout[-4000:].decode(errors="replace")
+    words = words_of(f"{documented_command(name)} {extra}", {"CONFIG": run, "OUT": tmp_path})
+    ended = run_program(words)
+    assert ended.code == 0, ended.output[-4000:]
     check(tmp_path)
 
 
 def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened):  # noqa: F811
     for old in run.parent.glob("mesh-*.ply"):
         old.unlink()
-    with served(words_of(readme_command("ns-viewer"), {"CONFIG": run})) as url:
+    with served(words_of(documented_command("ns-viewer"), {"CONFIG": run})) as url:
         browser_page.visit(url)
         browser_page.page.get_by_text("A trained run").wait_for()
-        # Who comes before nerfstudio has set its page up is sent to its site for a logo.
+        # Before nerfstudio has set its page up, the page loads a logo from nerfstudio's site.
         browser_page.requests.clear()
         browser_page.errors.clear()
         browser_page.visit(url)
         browser_page.page.get_by_text("A trained run").wait_for()
-        # The sphere, before a background of one colour.
+        # The sphere in front of a uniform background.
         browser_page.canvas(until=lambda picture: lit(picture).sum() > 50_000)
-        # Nothing trains beside it: frames are large at rest.
+        # Nothing trains at the same time: frames are large when the camera rests.
         browser_page.page.get_by_text("Resolution: 512").wait_for()
         browser_page.page.get_by_role("button", name="Export mesh now").click()
         browser_page.page.get_by_text("faces, in the data").wait_for()
