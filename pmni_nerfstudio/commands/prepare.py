@@ -16,10 +16,10 @@ from pmni_nerfstudio.errors import PmniError
 class PrepareCommand:
     """Convert normal maps, masks and cameras in another layout to a scene folder; the format is recognized.
 
-    diligent-mv (as released, one object or all), rnb-neus, neus (IDR and DTU, with added normal maps), monosdf, nerfstudio
-    (transforms.json), colmap, metashape (XML), plain (normal maps without poses). Normal maps are expected in normal*/,
-    masks in mask*/, named like the views; without masks, the object is where the normal maps are not zero. Lens distortion
-    is removed. OUT is created only once it is complete.
+    Formats: diligent-mv (as released, one object or all), rnb-neus, neus (IDR and DTU, with added normal maps), monosdf,
+    nerfstudio (transforms.json), colmap, metashape (XML), plain (normal maps without poses). Normal maps are expected in
+    normal*/ and masks in mask*/, named like the views; without masks, the object is where the normal maps are not zero.
+    Lens distortion is removed. OUT is created only once it is complete.
     """
 
     src: tyro.conf.Positional[Path]

@@ -23,7 +23,7 @@ from pmni_nerfstudio.importers.posed_images import PosedImage, attach_maps, chec
 from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
 
 _HEAD_BYTES = 4096
-"""Length of the beginning of a file by which it is recognized."""
+"""Bytes at the start of a file that are searched for the elements of such files."""
 _MAX_TRANSLATION = 100.0
 """Largest translation of the world that is kept, in extents of the cameras."""
 

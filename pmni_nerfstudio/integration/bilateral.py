@@ -84,13 +84,8 @@ def integrate_normals(
         _edges(number[:-1], number[1:], K[1, 1] * cosine, n[:, 1]),
     ]
     log_depth = _solve(axes, count, k, tolerance, max_rounds)
-    adjacency = sp.coo_matrix(
-        (
-            np.ones(sum(len(e.lower) for e in axes)),
-            (np.concatenate([e.lower for e in axes]), np.concatenate([e.upper for e in axes])),
-        ),
-        shape=(count, count),
-    )
+    lower, upper = (np.concatenate(sides) for sides in zip(*((edges.lower, edges.upper) for edges in axes)))
+    adjacency = sp.coo_matrix((np.ones(len(lower)), (lower, upper)), shape=(count, count))
     parts, label = connected_components(adjacency, directed=False)
     means = np.bincount(label, weights=log_depth, minlength=parts) / np.bincount(label, minlength=parts)
     out[mask] = np.exp(log_depth - means[label])
@@ -151,8 +146,8 @@ class _System:
         """Weighted least squares solution for log depths z from an initial guess.
 
         Args:
-            weights: of each axis' pairs: coefficient of the squared difference of z.
-            rights: of each axis' pairs: weight times the prescribed difference of z.
+            weights: weights of the squared differences of z, one array per axis.
+            rights: weights times prescribed differences of z, one array per axis.
             start: initial guess.
         """
         weight, right_edge = np.concatenate(weights), np.concatenate(rights)
@@ -164,11 +159,12 @@ class _System:
         right = np.bincount(self.upper, right_edge, self.count) - np.bincount(self.lower, right_edge, self.count)
         if self.factor is not None:
             preconditioner = aslinearoperator(_Inverse(self.factor))
-            z, not_converged = cg(matrix, right, x0=start, rtol=1e-8, maxiter=_MAX_CG_STEPS, M=preconditioner)
-            if not not_converged:
+            z, status = cg(matrix, right, x0=start, rtol=1e-8, maxiter=_MAX_CG_STEPS, M=preconditioner)
+            if status == 0:
                 return z
-        factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        self.factor = factor
+        self.factor = factor = splu(
+            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        )
         return factor.solve(right)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pmni prepare`: each format, written here from a scene whose truth is known, comes out as that truth."""
+"""`pmni prepare` on every format, with files written from a scene whose ground truth is known."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_plain_folder_with_a_focal_length(truth: AnalyticScene, tmp_path: Path, 
     write_maps(tmp_path / "src", truth, NAMES)
     scene = prepare(tmp_path / "src", tmp_path / "out", focal=float(truth.K[0, 0, 0]))
     assert scene.c2w is None and scene.names == tuple(NAMES)
-    np.testing.assert_allclose(scene.K, truth.K, atol=1e-9)  # the principal point of the truth is the middle
+    np.testing.assert_allclose(scene.K, truth.K, atol=1e-9)  # the true principal point is the image center
     assert_maps(scene, truth)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{tmp_path / 'src'}: normal maps without poses, camera from --focal"
-    assert said[1].startswith(f"{tmp_path / 'out'}: 8 views of 72x60, normals' axes: camera, without poses")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path / 'src'}: normal maps without poses, camera from --focal"
+    assert lines[1].startswith(f"{tmp_path / 'out'}: 8 views of 72x60, normals' axes: camera, without poses")
 
 
 def test_plain_folder_with_a_field_of_view(truth: AnalyticScene, tmp_path: Path):
@@ -67,13 +67,13 @@ def test_plain_folder_with_exif(truth: AnalyticScene, tmp_path: Path, way: str):
             tags[ExifTags.Base.ExifImageWidth] = width
         Image.new("RGB", (width, 120), (90, 80, 70)).save(tmp_path / "src" / "images" / f"{name}.jpg", exif=exif)
     scene = prepare(tmp_path / "src", tmp_path / "out")
-    # EXIF has the focal length on film in whole millimetres
+    # EXIF stores the 35 mm equivalent focal length in whole millimeters.
     np.testing.assert_allclose(scene.K, truth.K, rtol=0.5 / 200 if way == "film" else 1e-4)
     assert scene.image_files is not None and Image.open(scene.image_files[0]).size == truth.size
 
 
 @pytest.mark.parametrize("way", ["words", "folders", "words_before"])
-def test_plain_files_named_by_words_and_without_masks(truth: AnalyticScene, tmp_path: Path, way: str):
+def test_plain_files_recognized_by_words_in_their_names(truth: AnalyticScene, tmp_path: Path, way: str):
     (tmp_path / "src").mkdir()
     for view, name in enumerate(NAMES):
         place = {"words": f"{name}_normal", "words_before": f"normal_{name}", "folders": f"{name}/normal_map"}[way]
@@ -88,13 +88,13 @@ def test_plain_files_named_by_words_and_without_masks(truth: AnalyticScene, tmp_
 
 
 @pytest.mark.parametrize("axes", ["camera", "opencv", "directx"])
-def test_axes_are_told_from_the_maps(truth: AnalyticScene, tmp_path: Path, axes: str, capsys):
+def test_axes_are_estimated_from_the_maps(truth: AnalyticScene, tmp_path: Path, axes: str, capsys):
     write_maps(tmp_path / "src", truth, NAMES, axes)
     assert_maps(prepare(tmp_path / "src", tmp_path / "out", focal=500.0), truth)
     assert f"axes: {axes}," in capsys.readouterr().out
 
 
-def test_views_of_different_sizes_come_out_as_one_camera(truth: AnalyticScene, tmp_path: Path):
+def test_views_of_different_sizes_are_resampled_to_one_size(truth: AnalyticScene, tmp_path: Path):
     write_maps(tmp_path / "src", truth, NAMES)
     large = (108, 90)
     for name, view in ((NAMES[2], 2), (NAMES[5], 5)):
@@ -117,7 +117,7 @@ def test_views_of_different_sizes_come_out_as_one_camera(truth: AnalyticScene, t
 
 
 def test_a_resampled_scene_keeps_its_rays(truth: AnalyticScene, tmp_path: Path):
-    """There and back: half the size and again the whole; the rays are the same, and the maps lie where they lay."""
+    """Resampled to half the size and back, rays are unchanged and maps are not shifted."""
     source = write_transforms(tmp_path / "src", truth)
     half = prepare(source, tmp_path / "half", size="36x30")
     np.testing.assert_allclose(half.K, resample_intrinsics(truth.K, truth.size, (36, 30)), atol=1e-6)
@@ -140,7 +140,7 @@ def test_a_resampled_scene_keeps_its_rays(truth: AnalyticScene, tmp_path: Path):
     assert np.abs(shift_px(back.normals, truth.normals, inside)).max() < 0.01
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is not at hand")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is missing")
 def test_real_single_view_maps_are_read(tmp_path: Path):
     scene = prepare(SHARED / "diligent_single_view", tmp_path / "out", size="153x128")
     assert scene.names == ("bear", "cat", "cow", "pot2", "reading") and scene.masks[0].mean() > 0.1
@@ -155,8 +155,8 @@ def test_real_single_view_maps_are_read(tmp_path: Path):
 def test_transforms(truth: AnalyticScene, tmp_path: Path, axes: str, capsys):
     scene = prepare(write_transforms(tmp_path / "src", truth, axes), tmp_path / "out")
     assert_is(scene, truth, has_sphere=False)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("src: nerfstudio's transforms.json") and f"axes: {axes}," in said[1]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("src: nerfstudio's transforms.json") and f"axes: {axes}," in lines[1]
 
 
 def test_transforms_with_named_maps_and_cameras_of_their_own(truth: AnalyticScene, tmp_path: Path):
@@ -173,7 +173,7 @@ def test_transforms_with_named_maps_and_cameras_of_their_own(truth: AnalyticScen
     assert_is(prepare(folder, tmp_path / "out"), truth, has_sphere=False)
 
 
-def test_blender_s_transforms_and_masks_by_alpha(truth: AnalyticScene, tmp_path: Path):
+def test_blender_transforms_with_masks_from_alpha(truth: AnalyticScene, tmp_path: Path):
     folder = write_transforms(tmp_path / "src", truth, "camera")
     meta = json.loads((folder / "transforms.json").read_text())
     for file in (folder / "masks").iterdir():
@@ -197,7 +197,7 @@ def test_blender_s_transforms_and_masks_by_alpha(truth: AnalyticScene, tmp_path:
     assert scene.image_files is not None
 
 
-def test_our_own_export_s_transforms(truth: AnalyticScene, tmp_path: Path):
+def test_transforms_exported_by_pmni(truth: AnalyticScene, tmp_path: Path):
     scene = prepare(write_transforms(tmp_path / "src", truth), tmp_path / "scene")
     assert scene.c2w is not None
     write_result_cameras(tmp_path / "scene", scene, transform_poses(scene.world_from_unit, scene.c2w))
@@ -311,14 +311,14 @@ def test_diligent_mv_all_objects_and_estimated_normals(truth: AnalyticScene, tmp
 # ---- the scene layout itself ----------------------------------------------------------------------------------------
 
 
-def test_our_own_layout_is_left_as_it_is(truth: AnalyticScene, tmp_path: Path, capsys):
+def test_a_scene_folder_is_not_converted(truth: AnalyticScene, tmp_path: Path, capsys):
     prepare(write_transforms(tmp_path / "src", truth), tmp_path / "scene")
     capsys.readouterr()
     main(["prepare", str(tmp_path / "scene"), str(tmp_path / "out")])
     assert "nothing to do" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is not at hand")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared real data is missing")
 def test_real_dtu_cameras_are_read(tmp_path: Path):
     scene = prepare(SHARED / "dtu_scan24", tmp_path / "out", format="neus", size="64x64")
     arrays = np.load(SHARED / "dtu_scan24" / "cameras_sphere.npz")

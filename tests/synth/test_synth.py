@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic captures against closed forms, finite differences and slow twins, and through the scene folder."""
+"""Synthetic captures against closed forms, finite differences and dense searches, and their scene folders."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_mesh_lies_on_the_surface_inside_the_object_sphere(name: str, meshes: di
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sdf_has_the_mesh_s_sign_and_no_more_than_its_slope(name: str, meshes: dict[str, trimesh.Trimesh]):
+def test_sdf_has_the_sign_of_the_mesh_and_a_bounded_slope(name: str, meshes: dict[str, trimesh.Trimesh]):
     points = np.random.default_rng(0).uniform(-1, 1, (20_000, 3))
     value = SHAPES[name].sdf(torch.from_numpy(points)).numpy()
     scene = o3d.t.geometry.RaycastingScene()
@@ -90,12 +90,12 @@ def test_gradient_equals_finite_differences(name: str):
     h = 1e-6
     steps = h * torch.eye(3, dtype=torch.float64)
     numerical = torch.stack([(SHAPES[name].sdf(x + s) - SHAPES[name].sdf(x - s)) / (2 * h) for s in steps], dim=-1)
-    # a kink between the two points of a difference is met by next to none
+    # Only few points have a kink within the difference.
     wrong = (gradient - numerical).norm(dim=-1) > 1e-4
     assert wrong.float().mean() < 0.01
 
 
-def test_box_has_a_gradient_on_its_very_faces():
+def test_box_has_a_gradient_on_its_faces():
     x = torch.tensor([[0.5, 0.1, 0.0], [0.1, -0.25, 0.2]], dtype=torch.float64, requires_grad=True)
     value = box(x, (0.0, 0.0, 0.0), (0.5, 0.25, 0.3))
     (gradient,) = torch.autograd.grad(value.sum(), x)
@@ -106,7 +106,7 @@ def test_box_has_a_gradient_on_its_very_faces():
 # ---- rendering
 
 
-def test_sphere_renders_to_its_closed_form():
+def test_rendered_sphere_equals_its_closed_form():
     config = small(shape="sphere", jitter=1.0)
     scene = make_scene(config)
     for view, c2w in enumerate(scene.c2w):
@@ -118,7 +118,7 @@ def test_sphere_renders_to_its_closed_form():
         depth = t * (directions @ c2w[:3, 2])
         normals = (origins + t[:, None] * directions) / 0.8 @ c2w[:3, :3]
         np.testing.assert_allclose(scene.depth[view].ravel(), depth, rtol=1e-6)
-        on = disc > 1e-4  # at the last hair of the rim the normal changes infinitely fast along the ray
+        on = disc > 1e-4  # at the silhouette, the normal changes infinitely fast with the ray
         np.testing.assert_allclose(scene.normals[view].reshape(-1, 3)[on], normals[on], atol=1e-6)
 
 
@@ -140,7 +140,7 @@ def test_tracing_equals_a_dense_search_along_each_ray(name: str):
     for i in range(len(pick)):
         inside = shape.sdf(torch.from_numpy(origins[i] + samples[:, None] * directions[i])).numpy() <= 0
         if not inside.any():
-            # only a sliver thinner than the samples' spacing may be found where the search found nothing
+            # Only slivers thinner than the sample spacing may be missed by the search.
             assert np.isinf(found[i]) or f(found[i] + 1e-3, i) > 0
             continue
         first = int(inside.argmax())
@@ -151,7 +151,7 @@ def test_tracing_equals_a_dense_search_along_each_ray(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_normals_equal_finite_differences_of_the_depth(name: str):
+def test_normals_equal_finite_differences_of_depth(name: str):
     config = small(shape=name, views=3, width=160, height=128, jitter=1.0)
     scene = make_scene(config)
     v, u = np.mgrid[0 : config.height, 0 : config.width]
@@ -165,14 +165,14 @@ def test_normals_equal_finite_differences_of_the_depth(name: str):
         bend = np.maximum(
             angle_deg(normals[1:-1, 2:], normals[1:-1, :-2]), angle_deg(normals[2:, 1:-1], normals[:-2, 1:-1])
         )
-        neighbours = [normals[1:-1, 2:], normals[1:-1, :-2], normals[2:, 1:-1], normals[:-2, 1:-1], own]
-        steep = np.stack([-n[..., 2] for n in neighbours]).min(0) < 0.4
-        flat = np.isfinite(numerical).all(-1) & (bend < 20) & ~steep  # off edges and folds
+        neighbors = [normals[1:-1, 2:], normals[1:-1, :-2], normals[2:, 1:-1], normals[:-2, 1:-1], own]
+        steep = np.stack([-n[..., 2] for n in neighbors]).min(0) < 0.4
+        flat = np.isfinite(numerical).all(-1) & (bend < 20) & ~steep  # away from edges and folds
         differences.append(angle_deg(numerical, own)[flat])
     error = np.concatenate(differences)
     assert len(error) > 1000
     assert np.median(error) < 0.5
-    # what is left are pixels beside folds that neither test above finds
+    # The rest are pixels beside folds that the conditions above miss.
     assert (error < 5).mean() > 0.97
 
 
@@ -191,7 +191,7 @@ def test_maps_are_consistent(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_show_the_mesh(name: str, meshes: dict[str, trimesh.Trimesh]):
-    """Vertices fall on the mask or within a pixel of it, and reach every side of its bounding box."""
+    """The bounding boxes of the mask and of the projected vertices agree within a pixel."""
     scene = make_scene(small(shape=name, jitter=1.0))
     for c2w, mask in zip(scene.c2w, scene.masks):
         w2c = np.linalg.inv(c2w)
@@ -208,7 +208,7 @@ def test_masks_show_the_mesh(name: str, meshes: dict[str, trimesh.Trimesh]):
 
 @pytest.mark.parametrize("distance", [2.5, 5.0, 15.0])
 def test_object_stays_in_the_frame(distance: float, meshes: dict[str, trimesh.Trimesh]):
-    # the largest object there may be
+    # points of the largest possible object
     directions = np.random.default_rng(0).standard_normal((2000, 3))
     points = OBJECT_RADIUS * directions / np.linalg.norm(directions, axis=1, keepdims=True)
     width, height = 153, 128
@@ -240,7 +240,7 @@ def test_ring_without_jitter(elevation: float, clockwise: bool):
         np.testing.assert_allclose(turn, (-1 if clockwise else 1) * 2 * np.pi / 12, atol=1e-12)
 
 
-def test_jitter_strays_within_its_bounds():
+def test_jitter_is_within_its_bounds():
     c2w = ring(300, 25.0, 15.0, 1.0, False, np.random.default_rng(0))
     eye = c2w[:, :3, 3]
     elevation = np.degrees(np.arcsin(eye[:, 2] / np.linalg.norm(eye, axis=1))) - 25
@@ -251,7 +251,7 @@ def test_jitter_strays_within_its_bounds():
     assert 0.03 < aim.max() <= 0.05 * 3**0.5
 
 
-def test_rough_poses_have_the_asked_error():
+def test_rough_poses_have_the_given_error():
     true = ring(2000, 25.0, 15.0, 0.0, False, np.random.default_rng(0))
     turned = rough_poses(true, 5.0, 0.0, np.random.default_rng(1))
     angle = Rotation.from_matrix(np.swapaxes(turned[:, :3, :3], 1, 2) @ true[:, :3, :3]).magnitude()
@@ -266,27 +266,27 @@ def test_rough_poses_have_the_asked_error():
 # ---- noise
 
 
-def test_normal_noise_has_the_asked_size_and_faces_the_camera():
+def test_noisy_normals_have_the_given_error_and_face_the_camera():
     config = small(shape="blob", width=120, height=100)
     clean = make_scene(config)
     noisy = make_scene(small(shape="blob", width=120, height=100, normal_noise_deg=5.0))
     np.testing.assert_array_equal(noisy.masks, clean.masks)
     angle = angle_deg(clean.normals, noisy.normals)
     facing = (clean.normals * camera_rays(config, clean.K)).sum(-1)
-    frontal = clean.masks & (facing < -0.4)  # where nothing is cut off
+    frontal = clean.masks & (facing < -0.4)  # where no normal is limited by GRAZING_COSINE
     assert np.sqrt((angle[frontal] ** 2).mean()) == pytest.approx(5.0, rel=0.03)
     shift = (noisy.normals - clean.normals)[frontal].mean(0)
     assert np.abs(shift).max() < 0.01
     noisy_facing = (noisy.normals * camera_rays(config, clean.K)).sum(-1)
     assert (noisy_facing[clean.masks] < 0).all()
     np.testing.assert_allclose(np.linalg.norm(noisy.normals[clean.masks], axis=-1), 1, atol=1e-6)
-    # neighbours are independent
+    # neighbors are independent
     tilt = (noisy.normals - clean.normals)[..., 0]
     pairs = frontal[:, :, 1:] & frontal[:, :, :-1]
     assert abs(np.corrcoef(tilt[:, :, 1:][pairs], tilt[:, :, :-1][pairs])[0, 1]) < 0.05
 
 
-def test_bias_is_smooth_and_has_the_asked_size():
+def test_bias_is_smooth_and_has_the_given_size():
     mask = np.ones((100, 120), dtype=bool)
     rays = np.zeros((100, 120, 3)) + [0.0, 0.0, 1.0]
     normals = np.zeros((100, 120, 3)) + [0.0, 0.0, -1.0]
@@ -295,24 +295,24 @@ def test_bias_is_smooth_and_has_the_asked_size():
         biased = disturb_normals(normals, rays, mask, 0.0, 6.0, rng)
         assert angle_deg(biased[:, 1:], biased[:, :-1]).max() < 2
         angles.append(angle_deg(biased, normals))
-    # the part of the turn about the normal itself does nothing: 2/3 of the variance is left
+    # Rotation about the normal itself has no effect, so 2/3 of the variance remain.
     assert np.sqrt(np.mean(np.square(angles))) == pytest.approx(6.0 * np.sqrt(2 / 3), rel=0.1)
 
 
-def test_mask_noise_wanders_by_the_asked_pixels_and_opens_holes():
+def test_mask_noise_has_the_given_displacement_and_cuts_holes():
     v, u = np.mgrid[0:200, 0:200]
     mask = np.hypot(u - 100, v - 100) < 70
     noisy = disturb_mask(mask, 1.5, np.random.default_rng(0), holes=0)
     outside = np.hypot(u - 100, v - 100) - 70
     changed = noisy != mask
     assert changed.any() and np.abs(outside[changed]).max() < 8
-    # mean width of the strip between a line and one that strays from it by a Gaussian: sqrt(2 / pi) deviations
+    # The mean absolute value of a Gaussian is sqrt(2 / pi) standard deviations.
     assert changed.sum() / (2 * np.pi * 70) == pytest.approx(1.5 * np.sqrt(2 / np.pi), rel=0.15)
     holed = disturb_mask(mask, 1e-9, np.random.default_rng(0), holes=4)
     assert 9 < (mask & ~holed).sum() <= 36
 
 
-def test_false_foreground_has_a_frontal_normal_and_lost_foreground_none():
+def test_false_foreground_has_frontal_normals_and_lost_foreground_none():
     clean, noisy = make_scene(small()), make_scene(small(mask_noise_px=1.0))
     grown, lost = noisy.masks & ~clean.masks, clean.masks & ~noisy.masks
     assert grown.any() and lost.any()
@@ -323,7 +323,7 @@ def test_false_foreground_has_a_frontal_normal_and_lost_foreground_none():
 # ---- the scene as a whole
 
 
-def test_same_seed_same_scene_and_streams_of_their_own():
+def test_scenes_are_reproducible_and_random_streams_independent():
     noise = {"jitter": 1.0, "rotation_noise_deg": 5.0, "normal_noise_deg": 2.0, "bias_deg": 2.0, "mask_noise_px": 1.0}
     a, b, c = make_scene(small(**noise)), make_scene(small(**noise)), make_scene(small(**noise, seed=1))
     for key in ("c2w", "c2w_rough", "masks", "normals", "depth"):
@@ -343,7 +343,7 @@ def test_same_seed_same_scene_and_streams_of_their_own():
         ({"world_scale": 0.0}, "--world-scale"),
     ],
 )
-def test_options_out_of_range_are_named(options: dict, named: str):
+def test_options_out_of_range_are_reported(options: dict, named: str):
     with pytest.raises(PmniError, match=named) as error:
         make_scene(small(**options))
     assert "\n" not in str(error.value)
@@ -397,7 +397,7 @@ def test_written_scene_reads_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("poses", [True, False])
-def test_truth_can_be_kept_apart(tmp_path: Path, poses: bool):
+def test_ground_truth_in_a_separate_folder(tmp_path: Path, poses: bool):
     command(tmp_path / "scene", truth=tmp_path / "truth", poses=poses, rotation_noise_deg=5.0).main()
     camera_file = "cameras_sphere.npz" if poses else "intrinsics.json"
     assert sorted(path.name for path in (tmp_path / "scene").iterdir()) == sorted(
