@@ -163,7 +163,7 @@ def test_too_little_memory_is_a_one_line_error(
     with pytest.raises(SystemExit) as stop:
         main([*words, "--max-memory", "10K"])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    enough = re.search(r"give (\d+M) or more", line)
+    enough = re.search(r"give at least (\d+M)", line)
     assert stop.value.code == 1 and "max-memory" in line and enough is not None
     assert not list(tmp_path.glob("*.ply"))
     main([*words, "--max-memory", enough[1]])
@@ -228,7 +228,7 @@ def test_nerfstudios_evaluation_is_the_same_after_running_out_of_memory(
     with pytest.raises(SystemExit) as stop:
         trained.pipeline.get_average_eval_image_metrics()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert stop.value.code == 1 and "runs out even with 256 rays at once" in line
+    assert stop.value.code == 1 and "out of GPU memory even with 256 rays at once" in line
 
 
 def test_distances_at_points_are_the_same_after_running_out_of_memory(monkeypatch: pytest.MonkeyPatch):
@@ -243,7 +243,7 @@ def test_distances_at_points_are_the_same_after_running_out_of_memory(monkeypatc
 
 def test_the_smallest_chunk_is_the_last_attempt(capsys: pytest.CaptureFixture[str]):
     sdf, _ = limited(field().sdf, most=SMALLEST["points"] - 1)
-    with pytest.raises(PmniError, match=r"runs out even with 1,024 points at once: .*--device cpu") as error:
+    with pytest.raises(PmniError, match=r"out of GPU memory even with 1,024 points at once; .*--device cpu") as error:
         extract_mesh(sdf, 96, progress=False)
     assert "\n" not in str(error.value) and len(warnings_in(capsys)) == 7
 
