@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from pmni_nerfstudio.export.world_sdf import WorldSdf
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.geometry import ray_casting as raycast
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
+from pmni_nerfstudio.model import pmni_model
 
 MIB = 1 << 20
 T = TypeVar("T")
@@ -53,15 +54,19 @@ def field(encoding: str = "grid") -> PmniField:
     return made
 
 
-def limited(f: Callable[[torch.Tensor], T], most: int | None = None) -> tuple[Callable[[torch.Tensor], T], list[int]]:
-    """Wrap a function of tensors so that it runs out of GPU memory above `most` rows, and list the rows of its calls."""
+def limited(f: Callable[..., T], most: int | None = None) -> tuple[Callable[..., T], list[int]]:
+    """Wrap a function so that it runs out of GPU memory if its first argument has more than `most` rows or rays.
+
+    Returns:
+        The wrapped function, and the list to which its calls append their numbers of rows.
+    """
     counts: list[int] = []
 
-    def call(x: torch.Tensor) -> T:
+    def call(x: Any, *args: Any) -> T:
         if most is not None and len(x) > most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         counts.append(len(x))
-        return f(x)
+        return f(x, *args)
 
     return call, counts
 
@@ -199,10 +204,9 @@ def test_a_mesh_is_the_same_after_running_out_of_memory(capsys: pytest.CaptureFi
 def test_views_are_the_same_after_running_out_of_memory(
     trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    model = trained.pipeline.model
     whole = render(trained)
-    call, counts = limited(model._render_rays, most=3000)
-    monkeypatch.setattr(model, "_render_rays", call)
+    call, counts = limited(pmni_model.render_rays, most=3000)
+    monkeypatch.setattr(pmni_model, "render_rays", call)
     for a, b in zip(whole, render(trained), strict=True):
         np.testing.assert_allclose(a.normals, b.normals, atol=1e-4)
         np.testing.assert_allclose(a.depth, b.depth, rtol=1e-5)
@@ -213,18 +217,17 @@ def test_nerfstudios_evaluation_is_the_same_after_running_out_of_memory(
     trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """`ns-eval` and the evaluation images during training."""
-    model = trained.pipeline.model
     whole = trained.pipeline.get_average_eval_image_metrics()
-    call, counts = limited(model._render_rays, most=3000)
-    monkeypatch.setattr(model, "_render_rays", call)
+    call, counts = limited(pmni_model.render_rays, most=3000)
+    monkeypatch.setattr(pmni_model, "render_rays", call)
     less = trained.pipeline.get_average_eval_image_metrics()
     speed = {"num_rays_per_sec", "fps"}
     assert {k: v for k, v in less.items() if k not in speed} == pytest.approx(
         {k: v for k, v in whole.items() if k not in speed}, rel=1e-3
     )
     assert len(warnings_in(capsys)) == 4 and max(counts) == 2048
-    call, _ = limited(model._render_rays, most=SMALLEST["rays"] - 1)
-    monkeypatch.setattr(model, "_render_rays", call)
+    call, _ = limited(pmni_model.render_rays, most=SMALLEST["rays"] - 1)
+    monkeypatch.setattr(pmni_model, "render_rays", call)
     with pytest.raises(SystemExit) as stop:
         trained.pipeline.get_average_eval_image_metrics()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
