@@ -122,8 +122,8 @@ def test_a_program_fails_with_the_same_error(row: Kind, root: Path, tmp_path: Pa
     row.break_it(root)
     end = run(["pmni", "register", root, "--output-dir", tmp_path / "out"], environment=WIDE)
     assert end.code == 1 and "Traceback" not in end.output, end.output
-    last = end.output.splitlines()[-1]
-    assert last.startswith(f"error: {root / row.where}") and re.search(row.words, last), end.output
+    (line,) = [line for line in end.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {root / row.where}") and re.search(row.words, line), end.output
     assert not (tmp_path / "out").exists() and not sprung(root).exists()
 
 
@@ -217,7 +217,7 @@ def test_integrate_on_a_full_disk(root: Path) -> None:
     before = (root / DEPTH).read_bytes()
     end = run(["pmni", "integrate", root, "--overwrite"], largest_file=4096, environment=WIDE)
     assert end.code == 1 and "Traceback" not in end.output, end.output
-    assert re.search(rf"error: {root}/integration: can't be written .*space\n$", end.output)
+    assert re.search(rf"error: {root}/integration: can't be written .*space\n$", end.stderr)
     assert (root / DEPTH).read_bytes() == before, "the old depth maps are gone"
 
 
@@ -227,7 +227,7 @@ def test_register_on_a_full_disk(size: int, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     end = run(["pmni", "register", root, "--output-dir", out], largest_file=size, environment=WIDE)
     assert end.code == 1 and "Traceback" not in end.output, end.output
-    assert re.search(rf"error: {out}/[\w.]+: can't be written .*space\n$", end.output), end.output
+    assert re.search(rf"error: {out}/[\w.]+: can't be written .*space\n$", end.stderr), end.output
     assert not [path for path in out.rglob("*") if path.name.startswith(".")], "a part of a file is left"
 
 
@@ -377,7 +377,7 @@ def test_training_does_not_start_on_a_broken_scene(name: str, root: Path, tmp_pa
     flags = ["--output-dir", tmp_path / "runs", "--vis", "tensorboard", "--max-num-iterations", "5"]
     end = run(["ns-train", "pmni-calibrated", "--data", root, *flags], environment=WIDE)
     assert end.code == 1 and "Traceback" not in end.output, end.output
-    (line,) = [line for line in end.output.splitlines() if line.startswith("error: ")]
+    (line,) = [line for line in end.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: {root / row.where}")
     assert re.search(row.words, line)
     assert not sprung(root).exists()

@@ -50,8 +50,15 @@ class Ended:
 
     code: int
     """Exit code; minus the signal's number if a signal ended it."""
-    output: str
-    """Standard output and standard error together."""
+    stdout: str
+    """Standard output."""
+    stderr: str
+    """Standard error."""
+
+    @property
+    def output(self) -> str:
+        """Standard output, then standard error."""
+        return self.stdout + self.stderr
 
 
 class Program:
@@ -71,29 +78,26 @@ class Program:
         largest_file: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._output = bytearray()
+        self._streams = bytearray(), bytearray()
         with tempfile.TemporaryDirectory(prefix="program") as name:
-            pipe = Path(name) / "output"
-            os.mkfifo(pipe)
-            self._reader = threading.Thread(target=self._read, args=(pipe,), daemon=True)
-            self._reader.start()
+            pipes = Path(name) / "stdout", Path(name) / "stderr"
+            self._readers = []
+            for pipe, stream in zip(pipes, self._streams):
+                os.mkfifo(pipe)
+                self._readers.append(threading.Thread(target=_read, args=(pipe, stream), daemon=True))
+                self._readers[-1].start()
             context = _context()
             ready = context.Event()
             variables = {**os.environ, **(environment or {})}
-            given = [str(word) for word in words], pipe, folder or Path.cwd(), largest_file, variables, ready
+            given = [str(word) for word in words], pipes, folder or Path.cwd(), largest_file, variables, ready
             self.process: ForkServerProcess = context.Process(target=_run, args=given)
             self.process.start()
             assert ready.wait(SECONDS_TO_START), f"{words[0]} does not start"
 
-    def _read(self, pipe: Path) -> None:
-        with pipe.open("rb", buffering=0) as stream:
-            while chunk := stream.read(1 << 16):
-                self._output += chunk
-
     @property
     def output(self) -> str:
         """Everything that it has written so far."""
-        return self._output.decode(errors="replace")
+        return "".join(stream.decode(errors="replace") for stream in self._streams)
 
     def wait(self, seconds: float = LONGEST) -> Ended:
         """Wait until it has ended; kill it after so many seconds."""
@@ -101,9 +105,10 @@ class Program:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        self._reader.join(1.0)  # longer only if a child process outlives it
+        for reader in self._readers:
+            reader.join(1.0)  # longer only if a child process outlives it
         assert self.process.exitcode is not None
-        return Ended(self.process.exitcode, self.output)
+        return Ended(self.process.exitcode, *(stream.decode(errors="replace") for stream in self._streams))
 
     def interrupt(self) -> None:
         """Send the signal that Ctrl-C sends."""
@@ -134,20 +139,31 @@ def _context() -> ForkServerContext:
     return context
 
 
+def _read(pipe: Path, into: bytearray) -> None:
+    with pipe.open("rb", buffering=0) as stream:
+        while chunk := stream.read(1 << 16):
+            into += chunk
+
+
 def _run(
-    words: list[str], pipe: Path, folder: Path, largest_file: int | None, environment: dict[str, str], ready: Event
+    words: list[str],
+    pipes: tuple[Path, Path],
+    folder: Path,
+    largest_file: int | None,
+    environment: dict[str, str],
+    ready: Event,
 ) -> None:
     """Become the program, in the forked process."""
     import torch
 
-    output = os.open(pipe, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output, stream.fileno())
+    for descriptor, pipe in enumerate(pipes, start=1):
+        os.dup2(os.open(pipe, os.O_WRONLY), descriptor)
     ready.set()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     if largest_file is not None:
+        sys.dont_write_bytecode = True  # a truncated cache of a module would break the next import
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     # As in a process that has just started: threads for all cores, and no temporary folder chosen yet.
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))

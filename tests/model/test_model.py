@@ -144,7 +144,6 @@ def test_masks_enlarge_a_surface_that_is_too_small(sphere_folder: Path, tmp_path
         pipeline__model__loss_weights=LossWeights(mask=(1.0,)),
         pipeline__model__start="sphere",
         pipeline__model__sdf_field=PmniFieldConfig(encoding="grid", sphere_radius=0.5),
-        pipeline__datamanager__train_num_rays_per_batch=576,
     )
     trainer = set_up(config)
     before = trainer.pipeline.get_average_eval_image_metrics()["mask_iou"]

@@ -17,7 +17,6 @@ from scipy.spatial import cKDTree
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.camera_files import read_cameras
 from pmni_nerfstudio.data.scene import read_scene
-from pmni_nerfstudio.registration.alternation import AlternationSchedule
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, register
 from pmni_nerfstudio.registration.poses import Poses, align
@@ -25,8 +24,6 @@ from pmni_nerfstudio.registration.views import views_of_scene
 from pmni_nerfstudio.training import initialization as start_module
 
 SYNTH = ["--views", "12", "--width", "96", "--height", "80", "--jitter", "1", "--mesh-resolution", "64"]
-COARSE = RegistrationSettings(alternation=replace(AlternationSchedule(), levels=AlternationSchedule().levels[:3]))
-"""For verdicts that do not depend on the finest levels."""
 
 
 def synth(out: Path, *options: str) -> Path:
@@ -111,7 +108,7 @@ def test_contradictory_normals_are_reported(rough_scene):
     normals = views.normals.copy()
     normals[::2, ..., :2] *= -1
     normals[1::2, ..., :2] = normals[1::2, ..., [1, 0]] * [1, -1]
-    result = register(replace(views, normals=normals), read_scene(rough_scene).c2w, COARSE)
+    result = register(replace(views, normals=normals), read_scene(rough_scene).c2w)
     assert any("no surface was found that the views agree on" in line for line in result.warnings)
     assert result.agreement.confidence.max() < 0.7
 

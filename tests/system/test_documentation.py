@@ -206,6 +206,8 @@ def parse(program: str, arguments: list[str]) -> None:
     elif arguments[0] == "-m":
         assert arguments[1] == "pmni_nerfstudio"
         cli.main(arguments[2:])
+    elif arguments[0].startswith("scripts/"):
+        assert (ROOT / arguments[0]).is_file()
     elif arguments[0].startswith("examples/"):
         parse_with_tyro(runpy.run_path(str(ROOT / arguments[0]))["main"], arguments[1:])
     else:

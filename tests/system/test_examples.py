@@ -313,5 +313,5 @@ def test_photographs_come_back_on_the_mesh(trained: Trained, tmp_path: Path):
 def test_a_mistake_ends_a_script_with_a_one_line_error(trained: Trained, tmp_path: Path):
     ended = run(["python", EXAMPLES / "08_texture.py", trained.scene.root, trained.result, tmp_path])
     assert ended.code == 1
-    errors = [line for line in ended.output.splitlines() if line.strip()]
+    errors = [line for line in ended.stderr.splitlines() if line.strip()]
     assert len(errors) == 1 and errors[0].startswith("error: ") and "image: is missing" in errors[0], ended.output

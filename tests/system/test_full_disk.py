@@ -17,8 +17,8 @@ def test_no_place_for_temporary_files_is_one_line(words: list[str], tmp_path: Pa
     if words[0] == "register":
         SynthCommand(out=tmp_path / "x", views=4, width=32, height=28, mesh_resolution=32).main()
     end = run(["pmni", *(word.format(out=tmp_path / "x") for word in words)], largest_file=0)
-    assert end.code == 1 and "Traceback" not in end.output
-    (line,) = [line for line in end.output.splitlines() if line.startswith("error:")]
+    assert end.code == 1 and "Traceback" not in end.stderr
+    (line,) = [line for line in end.stderr.splitlines() if line.startswith("error:")]
     assert "No usable temporary directory found in" in line and "set TMPDIR" in line
 
 
