@@ -41,7 +41,7 @@ lint: env
 	$(BIN)/pyright
 
 test-fast: env lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
 
 test: env lint
 	$(PYTEST)
@@ -56,7 +56,7 @@ test-exhaustive: env
 docs: env
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python scripts/command_reference.py --check
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
-	rm -rf $(VENV) $(DEMO) outputs
+	rm -rf $(VENV) $(DEMO) outputs site

@@ -86,7 +86,7 @@ pmni_calibrated = MethodSpecification(
 
 
 def _original() -> TrainerConfig:
-    """PMNI as published (Peng et al., CVPR 2025): a sphere, a ring of cameras, three stages, and Adam on the poses.
+    """PMNI as published (Pei et al., CVPR 2025): a sphere, a ring of cameras, three stages, and Adam on the poses.
 
     The paper counts absolute steps of 30,000; here they are fractions, so that a shorter run follows the same recipe.
     Differences: the renderer and its samples, the mask loss, and a sharpness that follows a schedule up to about the

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss functions: pure functions of tensors that each return one scalar, weighted by `loss_schedule`.
 
-Normal, mask, depth, eikonal and consistency losses are the terms of PMNI (Peng et al., CVPR 2025).
+Normal, mask, depth, eikonal and consistency losses are the terms of PMNI (Pei et al., CVPR 2025).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def depth_loss(
     """Mean absolute difference between rendered depths and integrated depth maps, up to one scale per view.
 
     It constrains the large-scale shape of the surface, where the normal loss sees only its slope. The scale is the
-    least-squares fit over the view's rays in the batch, alpha = (z_r . z_i) / (z_i . z_i) (Peng et al., "PMNI",
+    least-squares fit over the view's rays in the batch, alpha = (z_r . z_i) / (z_i . z_i) (Pei et al., "PMNI",
     CVPR 2025, which prints the inverse fraction). The gradient passes through alpha, so that no view's gradient
     has a component along its own depth map, sum(z_i dL/dz_r) = 0: the loss shapes the surface without moving it. With a
     constant alpha, skewed residuals (outliers lie mostly behind the surface) push the whole view along its axis.

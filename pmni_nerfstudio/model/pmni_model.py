@@ -116,7 +116,7 @@ class PmniModelConfig(ModelConfig):
 
 
 class PmniModel(Model):
-    """PMNI's surface and pose model (Peng et al., CVPR 2025) with SuperNormal's patches (Cao and Taketomi, CVPR 2024).
+    """PMNI's surface and pose model (Pei et al., CVPR 2025) with SuperNormal's patches (Cao and Taketomi, CVPR 2024).
 
     Ray bundles with `camera_indices` belong to training views and are moved to the optimized poses; bundles without are
     rendered as they are. In training, the rays of a patch (metadata `patch_size`) are rendered together.
