@@ -49,7 +49,7 @@ def options_of(config: type, values: Any = None, prefix: str = "--") -> Iterator
     """Options of a dataclass, each from its field, its type and the docstring below it.
 
     Args:
-        config: dataclass whose own fields are listed, without inherited ones and those documented as unused.
+        config: dataclass whose fields are listed, without those inherited from nerfstudio and those documented as unused.
         values: instance to take the defaults from; the class's own by default.
         prefix: put before each option's name.
     """
@@ -70,6 +70,15 @@ def options_of(config: type, values: Any = None, prefix: str = "--") -> Iterator
 
 
 def _field_docstrings(config: type) -> dict[str, str]:
+    """Docstrings of the fields of a dataclass and of its bases in this package, each in one line."""
+    found: dict[str, str] = {}
+    for base in config.__mro__:
+        if base.__module__.startswith("pmni_nerfstudio."):
+            found = {**_own_field_docstrings(base), **found}
+    return dict(sorted(found.items(), key=lambda item: list(config.__dataclass_fields__).index(item[0])))
+
+
+def _own_field_docstrings(config: type) -> dict[str, str]:
     """Docstrings of a dataclass's own fields, each in one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
     assert isinstance(tree, ast.ClassDef)

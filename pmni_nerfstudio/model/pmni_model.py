@@ -69,8 +69,9 @@ class PmniModelConfig(ModelConfig):
     hull_resolution: int = 97
     """Number of grid vertices per axis of the visual hull."""
     hull_votes: int = 1
-    """Number of views that have to see a point outside their mask to exclude it from the visual hull. Use more than 1 if
-    poses or masks are unreliable."""
+    """Number of views that have to see a point outside their mask to exclude it from the visual hull of `start`. Use more
+    than 1 if poses or masks are unreliable. Registration, and surfaces integrated from the normals, have votes of their
+    own."""
     registration: bool = False
     """Find the initial poses and surface by registration before the first step; `registered_poses` determines what
     happens to the poses afterwards. If disabled, the poses of the dataset are optimized by gradient descent, and `start`
