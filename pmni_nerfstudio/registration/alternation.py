@@ -70,8 +70,6 @@ class AlternationSchedule:
 class Round:
     """Result of one round of alternation."""
 
-    level: int
-    round: int
     resolution: int
     poses: Poses
     surface: Surface
@@ -100,7 +98,7 @@ def alternate(
     rng = np.random.default_rng(seed)
     distances = mask_distances(views.masks)
     surface: Surface | None = None
-    for number, level in enumerate(schedule.levels):
+    for level in schedule.levels:
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
         blurred = views.blurred(sigma if sigma > 0.4 else 0.0)
@@ -114,7 +112,7 @@ def alternate(
         curves = contours(views, schedule.bundle.contour_points)
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
         surface = surface.redistanced(schedule.band_voxels + 1)
-        for k in range(level.rounds):
+        for _ in range(level.rounds):
             depths = surface.depths(views, poses)
             residual = np.full(len(views), np.nan)
             if not fixed_poses:
@@ -123,7 +121,7 @@ def alternate(
                 residual = problem.residual_deg
             surface = surface_step(blurred, channels, poses, surface, depths, distances, curves, level, schedule)
             if on_round is not None:
-                on_round(Round(number, k, level.resolution, poses, surface, residual))
+                on_round(Round(level.resolution, poses, surface, residual))
     assert surface is not None
     return poses, surface
 

@@ -54,10 +54,6 @@ class Solution(Generic[State]):
 
     state: State
     cost: float
-    initial_cost: float
-    iterations: int
-    accepted: int
-    """Number of accepted steps."""
     converged: bool
     """False if the iterations ran out first."""
 
@@ -83,11 +79,8 @@ def solve(
         on_step: called with every accepted state and its cost.
     """
     current = problem.linearize(state)
-    initial_cost = current.cost
-    damping, accepted = criteria.initial_damping, 0
-    iteration = 0
-    while iteration < criteria.max_iterations:
-        iteration += 1
+    damping = criteria.initial_damping
+    for _ in range(criteria.max_iterations):
         diagonal = np.diag(current.hessian)
         damped = current.hessian + np.diag(damping * diagonal + criteria.damping_floor)
         candidate_state = problem.retract(state, np.linalg.solve(damped, -current.gradient))
@@ -95,14 +88,13 @@ def solve(
         if candidate.cost < current.cost:
             decrease = (current.cost - candidate.cost) / current.cost
             state, current = candidate_state, candidate
-            accepted += 1
             damping = max(damping / 4, 1e-8)
             if on_step is not None:
                 on_step(state, current.cost)
             if decrease < criteria.relative_decrease:
-                return Solution(state, current.cost, initial_cost, iteration, accepted, True)
+                return Solution(state, current.cost, converged=True)
         else:
             damping *= 5
             if damping > _MAX_DAMPING:
-                return Solution(state, current.cost, initial_cost, iteration, accepted, True)
-    return Solution(state, current.cost, initial_cost, iteration, accepted, False)
+                return Solution(state, current.cost, converged=True)
+    return Solution(state, current.cost, converged=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -40,33 +40,26 @@ class Watcher(Protocol):
         """Receive the result of a step."""
 
 
+@dataclass
 class Monitor:
-    """Reports progress and snapshots of one registration, and measures the time of its stages.
+    """Reports progress and snapshots of one registration, and measures the time of its stages."""
 
-    Args:
-        on_progress: receives progress.
-        watcher: receives progress and snapshots; no snapshots are made if None.
-        num_views: number of views; rounds over fewer of them give no snapshot.
-        rounds: number of rounds of alternation.
-        pairwise_share: fraction of the progress that pairwise registration takes.
-    """
-
-    def __init__(
-        self,
-        on_progress: OnProgress | None,
-        watcher: Watcher | None,
-        num_views: int,
-        rounds: int,
-        pairwise_share: float,
-    ) -> None:
-        self.on_progress, self.watcher = on_progress, watcher
-        self.num_views, self.rounds, self.pairwise_share = num_views, rounds, pairwise_share
-        self.finished_rounds = 0
-        self.seconds: dict[str, float] = {}
-        """Time of each finished stage."""
-        self.reference: Poses | None = None
-        """Poses whose world the snapshots are in."""
-        self._clock = time.perf_counter()
+    on_progress: OnProgress | None
+    """Receives progress."""
+    watcher: Watcher | None
+    """Receives progress and snapshots; no snapshots are made if None."""
+    num_views: int
+    """Number of views; rounds over fewer of them give no snapshot."""
+    rounds: int
+    """Number of rounds of alternation."""
+    pairwise_share: float
+    """Fraction of the progress that pairwise registration takes."""
+    finished_rounds: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time of each finished stage."""
+    reference: Poses | None = None
+    """Poses whose world the snapshots are in."""
+    _clock: float = field(default_factory=time.perf_counter)
 
     def pairwise_progress(self, stage: str, done: float, cost: float) -> None:
         """Report progress of pairwise registration."""

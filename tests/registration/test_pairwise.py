@@ -74,7 +74,6 @@ def test_poses_come_back_from_noise():
     assert after.mean() < 1.5
     assert after.max() < 3
     assert result.cost < 0.4
-    assert result.inlier_ratio.min() > 0.25
     # In the world of the rough poses, whose mean scale is right.
     assert np.linalg.norm(result.poses.centers(), axis=1).mean() == pytest.approx(15, rel=0.1)
     scale = align(result.poses, initial)[0]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
 
 from pmni_nerfstudio.geometry.sim3 import Sim3
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
@@ -85,14 +84,8 @@ class PairwiseResult:
 
     poses: Poses
     """World-to-camera poses, aligned with the initial poses by a similarity."""
-    depth_scales: Float[np.ndarray, " n"]
-    """World units per unit of the views' integrated depths (`IntegratedDepthMaps.depths`)."""
     cost: float
     """Final cost, 0 (full agreement) to 1."""
-    view_costs: Float[np.ndarray, " n"]
-    """Cost of each view alone."""
-    inlier_ratio: Float[np.ndarray, " n"]
-    """Fraction of the surface that a view shares with others whose normals agree."""
 
 
 def register_pairwise(
@@ -253,8 +246,5 @@ def refine(
             confirmed.clear()  # the coarsest level is not reliable enough to confirm a pose for good
     if problem is None:
         raise ValueError("schedule: has no levels")
-    view_costs, inlier_ratio = problem.view_costs(state)
     poses = poses_from_similarities(maps, state)
-    scale, rotation, shift = align(poses, initial)
-    poses = poses.transformed(scale, rotation, shift)
-    return PairwiseResult(poses, scale * state.s, cost, view_costs, inlier_ratio)
+    return PairwiseResult(poses.transformed(*align(poses, initial)), cost)

@@ -38,8 +38,6 @@ class PairTerms:
 
     loss: Float[np.ndarray, " q"]
     weight: Float[np.ndarray, " q"]
-    inlier_ratio: Float[np.ndarray, " q"]
-    """Fraction of the points expected to be visible to the target whose normals differ by less than the kernel width."""
     hessian: Float[np.ndarray, "q 7 7"] | None
     """Gauss-Newton Hessian of loss / 2 by a twist in the target's frame."""
     gradient: Float[np.ndarray, "q 7"] | None
@@ -74,15 +72,15 @@ def pair_terms(
         _chunk_terms(level, source[k : k + step], target[k : k + step], relative[k : k + step], kernels, derivatives)
         for k in range(0, len(source), step)
     ]
-    loss, weight, inlier_ratio, *rest = (torch.cat(column).double().numpy() for column in zip(*parts))
+    loss, weight, *rest = (torch.cat(column).double().numpy() for column in zip(*parts))
     hessian, gradient = rest if derivatives else (None, None)
-    return PairTerms(loss, weight, inlier_ratio, hessian, gradient)
+    return PairTerms(loss, weight, hessian, gradient)
 
 
 def _chunk_terms(
     level: PyramidLevel, source: np.ndarray, target: np.ndarray, relative: Sim3, k: Kernels, derivatives: bool
 ) -> tuple[Tensor, ...]:
-    """Loss, weight and inlier ratio of some pairs, and Hessian and gradient if requested; one entry per pair."""
+    """Loss and weight of some pairs, and Hessian and gradient if requested; one entry per pair."""
     i, j = torch.from_numpy(source), torch.from_numpy(target)
     R = torch.from_numpy(relative.R).float().mT.contiguous()
     y = torch.bmm(level.points[i], torch.from_numpy(relative.s)[:, None, None].float() * R)
@@ -116,8 +114,7 @@ def _chunk_terms(
     fit = 1 / (1 + square / a + r_depth**2 / b)
     loss = expected - visible * fit + k.silhouette_weight * present * (1 - c / (r_silhouette**2 + c))
     weight = expected + k.silhouette_weight * present
-    inlier_ratio = (visible * (square < a)).sum(-1) / expected.sum(-1).clamp(min=1e-6)
-    sums = (loss.sum(-1), weight.sum(-1), inlier_ratio)
+    sums = (loss.sum(-1), weight.sum(-1))
     if not derivatives:
         return sums
 
@@ -230,15 +227,3 @@ class PairwiseProblem:
         twists = np.zeros((len(state), 7))
         twists[self.free] = delta.reshape(-1, 7)
         return state.retract(twists)
-
-    def view_costs(self, state: Sim3) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Cost and mean inlier ratio of each view over all pairs it belongs to."""
-        terms, _ = self.terms(state, derivatives=False)
-        n = len(state)
-        loss, weight, inlier_ratio, count = (np.zeros(n) for _ in range(4))
-        for side in (self.source, self.target):
-            np.add.at(loss, side, terms.loss)
-            np.add.at(weight, side, terms.weight)
-            np.add.at(inlier_ratio, side, terms.inlier_ratio)
-            np.add.at(count, side, 1)
-        return loss / np.maximum(weight, 1e-9), inlier_ratio / np.maximum(count, 1)

@@ -9,17 +9,8 @@ import numpy as np
 
 from pmni_nerfstudio.geometry.camera_rings import look_at, ring_c2w
 from pmni_nerfstudio.geometry.sim3 import Sim3
+from pmni_nerfstudio.registration.pairwise import multiway
 from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps
-from pmni_nerfstudio.registration.pairwise.multiway import (
-    PairwiseResult,
-    PairwiseSchedule,
-    Progress,
-    integrate_at_working_resolution,
-    poses_from_similarities,
-    pyramid_level,
-    refine,
-    solve_level,
-)
 from pmni_nerfstudio.registration.views import Views
 
 ELEVATIONS_DEG = (10.0, 30.0, 50.0)
@@ -39,11 +30,11 @@ class Hypothesis:
 
 def register_without_poses(
     views: Views,
-    schedule: PairwiseSchedule = PairwiseSchedule(),
+    schedule: multiway.PairwiseSchedule = multiway.PairwiseSchedule(),
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: multiway.Progress | None = None,
     maps: IntegratedDepthMaps | None = None,
-) -> tuple[PairwiseResult, tuple[Hypothesis, ...]]:
+) -> tuple[multiway.PairwiseResult, tuple[Hypothesis, ...]]:
     """Register views that go once around the object in order, at about even steps.
 
     Every hypothesis is optimized at the coarsest level for one round. The better half is optimized there to the end, and
@@ -59,13 +50,13 @@ def register_without_poses(
     Returns:
         The registration of the best hypothesis, in a unit-sphere world with y up, and all hypotheses.
     """
-    maps = integrate_at_working_resolution(views, schedule, on_progress) if maps is None else maps
+    maps = multiway.integrate_at_working_resolution(views, schedule, on_progress) if maps is None else maps
     spec = schedule.levels[0]
-    level = pyramid_level(maps, spec, np.random.default_rng(seed))
+    level = multiway.pyramid_level(maps, spec, np.random.default_rng(seed))
     rings = ring_hypotheses(maps)
     states, costs = [], []
     for number, (name, initial) in enumerate(rings):
-        state, _, cost = solve_level(level, spec, initial, schedule, rounds=1)
+        state, _, cost = multiway.solve_level(level, spec, initial, schedule, rounds=1)
         states.append(state)
         costs.append(cost)
         if on_progress is not None:
@@ -73,26 +64,24 @@ def register_without_poses(
     order = np.argsort(costs, kind="stable")
     kept = order[: -(-len(order) // 2)]
     for k in kept:
-        states[k], _, costs[k] = solve_level(level, spec, states[k], schedule)
+        states[k], _, costs[k] = multiway.solve_level(level, spec, states[k], schedule)
     best = min(kept, key=lambda k: costs[k])
 
     def on_refined(stage: str, done: float, cost: float) -> None:
         if on_progress is not None:
             on_progress(stage, 0.4 + 0.6 * done, cost)
 
-    initial = poses_from_similarities(maps, rings[best][1])
-    result = refine(maps, states[best], initial, schedule, seed, on_refined)
+    initial = multiway.poses_from_similarities(maps, rings[best][1])
+    result = multiway.refine(maps, states[best], initial, schedule, seed, on_refined)
     return result, tuple(Hypothesis(name, float(costs[k]), k not in kept) for k, (name, _) in enumerate(rings))
 
 
-def ring_hypotheses(
-    maps: IntegratedDepthMaps, elevations_deg: tuple[float, ...] = ELEVATIONS_DEG
-) -> list[tuple[str, Sim3]]:
+def ring_hypotheses(maps: IntegratedDepthMaps) -> list[tuple[str, Sim3]]:
     """Names and similarities of the rings of both directions and all elevations."""
     return [
         (f"{direction}, {elevation:g} deg up", ring(maps, elevation, direction == "clockwise"))
         for direction in ("clockwise", "counter-clockwise")
-        for elevation in elevations_deg
+        for elevation in ELEVATIONS_DEG
     ]
 
 
