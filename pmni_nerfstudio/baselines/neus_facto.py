@@ -107,7 +107,7 @@ class ForegroundSurfaceModel(SurfaceModel):
         self.rgb_loss, self.eikonal_loss = L1Loss(), MSELoss()
         self.depth_loss = ScaleAndShiftInvariantLoss(alpha=0.5, scales=1)
         self.psnr, self.ssim = PeakSignalNoiseRatio(data_range=1.0), structural_similarity_index_measure
-        self.lpips = _no_lpips
+        self.lpips = lambda image, rgb: float("nan")  # in place of the network; the value is discarded
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters of the field; there is no background model."""
@@ -134,12 +134,6 @@ class ForegroundSurfaceModel(SurfaceModel):
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         del metrics["lpips"]
         return metrics, images
-
-
-def _no_lpips(image: Tensor, rgb: Tensor) -> float:
-    """Placeholder for the LPIPS network; its value is discarded."""
-    del image, rgb
-    return float("nan")
 
 
 @dataclass

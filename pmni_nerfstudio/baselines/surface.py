@@ -21,19 +21,13 @@ from pmni_nerfstudio.geometry.transforms import transform_poses
 
 
 def baseline_mesh(
-    pipeline: Pipeline,
-    resolution: int = 512,
-    keep_components: float = 0.02,
-    max_memory: int | None = None,
-    progress: bool = True,
+    pipeline: Pipeline, resolution: int = 512, max_memory: int | None = None, progress: bool = True
 ) -> trimesh.Trimesh:
     """Extract the surface of a run of neus, neus-facto or another model whose field has `forward_geonetwork`.
 
     Args:
         pipeline: Loaded pipeline with nerfstudio's `sdfstudio-data` parser.
         resolution: Number of marching cubes cells along the diameter of the unit sphere.
-        keep_components: Components with less than this fraction of the largest component's area are removed; 0 keeps
-            all.
         max_memory: Maximum memory in bytes that an evaluation of the field may allocate; None for no limit.
         progress: Show a progress bar.
 
@@ -51,14 +45,7 @@ def baseline_mesh(
     def sdf(points: Tensor) -> Tensor:
         return geometry(points)[:, 0]
 
-    mesh = extract_mesh(
-        sdf,
-        resolution,
-        device=model.device,
-        max_memory=max_memory,
-        keep_components=keep_components,
-        progress=progress,
-    )
+    mesh = extract_mesh(sdf, resolution, device=model.device, max_memory=max_memory, progress=progress)
     return transformed_mesh(mesh, np.array(meta["worldtogt"]) @ np.linalg.inv(_orientation(pipeline)))
 
 

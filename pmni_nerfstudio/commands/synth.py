@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tyro
 
 from pmni_nerfstudio.synth.scene import SynthConfig, SynthScene, make_scene
@@ -57,8 +58,6 @@ class SynthCommand(SynthConfig):
         return self.truth if self.truth is not None else self.out / "truth"
 
     def _write_scene(self, scene: SynthScene, mesh: trimesh.Trimesh) -> None:
-        import numpy as np
-
         from pmni_nerfstudio.data.scene_writer import write_scene
 
         depths = None
@@ -79,8 +78,6 @@ class SynthCommand(SynthConfig):
         )
 
     def _write_truth(self, scene: SynthScene, mesh: trimesh.Trimesh) -> None:
-        import numpy as np
-
         from pmni_nerfstudio.data.atomic import atomic_path
         from pmni_nerfstudio.data.camera_files import write_cameras
 

@@ -31,14 +31,11 @@ class PmniDataset(InputDataset):
     Args:
         dataparser_outputs: outputs of PmniDataParser.
         scene: scene of these outputs.
-        scale_factor: must be 1; use the scale factor of the data parser instead.
     """
 
     exclude_batch_keys_from_device = ["image"]
 
-    def __init__(self, dataparser_outputs: DataparserOutputs, scene: Scene, scale_factor: float = 1.0) -> None:
-        if scale_factor != 1.0:
-            raise ValueError(f"scale_factor: {scale_factor} is not 1; set PmniDataParserConfig.scale_factor instead")
+    def __init__(self, dataparser_outputs: DataparserOutputs, scene: Scene) -> None:
         super().__init__(dataparser_outputs)
         self.scene = scene
         self.views = split_views_of(dataparser_outputs.metadata).indices

@@ -14,6 +14,10 @@ from pmni_nerfstudio.geometry.transforms import scale_of, transform_points
 KEPT_SHARE = 0.8
 """Share of the result's points used by each ICP step: those nearest to the visible ground truth. Parts that no camera
 sees, such as the underside, are thus ignored."""
+MAX_STEPS = 60
+"""Maximum number of ICP steps."""
+TOLERANCE = 1e-7
+"""Length of a step, relative to the extent of the points, below which the iteration stops."""
 
 
 def similarity_from_cameras(c2w: np.ndarray, c2w_true: np.ndarray) -> np.ndarray:
@@ -46,13 +50,7 @@ def similarity_from_cameras(c2w: np.ndarray, c2w_true: np.ndarray) -> np.ndarray
 
 
 def fit_similarity(
-    points: np.ndarray,
-    truth: RayCaster,
-    true_seen: np.ndarray,
-    start: np.ndarray,
-    rotate: bool,
-    max_steps: int = 60,
-    tolerance: float = 1e-7,
+    points: np.ndarray, truth: RayCaster, true_seen: np.ndarray, start: np.ndarray, rotate: bool
 ) -> np.ndarray:
     """Refine a similarity by trimmed point-to-plane ICP with Gauss-Newton steps.
 
@@ -62,8 +60,6 @@ def fit_similarity(
         true_seen: (V, 3) points of the ground-truth surface that the cameras see.
         start: (4, 4) initial similarity.
         rotate: Whether to refine the rotation. With known poses it stays fixed, since a wrong mesh would bias it.
-        max_steps: Maximum number of steps.
-        tolerance: Step size, relative to the extent of the points, below which the iteration stops.
 
     Returns:
         (4, 4) similarity from the points' world to the ground truth. If the scale changes by more than a factor of
@@ -75,7 +71,7 @@ def fit_similarity(
     """
     align, start_scale = start.copy(), scale_of(start)
     tree = KDTree(true_seen)
-    for _ in range(max_steps):
+    for _ in range(MAX_STEPS):
         moved = transform_points(align, points)
         distance, _ = tree.query(moved, workers=-1)
         moved = moved[distance <= np.quantile(distance, KEPT_SHARE)]
@@ -98,6 +94,6 @@ def fit_similarity(
         align = change @ align
         if not 0.3 < scale_of(align) / start_scale < 3.0:
             return start
-        if np.linalg.norm(step) < tolerance * size:
+        if np.linalg.norm(step) < TOLERANCE * size:
             break
     return align

@@ -64,7 +64,7 @@ def score_geometry(
     Raises:
         PmniError: The alignment is undetermined because all poses share one camera center.
     """
-    unit_from_world = truth.unit_from_world
+    unit_from_world = np.linalg.inv(truth.world_from_unit)
     mesh = mesh.copy().apply_transform(unit_from_world)
     true_c2w = truth.c2w if views is None else truth.c2w[views]
     c2w = None if c2w is None else transform_poses(unit_from_world, c2w)

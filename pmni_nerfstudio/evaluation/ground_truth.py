@@ -54,16 +54,6 @@ class GroundTruth:
         return replace(self, K=K, masks=self.masks[:, ::step, ::step])
 
     @property
-    def world_mesh(self) -> trimesh.Trimesh:
-        """Ground-truth mesh in the data's world."""
-        return self.mesh.copy().apply_transform(self.world_from_unit)
-
-    @property
-    def unit_from_world(self) -> np.ndarray:
-        """(4, 4) similarity from the data's world to the unit-sphere world."""
-        return np.linalg.inv(self.world_from_unit)
-
-    @property
     def scale(self) -> float:
         """Units of the data's world per unit-sphere radius."""
         return scale_of(self.world_from_unit)

@@ -109,15 +109,11 @@ class PmniField(Field):
         """Signed distances at positions in [-1, 1]^3, world units, negative inside."""
         return self.geometry.sdf(x.reshape(-1, 3)).view(x.shape[:-1])
 
-    def gradient(self, x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
-        """Analytic gradients of the signed distance, not normalized.
+    def sdf_and_gradient(self, x: Float[Tensor, "*b 3"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b 3"]]:
+        """Signed distances and their analytic gradients, not normalized, from one evaluation.
 
         Differentiable in the parameters and, if it requires a gradient, in x.
         """
-        return self.sdf_and_gradient(x)[1]
-
-    def sdf_and_gradient(self, x: Float[Tensor, "*b 3"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b 3"]]:
-        """Signed distances and their analytic gradients from one evaluation."""
         value, gradient = self.geometry.sdf_and_gradient(x.reshape(-1, 3))
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 

@@ -35,9 +35,8 @@ def lookup_volume(volume: Float[Tensor, "c n n n"], points: Float[np.ndarray, "p
         points: positions.
     """
     at = torch.from_numpy(np.ascontiguousarray(points[:, ::-1])).to(volume)
-    return F.grid_sample(volume[None], at[None, None, None], align_corners=True, padding_mode="border")[
-        0, :, 0, 0
-    ].T.numpy()
+    values = F.grid_sample(volume[None], at[None, None, None], align_corners=True, padding_mode="border")
+    return values[0, :, 0, 0].T.numpy()
 
 
 def grid_points(

@@ -41,38 +41,37 @@ def run_jobs(
         SystemExit: with code 130, after Ctrl-C.
     """
     with lock_folder(out):
-        return _run_jobs(jobs, out, engine, console, unsupported)
-
-
-def _run_jobs(
-    jobs: Sequence[Job], out: Path, engine: Engine, console: Console, unsupported: Callable[[str], str | None]
-) -> list[JobResult]:
-    reasons = {method: unsupported(method) for method in dict.fromkeys(job.method for job in jobs)}
-    results: dict[str, JobResult] = {}
-    for job in jobs:
-        finished, reason = read_finished(job, out), reasons[job.method]
-        if finished is not None:
-            results[job.name] = finished
-        elif reason is not None:
-            results[job.name] = failed_result(job, reason, out)
-    remaining = [job for job in jobs if job.name not in results]
-    if len(remaining) < len(jobs):
-        console.print(f"{len(jobs) - len(remaining)} of {len(jobs)} jobs are finished or cannot run on this machine.")
-    if not remaining:
+        reasons = {method: unsupported(method) for method in dict.fromkeys(job.method for job in jobs)}
+        results: dict[str, JobResult] = {}
+        for job in jobs:
+            finished, reason = read_finished(job, out), reasons[job.method]
+            if finished is not None:
+                results[job.name] = finished
+            elif reason is not None:
+                results[job.name] = failed_result(job, reason, out)
+        remaining = [job for job in jobs if job.name not in results]
+        if len(remaining) < len(jobs):
+            console.print(
+                f"{len(jobs) - len(remaining)} of {len(jobs)} jobs are finished or cannot run on this machine."
+            )
+        if not remaining:
+            return [results[job.name] for job in jobs]
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        try:
+            with (
+                Progress(*columns, console=console, transient=True) as progress,
+                closing(engine(remaining)) as finishing,
+            ):
+                task = progress.add_task("Training and evaluating", total=len(remaining))
+                for result in finishing:
+                    results[Path(result.folder).name] = result
+                    console.print(_line(result), highlight=False, soft_wrap=True)
+                    progress.advance(task)
+        except KeyboardInterrupt:
+            message = f"Stopped. Finished jobs are kept in {out}; run the same command again to continue."
+            console.print(message, highlight=False, soft_wrap=True, markup=False)
+            raise SystemExit(130) from None
         return [results[job.name] for job in jobs]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=console, transient=True) as progress, closing(engine(remaining)) as finishing:
-            task = progress.add_task("Training and evaluating", total=len(remaining))
-            for result in finishing:
-                results[Path(result.folder).name] = result
-                console.print(_line(result), highlight=False, soft_wrap=True)
-                progress.advance(task)
-    except KeyboardInterrupt:
-        message = f"Stopped. Finished jobs are kept in {out}; run the same command again to continue."
-        console.print(message, highlight=False, soft_wrap=True, markup=False)
-        raise SystemExit(130) from None
-    return [results[job.name] for job in jobs]
 
 
 def _line(result: JobResult) -> str:

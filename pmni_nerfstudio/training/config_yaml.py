@@ -47,10 +47,6 @@ def _resolve(name: str, node: yaml.Node) -> Any:
     raise yaml.constructor.ConstructorError(None, None, f"{name} is not allowed in a config", node.start_mark)
 
 
-def _name(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
-    return _resolve(name, node)
-
-
 def _object(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
     found = _resolve(name, node)
     if not isinstance(found, type) or not isinstance(node, yaml.MappingNode):
@@ -83,7 +79,7 @@ def _tuple(loader: _ConfigLoader, node: yaml.Node) -> tuple:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
-_ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/name:", _name)
+_ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, name, node: _resolve(name, node))
 _ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/object:", _object)
 _ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/object/apply:", _apply)
 _ConfigLoader.add_constructor("tag:yaml.org,2002:python/object/apply:_operator.getitem", _subscript)

@@ -28,6 +28,7 @@ class FusedAdamConfig(OptimizerConfig):
 Decay = Literal["exponential", "cosine", "third"]
 
 
+@dataclass
 class RunFraction:
     """Learning rate factor as a function of the step: linear warm-up, then a decay to `final` at the schedule's end.
 
@@ -36,18 +37,16 @@ class RunFraction:
 
     It is an object rather than a closure, so that PyTorch saves its plain numbers in checkpoints. `max_steps` is set
     when training starts, because it depends on the requested number of iterations.
-
-    Args:
-        warmup: Fraction of the run over which the factor rises from zero.
-        final: Factor at the end of the schedule.
-        decay: Shape of the decay.
     """
 
-    def __init__(self, warmup: float, final: float, decay: Decay) -> None:
-        self.warmup = warmup
-        self.final = final
-        self.decay = decay
-        self.max_steps = 0
+    warmup: float
+    """Fraction of the run over which the factor rises from zero."""
+    final: float
+    """Factor at the end of the schedule."""
+    decay: Decay
+    """Shape of the decay."""
+    max_steps: int = 0
+    """Length of the schedule in steps."""
 
     def __call__(self, step: int) -> float:
         fraction = step / self.max_steps if self.max_steps else 0.0

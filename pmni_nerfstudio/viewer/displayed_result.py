@@ -168,7 +168,7 @@ def read_displayed_result(
         mesh=mesh,
         scene=scene,
         cameras=cameras,
-        truth=None if ground_truth is None else ground_truth.world_mesh,
+        truth=None if ground_truth is None else ground_truth.mesh.copy().apply_transform(ground_truth.world_from_unit),
         truth_from_data=similarity,
         metrics=metrics,
         units=units,

@@ -247,12 +247,6 @@ def test_checkpoints_contain_no_data(sphere_scene, manager_of):
     assert manager.get_param_groups() == {}
 
 
-def test_scale_factors_of_the_dataset_are_rejected(sphere_scene, manager_of):
-    outputs = manager_of(sphere_scene).train_dataparser_outputs
-    with pytest.raises(ValueError, match="scale_factor"):
-        PmniDataset(outputs, sphere_scene, scale_factor=0.5)
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [({"patch_size": 2}, "odd"), ({"exclude_views": (99,)}, "no view 99")],
