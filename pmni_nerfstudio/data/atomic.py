@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import uuid
@@ -35,6 +36,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise _write_error(path, error) from error
         raise
+
+
+def write_json(path: str | os.PathLike[str], contents: object) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        PmniError: writing fails.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.files import check_file
 from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import SceneError, one_line
@@ -119,10 +119,8 @@ def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]
 
 def write_intrinsics(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> None:
     """Write intrinsics.json, intrinsics K (3, 3) shared by all views, atomically."""
-    values = (K[0, 0], K[1, 1], K[0, 2], K[1, 2])
-    intrinsics = dict(zip(_INTRINSICS, (*(float(value) for value in values), width, height)))
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(intrinsics, indent=1) + "\n", encoding="utf-8")
+    values = (float(value) for value in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+    write_json(path, dict(zip(_INTRINSICS, (*values, width, height))))
 
 
 def is_rigid(matrix: np.ndarray) -> bool:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Type
 
-import cv2
 import numpy as np
 import torch
 import tyro
@@ -15,6 +14,7 @@ from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from torch import Tensor
 
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.hull import mask_distance_px
 
 
 @dataclass
@@ -83,12 +83,8 @@ def _runs(pixels: Bool[np.ndarray, "h w"]) -> Tuple[Int[np.ndarray, "runs"], Int
 
 def _regions(mask: Bool[np.ndarray, "h w"], band_px: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Foreground, band and background of a mask, each (h, w) bool; the band overlaps the foreground."""
-    foreground = mask.astype(np.uint8)
-    # The contour is half a pixel closer than the nearest pixel on its other side.
-    inside_px = cv2.distanceTransform(foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
-    outside_px = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
-    band = np.where(mask, inside_px, outside_px) <= band_px
-    # Without a contour the values of the distance transform are undefined.
+    band = np.abs(mask_distance_px(mask)) <= band_px
+    # Without a contour the distances are undefined.
     band &= bool(mask.any() and not mask.all())
     return mask, band, ~mask & ~band
 

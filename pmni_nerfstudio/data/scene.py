@@ -28,24 +28,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from pmni_nerfstudio.data import camera_files, images
 from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, measure_axes
-from pmni_nerfstudio.data.camera_files import (
-    check_pinholes,
-    read_cameras,
-    read_intrinsics,
-    warn_outside_sphere,
-    warn_small_or_same,
-)
 from pmni_nerfstudio.data.files import entries
-from pmni_nerfstudio.data.images import (
-    DEPTH_SUFFIXES,
-    IMAGE_SUFFIXES,
-    MASK_SUFFIXES,
-    NORMAL_SUFFIXES,
-    open_npy,
-    read_mask,
-    read_normals,
-)
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
@@ -133,8 +118,8 @@ def read_scene(
             f"{root}: {'is not a folder' if root.exists() else 'does not exist'}; give the folder of a scene"
         )
     folder = root / _choose_normals(root, normals_folder)
-    masks_by_name = list_files(root / MASKS, MASK_SUFFIXES)
-    normals_by_name = list_files(folder, NORMAL_SUFFIXES)
+    masks_by_name = list_files(root / MASKS, images.MASK_SUFFIXES)
+    normals_by_name = list_files(folder, images.NORMAL_SUFFIXES)
     names = sorted(masks_by_name.keys() | normals_by_name.keys(), key=natural_key)
     mask_files = files_in_order(names, masks_by_name, root / MASKS, folder)
     normal_files = files_in_order(names, normals_by_name, folder, root / MASKS)
@@ -200,11 +185,11 @@ def _choose_normals(root: Path, choice: str | None) -> str:
 
 
 def _read_masks(files: Sequence[Path]) -> np.ndarray:
-    first = read_mask(files[0])
+    first = images.read_mask(files[0])
     masks = np.empty((len(files), *first.shape), dtype=bool)
 
     def read(view: int) -> None:
-        mask = read_mask(files[view])
+        mask = images.read_mask(files[view])
         check_size(files[view], mask.shape, first.shape, files[0])
         check_mask(files[view], mask)
         masks[view] = mask
@@ -218,21 +203,23 @@ def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
     count, height, width = masks.shape
     cameras, intrinsics = root / CAMERAS, root / INTRINSICS
     if os.path.lexists(cameras):
-        K, c2w, world_from_unit = read_cameras(cameras, count)
-        warnings = check_pinholes(cameras, K, width, height) + warn_small_or_same(cameras, K, c2w, masks)
-        return K, c2w, world_from_unit, warnings + warn_outside_sphere(cameras, K, c2w, masks)
+        K, c2w, world_from_unit = camera_files.read_cameras(cameras, count)
+        warnings = camera_files.check_pinholes(cameras, K, width, height)
+        warnings += camera_files.warn_small_or_same(cameras, K, c2w, masks)
+        warnings += camera_files.warn_outside_sphere(cameras, K, c2w, masks)
+        return K, c2w, world_from_unit, warnings
     if not os.path.lexists(intrinsics):
         raise SceneError(
             f"{root}: has neither {CAMERAS} nor {INTRINSICS}; add one of them, the second if poses are unknown"
         )
-    k, file_width, file_height = read_intrinsics(intrinsics)
+    k, file_width, file_height = camera_files.read_intrinsics(intrinsics)
     if (file_width, file_height) != (width, height):
         raise SceneError(
             f"{intrinsics}: is for {file_width}x{file_height} pixels, but the maps are {width}x{height}; "
             "scale the intrinsics to the maps"
         )
     K = np.repeat(k[None], count, axis=0)
-    return K, None, np.eye(4), check_pinholes(intrinsics, k[None], width, height)
+    return K, None, np.eye(4), camera_files.check_pinholes(intrinsics, k[None], width, height)
 
 
 def _read_normals(
@@ -262,7 +249,7 @@ def _read_normals(
     new_masks = np.empty((count, size[1], size[0]), dtype=bool)
 
     def read(view: int) -> tuple[list[str], list[AxisEvidence]]:
-        stored = read_normals(files[view])
+        stored = images.read_normals(files[view])
         check_size(files[view], stored.shape, (height, width), folder.parent / MASKS)
         maps, mask, warnings = clean_normals(files[view], stored, masks[view])
         maps = maps @ spaces[0][view].T.astype(np.float32)
@@ -292,13 +279,13 @@ def _find_depths(root: Path, names: Sequence[str], shape: tuple[int, ...], refer
     folder = root / DEPTHS
     if not folder.is_dir():
         return None
-    by_name = list_files(folder, DEPTH_SUFFIXES)
+    by_name = list_files(folder, images.DEPTH_SUFFIXES)
     files = files_in_order(names, by_name, folder, root / MASKS)
     if len(by_name) != len(names):
         extra = next(name for name in by_name if name not in names)
         raise SceneError(f"{by_name[extra]}: belongs to no view; remove it")
     for file in files:
-        depth = open_npy(file)
+        depth = images.open_npy(file)
         if depth.ndim != 2:
             raise SceneError(f"{file}: contains an array of shape {depth.shape}; save depths as (height, width)")
         check_size(file, depth.shape, shape, reference)
@@ -310,7 +297,7 @@ def _find_images(root: Path, names: Sequence[str]) -> tuple[tuple[Path, ...] | N
     folder = root / IMAGES
     if not folder.is_dir():
         return None, []
-    files = {path.stem: path for path in entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = {path.stem: path for path in entries(folder) if path.suffix.lower() in images.IMAGE_SUFFIXES}
     missing = [name for name in names if name not in files]
     if missing:
         return None, [f"{folder}: has no image of {len(missing)} views (first {missing[0]}); its images are not used"]

@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pmni_nerfstudio.data import scene
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.camera_files import write_cameras, write_intrinsics
 from pmni_nerfstudio.data.images import write_exr, write_png
 from pmni_nerfstudio.data.listing import natural_key
-from pmni_nerfstudio.data.scene import (
-    CAMERA_SPACE,
-    CAMERAS,
-    DEPTHS,
-    IMAGES,
-    INTRINSICS,
-    MASKS,
-    MESH,
-    TRUE_NORMALS,
-    WORLD_SPACE,
-)
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z
 
@@ -77,11 +67,11 @@ def write_scene(
     if c2w is None and not np.allclose(K, K[0]):
         raise ValueError("K: without poses, all views share their intrinsics")
 
-    mask_files = [root / MASKS / f"{name}.png" for name in names]
-    normal_files = [root / TRUE_NORMALS / f"{name}.exr" for name in names]
-    depth_files = [root / DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
-    camera_file = root / (CAMERAS if c2w is not None else INTRINSICS)
-    mesh_files = [root / MESH] if mesh is not None else []
+    mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
+    normal_files = [root / scene.TRUE_NORMALS / f"{name}.exr" for name in names]
+    depth_files = [root / scene.DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
+    camera_file = root / (scene.CAMERAS if c2w is not None else scene.INTRINSICS)
+    mesh_files = [root / scene.MESH] if mesh is not None else []
     _check_other_files(root, {*mask_files, *normal_files, *depth_files, camera_file, *mesh_files})
     for file in (mask_files[0], normal_files[0], *depth_files[:1]):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,21 +88,21 @@ def write_scene(
     else:
         write_intrinsics(camera_file, K[0], width, height)
     if mesh is not None:
-        with atomic_path(root / MESH) as temporary:
+        with atomic_path(root / scene.MESH) as temporary:
             mesh.export(temporary)
 
 
 def _check_other_files(root: Path, planned: set[Path]) -> None:
     """Raise SceneError if a scene folder contains other files than the planned ones."""
     folders = [
-        root / MASKS,
-        root / DEPTHS,
-        root / IMAGES,
-        *root.glob(f"{CAMERA_SPACE}*"),
-        *root.glob(f"{WORLD_SPACE}*"),
+        root / scene.MASKS,
+        root / scene.DEPTHS,
+        root / scene.IMAGES,
+        *root.glob(f"{scene.CAMERA_SPACE}*"),
+        *root.glob(f"{scene.WORLD_SPACE}*"),
     ]
     present = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    present += [path for path in (root / CAMERAS, root / INTRINSICS, root / MESH) if path.is_file()]
+    present += [path for path in (root / scene.CAMERAS, root / scene.INTRINSICS, root / scene.MESH) if path.is_file()]
     for path in present:
         if path not in planned:
             raise SceneError(f"{path}: belongs to another scene; remove {root} first, or write to another folder")

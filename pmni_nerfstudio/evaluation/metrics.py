@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
-from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.normals import angular_error_deg
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
+from pmni_nerfstudio.geometry.sim3 import angles_deg
 
 FSCORE_PCT = 1.0
 """Threshold of the scale-free F-score, in % of the object's diameter; usable whatever the units of the data."""
@@ -141,7 +141,7 @@ def score_poses(c2w: np.ndarray, c2w_true: np.ndarray, radius: float) -> PoseSco
         c2w_true: (N, 4, 4) ground-truth poses.
         radius: Radius of the object in the same units.
     """
-    angle = _angles_deg(c2w[:, :3, :3], c2w_true[:, :3, :3])
+    angle = angles_deg(c2w[:, :3, :3], c2w_true[:, :3, :3])
     shift = np.linalg.norm(c2w[:, :3, 3] - c2w_true[:, :3, 3], axis=-1)
     step, true_step = (np.linalg.inv(poses[:-1]) @ poses[1:] for poses in (c2w, c2w_true))
     between = np.linalg.inv(true_step) @ step
@@ -152,15 +152,11 @@ def score_poses(c2w: np.ndarray, c2w_true: np.ndarray, radius: float) -> PoseSco
         position=float(shift.mean()),
         position_pct=float(100 * shift.mean() / radius),
         ate=_root_mean_square(shift),
-        rpe_rot_deg=_root_mean_square(_angles_deg(step[:, :3, :3], true_step[:, :3, :3])),
+        rpe_rot_deg=_root_mean_square(angles_deg(step[:, :3, :3], true_step[:, :3, :3])),
         rpe_position=_root_mean_square(np.linalg.norm(between[:, :3, 3], axis=-1)),
         rot_deg_views=tuple(angle.tolist()),
         position_views=tuple(shift.tolist()),
     )
-
-
-def _angles_deg(R: np.ndarray, R_true: np.ndarray) -> np.ndarray:
-    return np.degrees(Rotation.from_matrix(np.swapaxes(R, 1, 2) @ R_true).magnitude())
 
 
 def _root_mean_square(values: np.ndarray) -> float:

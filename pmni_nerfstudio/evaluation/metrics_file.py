@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path, write_json
 from pmni_nerfstudio.evaluation.evaluate import Evaluation
 
 METRICS_FILE = "metrics.json"
@@ -73,8 +72,7 @@ def metrics_record(
 def write_metrics(folder: Path, record: Record) -> list[Path]:
     """Write metrics.json and views.csv, each atomically, and return their paths."""
     files = [folder / METRICS_FILE, folder / VIEWS_FILE]
-    with atomic_path(files[0]) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(files[0], record)
     with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(record["views"][0]))
         writer.writeheader()

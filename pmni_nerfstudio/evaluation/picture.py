@@ -11,6 +11,7 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.geometry.normals import angular_error_deg, normals_to_rgb
 from pmni_nerfstudio.geometry.ray_casting import RayCaster, camera_normals
 
@@ -55,7 +56,7 @@ def shaded_view(
         (H, W, 3) RGB in [0, 1].
     """
     height, width = size
-    K = _upscaled(K, SUPERSAMPLING)
+    K = resample_intrinsics(K, (1, 1), (SUPERSAMPLING, SUPERSAMPLING))
     all_normals, distance = camera_normals(mesh, rays, K, c2w, width * SUPERSAMPLING, height * SUPERSAMPLING)
     on = np.isfinite(distance)
     normals = all_normals[on]
@@ -67,14 +68,6 @@ def shaded_view(
     image = np.ones((*on.shape, 3))
     image[on] = np.clip(CLAY * light, 0, 1) ** (1 / 1.3)
     return image.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean((1, 3))
-
-
-def _upscaled(K: np.ndarray, factor: int) -> np.ndarray:
-    """Intrinsics (3, 3) of an image upscaled by an integer factor; pixel centers at integers."""
-    fine = np.diag([factor, factor, 1.0]) @ K
-    # A coarse pixel's center (an integer) lies (factor - 1) / 2 fine pixels beyond its first fine pixel's center.
-    fine[:2, 2] += (factor - 1) / 2
-    return fine
 
 
 def object_windows(masks: np.ndarray, margin_px: int = 4) -> list[tuple[slice, slice]]:
@@ -128,7 +121,7 @@ def comparison_picture(
     axes = figure.subplots(len(views), 4, squeeze=False)
     scale = ScalarMappable(Normalize(0, max_error_deg), colormaps["magma_r"].with_extremes(bad="white"))
     rays = RayCaster(mesh)
-    Ks = np.broadcast_to(K, (len(views), 3, 3))
+    Ks = resample_intrinsics(np.broadcast_to(K, (len(views), 3, 3)), (1, 1), (MESH_SCALE, MESH_SCALE))
     for row, view, pose, k, window in zip(axes, views, c2w, Ks, windows, strict=True):
         mask = view["mask"]
         error = np.where(mask, angular_error_deg(view["rendered"], view["input"]), np.nan)
@@ -139,7 +132,7 @@ def comparison_picture(
         row[2].set_xlabel(f"mean {np.nanmean(error):.2f}°, median {np.nanmedian(error):.2f}°", fontsize=9)
         size = (MESH_SCALE * frame_height, MESH_SCALE * frame_width)
         rows, columns = (slice(MESH_SCALE * w.start, MESH_SCALE * w.stop) for w in window)
-        row[3].imshow(shaded_view(mesh, rays, _upscaled(k, MESH_SCALE), pose, size)[rows, columns])
+        row[3].imshow(shaded_view(mesh, rays, k, pose, size)[rows, columns])
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("0.85")

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path, write_json
 from pmni_nerfstudio.data.camera_files import write_cameras
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
@@ -47,8 +46,7 @@ def write_result_cameras(folder: Path, scene: Scene, c2w: Float[np.ndarray, "n 4
         np.save(temporary, c2w)
     unit_c2w = transform_poses(np.linalg.inv(scene.world_from_unit), c2w)
     write_cameras(folder / CAMERAS, K, unit_c2w, scene.world_from_unit)
-    with atomic_path(folder / TRANSFORMS) as temporary:
-        temporary.write_text(json.dumps(nerfstudio_transforms(scene, c2w, folder), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / TRANSFORMS, nerfstudio_transforms(scene, c2w, folder))
     return [folder / POSES, folder / CAMERAS, folder / TRANSFORMS]
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.export.cameras import write_result_cameras
@@ -39,8 +38,7 @@ def write_registration(folder: Path, scene: Scene, registration: Registration) -
     vertices, faces = registration.surface.mesh
     mesh = keep_large_components(trimesh.Trimesh(vertices, faces, process=False), 0.02)
     write_mesh(folder / SURFACE, transformed_mesh(mesh, scene.world_from_unit))
-    with atomic_path(folder / STATISTICS) as temporary:
-        temporary.write_text(json.dumps(_statistics(scene, registration), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / STATISTICS, _statistics(scene, registration))
     return [*files, folder / SURFACE, folder / STATISTICS]
 
 

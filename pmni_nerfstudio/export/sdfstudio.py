@@ -15,7 +15,6 @@ converted data can be evaluated against the ground truth of that scene.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path, write_json
 from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
@@ -43,7 +42,6 @@ def write_sdfstudio(
     scene: Scene,
     c2w: Float[np.ndarray, "n 4 4"],
     normals_folder: str | None = None,
-    progress: bool = True,
 ) -> list[str]:
     """Write a scene in sdfstudio's format; meta_data.json is written last.
 
@@ -52,7 +50,6 @@ def write_sdfstudio(
         scene: scene at the resolution of its files.
         c2w: poses of all views in the unit-sphere world, OpenCV axes.
         normals_folder: name of the folder from which the scene's normal maps were read, if it was chosen by name.
-        progress: whether to show a progress bar.
 
     Returns:
         Warnings, one line each.
@@ -70,7 +67,7 @@ def write_sdfstudio(
         (folder / name).mkdir(exist_ok=True)
     c2w = orthonormalized(c2w)
     console = Console(stderr=True)
-    for view in track(range(scene.num_views), "Converting", console=console, transient=True, disable=not progress):
+    for view in track(range(scene.num_views), "Converting", console=console, transient=True):
         name, mask, normals = scene.names[view], scene.masks[view], scene.normals[view].astype(np.float32)
         if photographs is None:
             image = _shaded_image(normals @ c2w[view, :3, :3].T, mask)
@@ -82,8 +79,7 @@ def write_sdfstudio(
         for kind, array in (("normal", np.moveaxis(normals, -1, 0) * 0.5 + 0.5), ("depth", depths[view])):
             with atomic_path(folder / kind / f"{name}.npy") as temporary:
                 np.save(temporary, array)
-    with atomic_path(folder / META) as temporary:
-        temporary.write_text(json.dumps(_meta(scene, c2w, normals_folder), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / META, _meta(scene, c2w, normals_folder))
     return warnings
 
 

@@ -9,15 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pmni_nerfstudio.fields import trilinear
 from pmni_nerfstudio.fields.levels import Levels
-from pmni_nerfstudio.fields.trilinear import (
-    blend,
-    blend_with_gradient,
-    dense_index,
-    gather_corners,
-    locate,
-    resample_volume,
-)
 from pmni_nerfstudio.geometry.interpolation import grid_points
 
 
@@ -42,14 +35,15 @@ class SdfGrid(Levels):
     def sdf(self, x: Float[Tensor, "p 3"]) -> Float[Tensor, " p"]:
         """Signed distances, world units."""
         x_t = x.t().contiguous()
-        return torch.stack([blend(*self._corners(level, x_t))[0] for level in range(self.active_levels)]).sum(0)
+        corners = (self._corners(level, x_t) for level in range(self.active_levels))
+        return torch.stack([trilinear.blend(*of_level)[0] for of_level in corners]).sum(0)
 
     def sdf_and_gradient(self, x: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p 3"]]:
         """Signed distances and their exact gradients, from the same corner values."""
         x_t = x.t().contiguous()
         values, slopes = [], []
         for level in range(self.active_levels):
-            value, slope = blend_with_gradient(*self._corners(level, x_t))
+            value, slope = trilinear.blend_with_gradient(*self._corners(level, x_t))
             values.append(value[0])
             slopes.append(slope[:, 0] * (0.5 * (self.vertices[level] - 1)))
         # Positions are clamped to the cube: the field is constant along an axis on which they lie outside.
@@ -59,9 +53,9 @@ class SdfGrid(Levels):
     @torch.no_grad()
     def volume(self, n: int) -> Float[Tensor, "n n n"]:
         """The field at the vertices of an n^3 grid over [-1, 1]^3, 'ij' = x, y, z; no gradients."""
-        total = resample_volume(self.values[0], n)
+        total = trilinear.resample_volume(self.values[0], n)
         for level in range(1, self.active_levels):
-            total += resample_volume(self.values[level], n)
+            total += trilinear.resample_volume(self.values[level], n)
         return total
 
     @torch.no_grad()
@@ -73,9 +67,9 @@ class SdfGrid(Levels):
         """
         del steps, generator
         for level, n in enumerate(self.vertices):
-            target = resample_volume(volume, n)
+            target = trilinear.resample_volume(volume, n)
             for coarser in range(level):
-                target -= resample_volume(self.values[coarser], n)
+                target -= trilinear.resample_volume(self.values[coarser], n)
             self.values[level].copy_(target)
 
     def _corners(
@@ -83,5 +77,5 @@ class SdfGrid(Levels):
     ) -> tuple[Float[Tensor, "1 2 2 2 p"], Float[Tensor, "3 p"]]:
         """A level's values at the corners of the points' cells, and the points' positions in their cells."""
         n = self.vertices[level]
-        cell, fraction = locate(x_t, n)
-        return gather_corners(self.values[level].view(1, -1), dense_index(cell, n)), fraction
+        cell, fraction = trilinear.locate(x_t, n)
+        return trilinear.gather_corners(self.values[level].view(1, -1), trilinear.dense_index(cell, n)), fraction

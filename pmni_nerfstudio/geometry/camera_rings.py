@@ -14,12 +14,14 @@ OBJECT_RADIUS = 0.92
 
 def object_distance(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h w"]) -> float:
     """Distance at which the largest mask fits a sphere of radius OBJECT_RADIUS, in radii of the unit sphere."""
-    largest = 0.0
-    for k, mask in zip(K, masks):
-        y, x = np.nonzero(mask)
-        rays = pixel_directions(k, np.stack([x, y], axis=-1))[:, :2]
-        largest = max(largest, float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max()))
-    return OBJECT_RADIUS / largest
+    return OBJECT_RADIUS / max(radius_at_depth_1(k, mask) for k, mask in zip(K, masks))
+
+
+def radius_at_depth_1(K: Float[np.ndarray, "3 3"], mask: Bool[np.ndarray, "h w"]) -> float:
+    """Radius of a mask about its centroid, projected onto the plane of depth 1."""
+    y, x = np.nonzero(mask)
+    rays = pixel_directions(K, np.stack([x, y], axis=-1))[:, :2]
+    return float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max())
 
 
 def ring_c2w(

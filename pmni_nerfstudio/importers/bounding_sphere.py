@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
-from pmni_nerfstudio.geometry.cameras import pixel_directions
+from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS, radius_at_depth_1
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
 from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.geometry.transforms import transform_poses
@@ -54,7 +53,7 @@ def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
             f"view {view}: faces away from where the other views see the object; correct its pose, or invert all poses "
             "if they are world-to-camera"
         )
-    radius = max(_radius_at_depth_1(mask, K) * z for mask, K, z in zip(views.masks, views.K, depth))
+    radius = max(radius_at_depth_1(K, mask) * z for K, mask, z in zip(views.K, views.masks, depth))
     similarity = _similarity(center, radius)
     distances = mask_distances(views.masks)
     grid = grid_points(_RESOLUTION).reshape(-1, 3).numpy()
@@ -77,10 +76,3 @@ def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
     similarity = np.diag([radius / OBJECT_RADIUS] * 3 + [1.0])
     similarity[:3, 3] = center
     return similarity
-
-
-def _radius_at_depth_1(mask: np.ndarray, K: np.ndarray) -> float:
-    """Radius of a mask (H, W) about its centroid, projected onto the plane of depth 1."""
-    y, x = np.nonzero(mask)
-    rays = pixel_directions(K, np.stack([x, y], axis=-1))[:, :2]
-    return float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max())

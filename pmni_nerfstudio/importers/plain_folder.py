@@ -12,14 +12,7 @@ from pmni_nerfstudio.data.camera_files import read_intrinsics
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.data.scene import INTRINSICS
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.importers.file_matching import (
-    axes_of,
-    find_images,
-    find_masks,
-    find_normals,
-    match,
-    require_normals,
-)
+from pmni_nerfstudio.importers import file_matching
 from pmni_nerfstudio.importers.source import Format, Frame, ImportOptions, Source
 from pmni_nerfstudio.importers.view_maps import mask_of_view, size_of
 
@@ -30,7 +23,7 @@ _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
 
 def recognize(folder: Path) -> bool:
     """Whether there are any normal maps."""
-    return bool(find_normals(folder))
+    return bool(file_matching.find_normals(folder))
 
 
 def read(folder: Path, options: ImportOptions) -> Source:
@@ -39,16 +32,18 @@ def read(folder: Path, options: ImportOptions) -> Source:
     Raises:
         PmniError: There are no normal maps, or the camera is unknown.
     """
-    normals = require_normals(folder, options.normals)
-    masks, images = find_masks(folder), find_images(folder)
+    normals = file_matching.require_normals(folder, options.normals)
+    masks, images = file_matching.find_masks(folder), file_matching.find_images(folder)
     frames = []
     camera_source = ""
     for name, file in normals.items():
-        image = match(name, images)
+        image = file_matching.match(name, images)
         mask = mask_of_view(folder, (name,), masks, file, image)
         K, size, camera_source = _camera(folder, file, image, options)
         frames.append(Frame(name, file, K, mask, size, image=image))
-    return Source(f"normal maps without poses, camera from {camera_source}", tuple(frames), axes_of(normals))
+    return Source(
+        f"normal maps without poses, camera from {camera_source}", tuple(frames), file_matching.axes_of(normals)
+    )
 
 
 def _camera(

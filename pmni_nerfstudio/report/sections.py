@@ -17,15 +17,8 @@ from pmni_nerfstudio.evaluation.stored_result import MESH_FILE, StoredResult
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.geometry.mesh import simplify
 from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.report import figures
 from pmni_nerfstudio.report.curves import loss_figure, metric_figure, read_curves
-from pmni_nerfstudio.report.figures import (
-    GIVEN_COLOR,
-    REFINED_COLOR,
-    camera_figure,
-    camera_scale,
-    display_frame,
-    mesh_figure,
-)
 from pmni_nerfstudio.report.page import Section, figure, note, render
 from pmni_nerfstudio.report.settings import main_settings
 from pmni_nerfstudio.report.strips import color_stops, errors_deg, scale_end_deg, view_strips
@@ -128,12 +121,12 @@ def curves(result: StoredResult) -> Markup:
 
 def cameras(result: StoredResult, mesh: trimesh.Trimesh | None) -> Markup:
     """Given and refined cameras around the mesh."""
-    sets = [("given", GIVEN_COLOR, result.given_c2w), ("refined", REFINED_COLOR, result.c2w)]
+    sets = [("given", figures.GIVEN_COLOR, result.given_c2w), ("refined", figures.REFINED_COLOR, result.c2w)]
     known = [(label, color, c2w) for label, color, c2w in sets if c2w is not None]
     if mesh is None or not known:
         return note("No cameras: neither the scene nor the result has poses, or the result has no mesh.")
-    frame = display_frame(mesh, known[-1][2])
-    scale = camera_scale(frame, [c2w for _, _, c2w in known])
+    frame = figures.display_frame(mesh, known[-1][2])
+    scale = figures.camera_scale(frame, [c2w for _, _, c2w in known])
     text = "Each pyramid opens in the viewing direction of its camera."
     if result.given_c2w is None:
         text += " The scene has no given poses." if result.scene is not None else " The scene is not available."
@@ -141,7 +134,7 @@ def cameras(result: StoredResult, mesh: trimesh.Trimesh | None) -> Markup:
         text += " The result has no poses; the scene's are shown."
     if scale < 1:
         text += f" Distances from the object are reduced by a factor of {1 / scale:.1f}."
-    plot = camera_figure(simplify(mesh, CAMERA_FIGURE_FACES), frame, known, result.names)
+    plot = figures.camera_figure(simplify(mesh, CAMERA_FIGURE_FACES), frame, known, result.names)
     return note(text) + figure(plot)
 
 
@@ -153,7 +146,7 @@ def mesh(result: StoredResult, small: trimesh.Trimesh | None) -> Markup:
     if len(small.faces) < len(result.mesh.faces):
         text += f" Simplified to {len(small.faces):,} of its {len(result.mesh.faces):,} faces."
     c2w = result.c2w if result.c2w is not None else result.given_c2w
-    return note(text) + figure(mesh_figure(small, display_frame(small, c2w)))
+    return note(text) + figure(figures.mesh_figure(small, figures.display_frame(small, c2w)))
 
 
 def settings(result: StoredResult) -> Markup:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.scene import CAMERAS, DEPTHS, INTRINSICS
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.ground_truth import ground_truth_folder
@@ -167,8 +167,7 @@ def run_job(
         reason = str(error)
     scene = str(job.scene.resolve())
     result = JobResult(job.method, scene, job.seed, seconds, peak_gb, metrics, reason, str(folder.resolve()), job.flags)
-    with atomic_path(folder / RECORD) as path:
-        path.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, asdict(result))
     return result
 
 

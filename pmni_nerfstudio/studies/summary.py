@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +14,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.atomic import atomic_path, write_json
 from pmni_nerfstudio.studies.job import JobResult
 
 METRIC_COLUMNS: dict[str, tuple[str, str, str]] = {
@@ -86,9 +85,8 @@ def method_statistics(results: Sequence[JobResult]) -> dict[str, dict[str, Any]]
 def write_results(folder: Path, name: str, results: Sequence[JobResult]) -> list[Path]:
     """Write NAME.json with results and statistics, and NAME.csv with one row per job, each atomically."""
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
-    with atomic_path(files[0]) as path:
-        contents = {"outcomes": [asdict(result) for result in results], "methods": method_statistics(results)}
-        path.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+    outcomes = [asdict(result) for result in results]
+    write_json(files[0], {"outcomes": outcomes, "methods": method_statistics(results)})
     with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "scene", "seed", *COLUMNS, "flags", "reason", "folder"])

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
+
+from pmni_nerfstudio.geometry.hull import mask_distance_px
 
 GRAZING_COSINE = 0.01
 """Least cosine between a noisy normal and the direction to the camera, because measured normals face the camera."""
@@ -63,13 +64,8 @@ def disturb_normals(
 
 def disturb_mask(mask: np.ndarray, noise_px: float, rng: np.random.Generator, holes: int = 4) -> np.ndarray:
     """Displace the contour of a mask smoothly by noise_px pixels (root mean square) and cut a few holes of 3x3 pixels."""
-    to_inside, to_outside = (
-        cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (~mask, mask)
-    )
-    # The contour lies between pixels, half a pixel from the nearest pixel of the other side.
-    outside_px = np.where(mask, 0.5 - to_outside, to_inside - 0.5)
     displacement = gaussian_filter(rng.standard_normal(mask.shape), 2.0)
-    noisy = outside_px - noise_px * displacement / displacement.std() < 0
+    noisy = mask_distance_px(mask) - noise_px * displacement / displacement.std() < 0
     inside = np.argwhere(mask)
     for y, x in inside[rng.integers(0, len(inside), holes)]:
         noisy[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = False
