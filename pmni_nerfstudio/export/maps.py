@@ -43,26 +43,22 @@ class RenderedView:
 
 
 def render_views(
-    model: PmniModel,
-    cameras: Cameras,
-    world_from_unit: Float[np.ndarray, "4 4"],
-    progress: bool = True,
+    model: PmniModel, cameras: Cameras, world_from_unit: Float[np.ndarray, "4 4"]
 ) -> Iterator[RenderedView]:
-    """Render the maps of one camera after another.
+    """Render the maps of one camera after another, with a progress bar.
 
     Args:
         model: model to render.
         cameras: cameras in the unit-sphere world; one whose metadata number it as a training view is rendered from its
             optimized pose.
         world_from_unit: similarity to the data world, whose scale turns depths into the data's units.
-        progress: whether to show a progress bar.
 
     Raises:
         PmniError: the GPU's memory runs out even with the smallest chunk of rays.
     """
     scale = scale_of(world_from_unit)
     console = Console(stderr=True)
-    for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True, disable=not progress):
+    for i in track(range(len(cameras)), "Rendering maps", console=console, transient=True):
         outputs = model.render_camera(cameras[i : i + 1].to(model.device))
         normals, depth, accumulation = (
             outputs[name].float().cpu() for name in ("normals_camera", "depth", "accumulation")

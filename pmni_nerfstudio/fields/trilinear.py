@@ -50,18 +50,12 @@ def gather_corners(table: Float[Tensor, "c n"], index: Int[Tensor, "8 p"]) -> Fl
 
     Args:
         table: one column per entry.
-        index: table entries of the corners, in the order of `corner_offsets`.
+        index: table entries of the corners, x slowest, as from `dense_index`.
 
     Returns:
         Values by channel, the corner's x, y and z, and point.
     """
     return _Gather.apply(table, index.reshape(-1)).view(table.shape[0], 2, 2, 2, index.shape[1])  # type: ignore[union-attr]
-
-
-def corner_offsets(device: torch.device) -> Int[Tensor, "8 3"]:
-    """Corners of the unit cell, x slowest, int64."""
-    bits = torch.arange(8, device=device)
-    return torch.stack([bits >> 2, (bits >> 1) & 1, bits & 1], dim=-1)
 
 
 def locate(x_t: Float[Tensor, "3 p"], vertices: int) -> tuple[Int[Tensor, "3 p"], Float[Tensor, "3 p"]]:
@@ -81,9 +75,10 @@ def locate(x_t: Float[Tensor, "3 p"], vertices: int) -> tuple[Int[Tensor, "3 p"]
 
 
 def dense_index(cell: Int[Tensor, "3 p"], vertices: int) -> Int[Tensor, "8 p"]:
-    """Indices of the cells' corners in a flattened volume of `vertices`^3, 'ij' = x, y, z."""
+    """Indices of the cells' corners, x slowest, in a flattened volume of `vertices`^3, 'ij' = x, y, z."""
     base = (cell[0] * vertices + cell[1]) * vertices + cell[2]
-    dx, dy, dz = corner_offsets(cell.device).unbind(-1)
+    corner = torch.arange(8, device=cell.device)
+    dx, dy, dz = corner >> 2, (corner >> 1) & 1, corner & 1
     return base + ((dx * vertices + dy) * vertices + dz)[:, None]
 
 

@@ -23,6 +23,8 @@ CROSS_VIEW_POINTS = 512
 """Maximum number of points per step of the losses between views, each of which is read in all views that see it."""
 MAX_NEIGHBOR_ANGLE_DEG = 60.0
 """Maximum angle between neighboring views in degrees; views farther apart share little surface."""
+DEPTH_SCALE_PIXELS = 500
+"""Approximate number of pixels from which the scale of a depth map is initialized."""
 NUM_NEIGHBORS = 4
 """Maximum number of neighbors per view."""
 
@@ -55,9 +57,7 @@ class Supervision:
     def _depth_at(self, indices: Int[Tensor, "r 3"], device: torch.device) -> Float[Tensor, "r"]:
         return self.depths(device)[tuple(indices.to(device).unbind(dim=-1))]
 
-    def initial_depth_scales(
-        self, poses: PmniPoseOptimizer, grid: SurfaceGrid, pixels: int = 500
-    ) -> Float[Tensor, "n"]:
+    def initial_depth_scales(self, poses: PmniPoseOptimizer, grid: SurfaceGrid) -> Float[Tensor, "n"]:
         """Factor of each depth map that scales it onto the cached surface: the median over some of its pixels.
 
         Integration leaves the scale undetermined, and for cameras many radii away a few percent of the depth are a
@@ -69,7 +69,7 @@ class Supervision:
         scales = torch.ones(len(depths), device=depths.device)
         for view, depth in enumerate(depths):
             row, column = torch.nonzero(depth, as_tuple=True)
-            stride = max(1, len(row) // pixels)
+            stride = max(1, len(row) // DEPTH_SCALE_PIXELS)
             row, column = row[::stride], column[::stride]
             index = torch.full_like(row, view)
             image = torch.stack([column, row], dim=-1).float()

@@ -23,6 +23,9 @@ COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568", "#b7
 GIVEN_COLOR, REFINED_COLOR = "#dd8452", "#2b6cb0"
 """Colors of the given and the refined cameras."""
 
+HEIGHT = 560
+"""Height of the figures in pixels."""
+
 MAX_DISTANCE = 3.0
 """Maximum displayed distance of the cameras, in radii of the object; greater distances are reduced by a common factor."""
 
@@ -93,23 +96,18 @@ def layout(**changes: Any) -> dict[str, Any]:
     return common | changes
 
 
-def mesh_figure(mesh: trimesh.Trimesh, frame: Frame, height: int = 560) -> go.Figure:
+def mesh_figure(mesh: trimesh.Trimesh, frame: Frame) -> go.Figure:
     """Figure of a mesh, initially viewed from the first camera.
 
     Args:
         mesh: Mesh in the data's world, of some ten thousand faces.
         frame: Display frame.
-        height: Height of the figure in pixels.
     """
-    return go.Figure([_clay(mesh, frame)], _space(height, frame.eye, 1.3, 1.0))
+    return go.Figure([_clay(mesh, frame)], _space(frame.eye, 1.3, 1.0))
 
 
 def camera_figure(
-    mesh: trimesh.Trimesh | None,
-    frame: Frame,
-    cameras: Sequence[tuple[str, str, np.ndarray]],
-    names: Sequence[str],
-    height: int = 560,
+    mesh: trimesh.Trimesh | None, frame: Frame, cameras: Sequence[tuple[str, str, np.ndarray]], names: Sequence[str]
 ) -> go.Figure:
     """Figure of sets of cameras around a mesh, each camera a small pyramid that opens in its viewing direction.
 
@@ -119,7 +117,6 @@ def camera_figure(
         cameras: Label, color and poses (N, 4, 4) of each set, in the data's world, OpenCV axes. Thin lines connect the
             cameras of a set with those of the next.
         names: Names of the N views.
-        height: Height of the figure in pixels.
     """
     traces: list[Any] = [] if mesh is None else [_clay(mesh, frame)]
     scale = camera_scale(frame, [poses for _, _, poses in cameras])
@@ -140,7 +137,7 @@ def camera_figure(
     for start, end in zip(centers, centers[1:]):
         traces.append(_lines(np.stack([start, end], axis=1), "#999", 1.5, None))
     reach = float(np.abs(np.concatenate(centers)).max()) + size
-    figure = go.Figure(traces, _space(height, frame.eye + [0, 0, 0.45], 1.25, reach))
+    figure = go.Figure(traces, _space(frame.eye + [0, 0, 0.45], 1.25, reach))
     figure.update_layout(showlegend=True, legend={"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,.7)"})
     return figure
 
@@ -189,11 +186,10 @@ def _xyz(points: np.ndarray) -> dict[str, np.ndarray]:
     return {"x": x, "y": y, "z": z}
 
 
-def _space(height: int, towards: np.ndarray, distance: float, reach: float) -> dict[str, Any]:
+def _space(towards: np.ndarray, distance: float, reach: float) -> dict[str, Any]:
     """Layout of a 3D figure of the cube [-reach, reach]^3.
 
     Args:
-        height: Height of the figure in pixels.
         towards: (3,) direction from the origin to the viewer.
         distance: Distance of the viewer in side lengths of the cube.
         reach: Half the side length of the cube.
@@ -208,4 +204,4 @@ def _space(height: int, towards: np.ndarray, distance: float, reach: float) -> d
         "dragmode": "turntable",
         "camera": {"eye": dict(zip("xyz", eye.tolist())), "up": {"x": 0, "y": 0, "z": 1}},
     }
-    return layout(height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=scene)
+    return layout(height=HEIGHT, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=scene)

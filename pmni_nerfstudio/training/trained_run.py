@@ -34,7 +34,6 @@ class Run:
     config: TrainerConfig
     pipeline: Pipeline
     checkpoint: Path
-    step: int
 
 
 def load_run(config_path: Path, device: Device = "auto") -> Run:
@@ -55,7 +54,7 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
         raise PmniError("device: no CUDA device found; use --device cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint, step = latest_checkpoint(config_path.parent / config.relative_model_dir)
+    checkpoint = latest_checkpoint(config_path.parent / config.relative_model_dir)
     state = _read_checkpoint(checkpoint)
     try:
         pipeline = config.pipeline.setup(device=device, test_mode="inference")
@@ -72,7 +71,7 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
             f"{checkpoint}: does not match {config_path} and its data ({one_line(error)[:200]}); "
             "use the scene and the program version that the run was trained with"
         ) from error
-    return Run(config_path, config, pipeline, checkpoint, step)
+    return Run(config_path, config, pipeline, checkpoint)
 
 
 def read_config(path: Path) -> TrainerConfig:
@@ -98,8 +97,8 @@ def read_config(path: Path) -> TrainerConfig:
     return config
 
 
-def latest_checkpoint(folder: Path) -> tuple[Path, int]:
-    """Path and step of the latest checkpoint in a folder.
+def latest_checkpoint(folder: Path) -> Path:
+    """Path of the latest checkpoint in a folder.
 
     Raises:
         PmniError: The folder contains no checkpoint.
@@ -111,8 +110,7 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int]:
             found[int(match[1])] = path
     if not found:
         raise PmniError(f"{folder}: contains no checkpoint (step-*.ckpt); train until the first one is saved")
-    step = max(found)
-    return found[step], step
+    return found[max(found)]
 
 
 def _read_checkpoint(path: Path) -> dict:

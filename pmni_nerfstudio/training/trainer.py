@@ -154,7 +154,7 @@ class PmniTrainer(Trainer):
         folder, path = self.config.load_dir, self.config.load_checkpoint
         if folder is not None:
             step = self.config.load_step
-            path = latest_checkpoint(folder)[0] if step is None else folder / f"step-{step:09d}.ckpt"
+            path = latest_checkpoint(folder) if step is None else folder / f"step-{step:09d}.ckpt"
         if path is not None:
             self._resumed_state = torch.load(path, map_location="cpu", weights_only=True)[_RUN_STATE]
 

@@ -107,7 +107,9 @@ def test_a_loaded_run_is_unchanged_and_can_be_evaluated(trained: tuple[Trainer, 
     points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     was, now = (p.model.field.forward_geonetwork(points)[:, 0] for p in (trainer.pipeline, run.pipeline))
     torch.testing.assert_close(now, was)
-    assert run.step == STEPS - 1 and not any("lpips" in name for name in run.pipeline.model.state_dict())
+    assert run.checkpoint.stem == f"step-{STEPS - 1:09d}" and not any(
+        "lpips" in name for name in run.pipeline.model.state_dict()
+    )
     # Loaded as by ns-eval, with the evaluation data.
     metrics = eval_setup(run.config_path)[1].get_average_eval_image_metrics()
     assert metrics["psnr"] > 10 and 0 < metrics["ssim"] <= 1 and "lpips" not in metrics

@@ -10,7 +10,8 @@ import pytest
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.scene import read_cameras, read_scene
+from pmni_nerfstudio.data.camera_files import read_cameras
+from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import data_world_poses, write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses

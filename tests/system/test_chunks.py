@@ -144,7 +144,7 @@ def test_rays_at_once_are_bounded_and_the_views_are_the_same(trained: Trainer):
 
 def render(trained: Trainer) -> list[RenderedView]:
     dataset = trained.pipeline.datamanager.train_dataset
-    return list(render_views(trained.pipeline.model, dataset.cameras, dataset.scene.world_from_unit, progress=False))
+    return list(render_views(trained.pipeline.model, dataset.cameras, dataset.scene.world_from_unit))
 
 
 def test_rays_are_cast_in_parts(monkeypatch: pytest.MonkeyPatch):

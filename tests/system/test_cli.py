@@ -111,14 +111,14 @@ def test_the_latest_checkpoint_is_taken(tmp_path):
     for step in (999, 10000, 2500):
         (tmp_path / f"step-{step:09d}.ckpt").touch()
     (tmp_path / "step-000020000.ckpt.tmp").touch()
-    assert latest_checkpoint(tmp_path) == (tmp_path / "step-000010000.ckpt", 10000)
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-000010000.ckpt"
 
 
 def test_a_checkpoint_is_loaded_from_beside_its_config(tmp_path, monkeypatch):
     config, checkpoint = fake_config(tmp_path, monkeypatch)
     torch.save({"pipeline": {}, "step": 7}, checkpoint)
     run = load_run(config, "cpu")
-    assert (run.checkpoint, run.step) == (checkpoint, 7)
+    assert run.checkpoint == checkpoint
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,7 @@ def fake_run(sphere_folder, monkeypatch):
     dataset = PmniDataset(parser.get_dataparser_outputs("train"), parser.scene)
     model = SphereModel(dataset)
     pipeline = SimpleNamespace(model=model, datamanager=SimpleNamespace(train_dataset=dataset))
-    run = Run(
-        sphere_folder / "config.yml", SimpleNamespace(method_name="pmni"), pipeline, sphere_folder / "step.ckpt", 1
-    )
+    run = Run(sphere_folder / "config.yml", SimpleNamespace(method_name="pmni"), pipeline, sphere_folder / "step.ckpt")
     monkeypatch.setattr(run_module, "load_run", lambda path, device: run)
     return run
 

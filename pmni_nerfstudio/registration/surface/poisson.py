@@ -94,9 +94,7 @@ def band_poisson(
         solution = np.maximum(solution, floor)
     out = np.array(sdf, dtype=np.float32)
     out.reshape(-1)[band.index] = solution
-    known = np.zeros(n**3, dtype=bool)
-    known[band.index] = True
-    return extend(out, known.reshape(sdf.shape), voxel, steps=3)
+    return extend(out, (place >= 0).reshape(sdf.shape), voxel, steps=3)
 
 
 def _gradient_equations(
