@@ -26,6 +26,7 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.maps import depth_preview
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 from pmni_nerfstudio.geometry.mesh import transformed_mesh
+from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizer, PmniPoseOptimizerConfig
 from pmni_nerfstudio.training import trained_run as run_module
 from pmni_nerfstudio.training.trained_run import Run, latest_checkpoint, load_run, read_config
@@ -153,13 +154,14 @@ def test_output_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
 FIELD_RADIUS = 0.55
 
 
-class SphereModel:
+class SphereModel(PmniModel):
     """A field that is a sphere about the origin, and rendered maps of SPHERE at the optimized poses."""
 
     device = torch.device("cpu")
     ray_chunks = Chunks(1 << 15, "rays")
 
     def __init__(self, dataset):
+        torch.nn.Module.__init__(self)  # without what PmniModel builds
         scene, views = dataset.scene, list(dataset.views)
         self.K, self.size = scene.K[views], (scene.width, scene.height)
         self.field = PmniFieldConfig(encoding="grid", grid_vertices=(65,), sphere_radius=FIELD_RADIUS).setup()
@@ -252,7 +254,7 @@ def test_export_writes_everything_in_the_data_world(fake_run, tmp_path, capsys):
 
 
 def test_other_methods_are_referred_to_ns_export(fake_run, tmp_path):
-    fake_run.pipeline.model.camera_optimizer = None
+    fake_run.pipeline.model = torch.nn.Module()
     with pytest.raises(PmniError, match="use ns-export"):
         ExportCommand(load_config=tmp_path / "config.yml", output_dir=tmp_path).main()
 
