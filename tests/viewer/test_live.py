@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from helpers.training import make_config, set_up
 from nerfstudio.cameras.cameras import Cameras
 
 from pmni_nerfstudio.cli import main as pmni
+from pmni_nerfstudio.training import startup
 from pmni_nerfstudio.training.lock import MAX_CREDIT_SECONDS, VIEWER_SHARE, TrainingLock
 from pmni_nerfstudio.training.trainer import PmniTrainer
 from pmni_nerfstudio.viewer.live import SCALE, LivePage
@@ -293,7 +295,17 @@ class Run:
 
 
 @pytest.fixture
-def run(figure: Path, tmp_path: Path) -> Iterator[Run]:
+def run(figure: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    find_initialization = startup.find_initialization
+
+    def after_a_visit(model: Any, views: Any, folder: Path, page: LivePage) -> Any:
+        """Register once a browser shows the page: on a busy machine it takes longer to load than the registration."""
+        start = time.monotonic()
+        while not page.viser_server.get_clients() and time.monotonic() - start < PATIENCE:
+            time.sleep(0.1)
+        return find_initialization(model, views, folder, page)
+
+    monkeypatch.setattr(startup, "find_initialization", after_a_visit)
     found = Run(figure, tmp_path / "out")
     yield found
     if found.page_is_up:
