@@ -37,7 +37,7 @@ class Option:
     """One option of a command."""
 
     flag: str
-    """As typed; the bare name in capitals for a positional argument."""
+    """Flag as typed on the command line; for a positional argument, its name in capitals."""
     values: str
     """Type or choices; empty for a switch."""
     default: str

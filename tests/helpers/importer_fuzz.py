@@ -58,7 +58,7 @@ LAYOUTS = {
 FILES = ("mat", "mat_packed", "mat_normals", "npy_first", "png_size", "png_cutout", "jpeg_photo")
 PARSERS = FILES + tuple(LAYOUTS)
 WHOLE = tuple(f"whole_{kind}" for kind in LAYOUTS)
-"""The same layouts, converted to a scene instead of only read, which is tens of times slower."""
+"""Cases that convert a layout to a whole scene instead of only reading it, which takes tens of times longer."""
 
 
 def prepare_files(folder: Path) -> dict[str, tuple[Path, Reader]]:
