@@ -33,6 +33,7 @@ from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, ch
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
+from pmni_nerfstudio.data.observations import Observations
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
 from pmni_nerfstudio.errors import SceneError
 
@@ -51,27 +52,18 @@ MESH = "mesh_Gt.ply"
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A checked scene in memory. Instances are immutable, and a deep copy is the instance itself."""
+class Scene(Observations):
+    """A checked scene in memory: N views in natural order, after resampling; normals are float16.
+
+    Instances are immutable, and a deep copy is the instance itself.
+    """
 
     root: Path
     """Folder of the scene."""
-    names: tuple[str, ...]
-    """Names of the N views in natural order: the stems of their files."""
-    width: int
-    """Width of all maps after resampling, in pixels."""
-    height: int
-    """Height of all maps after resampling, in pixels."""
-    K: np.ndarray
-    """Intrinsics (N, 3, 3) float64 in pixels, pixel centers at integers."""
     c2w: np.ndarray | None
     """Poses (N, 4, 4) float64, camera to unit-sphere world, OpenCV axes; None if the folder has no cameras."""
     world_from_unit: np.ndarray
     """Similarity (4, 4) float64 from the unit-sphere world to the data world; the identity without cameras."""
-    masks: np.ndarray
-    """Masks (N, H, W) bool, true on the object."""
-    normals: np.ndarray
-    """Normals (N, H, W, 3) float16, OpenCV camera axes, unit length on the mask and zero off it."""
     normal_files: tuple[Path, ...]
     """Normal map of each view."""
     mask_files: tuple[Path, ...]
@@ -84,11 +76,6 @@ class Scene:
     """Ground-truth surface in the data world; None if the scene has none."""
     warnings: tuple[str, ...]
     """Warnings of one line each, to be shown by the caller."""
-
-    @property
-    def num_views(self) -> int:
-        """Number of views N."""
-        return len(self.names)
 
     def __deepcopy__(self, memo: dict) -> Scene:
         return self
@@ -149,8 +136,6 @@ def read_scene(
     return Scene(
         root=root,
         names=tuple(names),
-        width=size[0],
-        height=size[1],
         K=K,
         c2w=c2w,
         world_from_unit=world_from_unit,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from pmni_nerfstudio.data.observations import Observations
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 
@@ -19,8 +20,8 @@ METADATA_KEY = "split_views"
 
 
 @dataclass(frozen=True, eq=False)
-class SplitViews:
-    """The n views of a split, with the poses that training starts from.
+class SplitViews(Observations):
+    """The n views of a split, with the poses that training starts from; normals are float16.
 
     The maps share the scene's memory unless views are held out. Instances are immutable: a deep copy is the instance
     itself, so that nerfstudio can deep-copy its metadata without copying the maps.
@@ -30,35 +31,12 @@ class SplitViews:
     """Folder of the scene, for messages."""
     indices: tuple[int, ...]
     """Index of each view among all views of the scene, ascending."""
-    names: tuple[str, ...]
-    """Name of each view: the stem of its files."""
-    K: Float[np.ndarray, "n 3 3"]
-    """Intrinsics in pixels, pixel centers at integers."""
     c2w: Float[np.ndarray, "n 4 4"]
     """Initial poses, camera to unit-sphere world, OpenCV axes. Placeholders if `has_poses` is false."""
     has_poses: bool
     """Whether the initial poses mean anything; otherwise registration has to find them without an initial guess."""
-    masks: Bool[np.ndarray, "n h w"]
-    """True on the object."""
-    normals: Float[np.ndarray, "n h w 3"]
-    """float16, OpenCV camera axes, unit length on the mask and zero off it."""
     depth_files: tuple[Path, ...] | None
     """Integrated depth map of each view; None if the scene has none."""
-
-    @property
-    def num_views(self) -> int:
-        """Number of views."""
-        return len(self.indices)
-
-    @property
-    def height(self) -> int:
-        """Height of all maps, in pixels."""
-        return self.masks.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Width of all maps, in pixels."""
-        return self.masks.shape[2]
 
     def __deepcopy__(self, memo: dict) -> SplitViews:
         return self

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.data.split_views import SplitViews
+from pmni_nerfstudio.data.observations import Observations
 
 MAX_PIXELS = 320_000
 """Most pixels of a view (about 612x512), where a pixel is as large as registration's finest voxels. Without the limit 72
@@ -19,30 +18,11 @@ views of 2000x1500 pixels would take 15 GB."""
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """Observations of n views, without poses."""
-
-    names: tuple[str, ...]
-    """File names of the views without extension."""
-    normals: Float[np.ndarray, "n h w 3"]
-    """Unit normals, OpenCV camera axes, float32; zero outside the mask."""
-    masks: Bool[np.ndarray, "n h w"]
-    """True on the object."""
-    K: Float[np.ndarray, "n 3 3"]
-    """Intrinsics in pixels, pixel centers at integers."""
+class Views(Observations):
+    """Observations that registration works on; normals are float32."""
 
     def __len__(self) -> int:
         return len(self.masks)
-
-    @property
-    def height(self) -> int:
-        """Height of all maps in pixels."""
-        return self.masks.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Width of all maps in pixels."""
-        return self.masks.shape[2]
 
     @property
     def focal(self) -> Float[np.ndarray, " n"]:
@@ -84,9 +64,7 @@ class Views:
         )
 
 
-def views_of_scene(
-    scene: Scene | SplitViews, indices: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS
-) -> Views:
+def views_of_scene(scene: Observations, indices: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS) -> Views:
     """Views of a scene, downsampled if they have many pixels.
 
     Args:

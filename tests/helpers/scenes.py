@@ -201,8 +201,6 @@ class AnalyticScene:
         return Scene(
             root=root,
             names=self.names,
-            width=self.size[0],
-            height=self.size[1],
             K=self.K,
             c2w=self.c2w,
             world_from_unit=self.world_from_unit,
