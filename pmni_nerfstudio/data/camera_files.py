@@ -8,7 +8,6 @@ and Appearance", NeurIPS 2020), which NeuS, SuperNormal and PMNI share: `world_m
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 import scipy.linalg
 
 from pmni_nerfstudio.data.atomic import write_json
-from pmni_nerfstudio.data.files import check_file
+from pmni_nerfstudio.data.files import read_json_object
 from pmni_nerfstudio.data.npz import read_npz, write_npz
-from pmni_nerfstudio.errors import SceneError, one_line
+from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.geometry.transforms import scale_of
 
@@ -99,13 +98,7 @@ def read_intrinsics(path: str | os.PathLike[str]) -> tuple[np.ndarray, int, int]
         SceneError: the file is broken, or a value is missing or not a finite number.
     """
     path = Path(path)
-    check_file(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SceneError(f"{path}: can't be read as JSON ({one_line(error)}); write it again") from error
-    if not isinstance(values, dict):
-        raise SceneError(f"{path}: is not a JSON object; write one with {', '.join(_INTRINSICS)}")
+    values = read_json_object(path, f"write it again with {', '.join(_INTRINSICS)}")
     for name in _INTRINSICS:
         value = values.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:

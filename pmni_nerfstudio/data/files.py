@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of files and folders before they are used, and text for messages about them."""
+"""Checks of files and folders before they are used, JSON files, and text for messages about them."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from pmni_nerfstudio.errors import PmniError, SceneError, one_line
+
+_MAX_JSON_BYTES = 1 << 28
 
 
 def check_file(path: Path) -> None:
@@ -34,6 +38,29 @@ def entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise SceneError(f"{folder}: can't be read ({error.strerror}); check its permissions") from error
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON file that contains an object.
+
+    Args:
+        path: JSON file.
+        remedy: what to do if it is invalid, for the message.
+
+    Raises:
+        SceneError: the file is missing, too large or not JSON, or contains something else than an object.
+    """
+    check_file(path)
+    try:
+        size = path.stat().st_size
+        if size > _MAX_JSON_BYTES:
+            raise SceneError(f"{path}: is too large ({size:,} bytes); {remedy}")
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # deeply nested lists exceed the recursion limit
+        raise SceneError(f"{path}: can't be read as JSON ({reason(error)}); {remedy}") from error
+    if not isinstance(contents, dict):
+        raise SceneError(f"{path}: is not a JSON object; {remedy}")
+    return contents
 
 
 def reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pmni_nerfstudio.data.files import read_json_object
 from pmni_nerfstudio.data.images import read_normals
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import MASKS, Scene, read_scene
@@ -197,11 +198,8 @@ def read_evaluated_result(folder: Path) -> StoredResult:
 
 def _read_record(path: Path) -> Record:
     again = "write it again with pmni eval"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # deeply nested lists exceed the recursion limit
-        raise PmniError(f"{path}: can't be read ({one_line(error)}); {again}") from error
-    missing = [key for key in _KEYS if not isinstance(record, dict) or key not in record]
+    record = read_json_object(path, again)
+    missing = [key for key in _KEYS if key not in record]
     if missing:
         raise PmniError(f"{path}: lacks {', '.join(missing)}; {again}")
     return record

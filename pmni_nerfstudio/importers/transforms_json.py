@@ -7,7 +7,6 @@ normal*/, or else the file of the same name in normal*/. The world is that of tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pmni_nerfstudio.data.camera_files import LARGEST
-from pmni_nerfstudio.data.files import check_file, printable, reason
+from pmni_nerfstudio.data.files import check_file, printable, read_json_object
 from pmni_nerfstudio.data.images import NORMAL_SUFFIXES
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.transforms import flip_camera_axes
@@ -26,7 +25,6 @@ from pmni_nerfstudio.importers.view_maps import size_of
 _FILES = ("transforms.json", "transforms_train.json")
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE", "FULL_OPENCV")
 _FISHEYE = ("OPENCV_FISHEYE",)
-_MAX_BYTES = 1 << 28
 _MAX_PATH_LENGTH = 4096
 """Linux's limit."""
 
@@ -39,25 +37,12 @@ def recognize(folder: Path) -> bool:
 def read(folder: Path, options: ImportOptions) -> Source:
     """Read the cameras of all frames and find their maps."""
     path = next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
-    meta = _read_json(path)
+    meta = read_json_object(path, "write it in nerfstudio's format")
     frames = meta.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise SceneError(f"{path}: has no list of frames; write it in nerfstudio's format")
     images = [_image(path, i, {**meta, **frame}) for i, frame in enumerate(frames)]
     return attach_maps(folder, f"nerfstudio's {path.name}", images, options)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    check_file(path)
-    if path.stat().st_size > _MAX_BYTES:
-        raise SceneError(f"{path}: has {path.stat().st_size:,} bytes, too many for a list of cameras")
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SceneError(f"{path}: can't be read as JSON ({reason(error)}); write it again") from error
-    if not isinstance(meta, dict):
-        raise SceneError(f"{path}: holds no JSON object; write it in nerfstudio's format")
-    return meta
 
 
 def _image(path: Path, index: int, frame: Mapping[str, Any]) -> PosedImage:

@@ -51,7 +51,7 @@ def frame(key: str, value: object) -> Damage:
 MIRRORED = np.diag([1.0, -1, 1, 1]).tolist()
 TRANSFORMS: dict[str, tuple[Damage, str]] = {
     "no JSON": (lambda f: (f / "transforms.json").write_text("{"), "transforms.json: can't be read as JSON"),
-    "no object": (lambda f: (f / "transforms.json").write_text("[]"), "no JSON object"),
+    "no object": (lambda f: (f / "transforms.json").write_text("[]"), "transforms.json: is not a JSON object"),
     "deep": (lambda f: (f / "transforms.json").write_text("[" * 100_000), "can't be read as JSON"),
     "no frames": (in_transforms(lambda m: m.pop("frames")), "no list of frames"),
     "no path": (frame("file_path", None), "frame 2 has no valid file_path"),
