@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -26,7 +26,7 @@ class CompareCommand:
     from its normals. Methods that finished earlier in the output folder are not run again.
     """
 
-    data: tyro.conf.Positional[Path]
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """Scene folder."""
     methods: tuple[str, ...] = ("pmni", "pmni-calibrated", "pmni-original", "neus-facto")
     """Methods of ns-train; a method with flags is quoted: "pmni-original --max-num-iterations 1000". Without a GPU,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,7 +16,7 @@ from pmni_nerfstudio.errors import PmniError
 class ConvertCommand:
     """Convert a scene to the input of other methods: images, masks, normal maps, depth maps and cameras."""
 
-    data: tyro.conf.Positional[Path]
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """Scene folder."""
     output_dir: Path
     """Folder to write to; created if missing."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,7 +22,7 @@ class IntegrateCommand:
     folder: float32, zero off the mask, with a mean log depth of zero.
     """
 
-    data: tyro.conf.Positional[Path]
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """Scene folder, with or without poses."""
     normals_folder: str | None = None
     """Name of the folder of normal maps, if the scene has several."""

@@ -22,9 +22,9 @@ class PrepareCommand:
     Lens distortion is removed. OUT is created only once it is complete.
     """
 
-    src: tyro.conf.Positional[Path]
+    src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
     """Folder of the source; it is not modified."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Scene folder to create; if SRC holds several objects, one subfolder per object."""
     format: Annotated[
         Literal["auto", "diligent-mv", "monosdf", "rnb-neus", "neus", "nerfstudio", "colmap", "metashape", "plain"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +18,7 @@ class ReportCommand:
     """Write report.html for a folder of `pmni eval`: metrics, views, mesh, cameras and training curves in one
     self-contained file that works offline."""
 
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder that `pmni eval` wrote: metrics.json and the files beside it."""
 
     def main(self) -> None:

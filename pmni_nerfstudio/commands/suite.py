@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -26,7 +26,7 @@ class SuiteCommand:
     folder of each run has its log, training run and evaluation; suite.json and suite.csv have all metrics.
     """
 
-    suite: tyro.conf.Positional[Path]
+    suite: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SUITE")]
     """YAML file of the suite."""
     output_dir: Path
     """Folder for all runs; runs that already finished there are not repeated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SynthCommand(SynthConfig):
     """Write a synthetic capture as a scene folder (masks, normal maps, cameras), with exact ground truth."""
 
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Scene folder to write to."""
     truth: Path | None = None
     """Folder for the ground truth poses, mesh and depth maps; OUT/truth if not given."""

@@ -8,6 +8,7 @@ import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,7 +22,7 @@ class ViewCommand:
     """Show the mesh and cameras of a result in the browser, colored by their errors. No trained model is needed. Stop with
     Ctrl-C."""
 
-    result: tyro.conf.Positional[Path]
+    result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
     data: Path | None = None
     """Scene folder with normal maps and given cameras; by default the one that the result refers to, if it exists."""
