@@ -7,12 +7,11 @@ The modules are imported only when their command is called, so that `pmni --help
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from typing import Any
 
-from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.errors import exit_on_error, hide_dependency_warnings
 
 SUBCOMMANDS = {
     "register": "Recover camera poses and a first surface of a scene, with rough poses or none.",
@@ -53,9 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in SUBCOMMANDS:
         print(f"error: pmni has no command {args[0]}: choose one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         raise SystemExit(_USAGE_ERROR)
-    # PyTorch warns at every start about nerfstudio's use of it, which users cannot change.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\.")
-    warnings.filterwarnings("ignore", message="Using a non-tuple sequence", module=r"nerfstudio\.")
+    hide_dependency_warnings()
     with exit_on_error():
         import tyro
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that the user can correct, and their presentation on the command line."""
+"""Errors that the user can correct, their presentation on the command line, and warnings that nobody can act on."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,20 @@ class SceneError(PmniError):
 def one_line(error: BaseException) -> str:
     """Message of an error on a single line, for quoting in another message."""
     return " ".join(str(error).split())
+
+
+def hide_dependency_warnings() -> None:
+    """Hide warnings of PyTorch about nerfstudio's use of it, which users cannot change.
+
+    The scheduler's is about poses that move by Gauss-Newton steps instead of their optimizer.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\.")
+    for message in (
+        "Using a non-tuple sequence",
+        "Detected call of `lr_scheduler",
+        "Converting a tensor with requires_",
+    ):
+        warnings.filterwarnings("ignore", message=message, module=r"nerfstudio\.")
 
 
 @contextmanager

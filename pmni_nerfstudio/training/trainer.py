@@ -20,7 +20,7 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.files import reason
-from pmni_nerfstudio.errors import PmniError, exit_on_error
+from pmni_nerfstudio.errors import PmniError, exit_on_error, hide_dependency_warnings
 from pmni_nerfstudio.training.controller import RunController
 from pmni_nerfstudio.training.lock import TrainingLock
 from pmni_nerfstudio.training.startup import start_up
@@ -101,6 +101,7 @@ class PmniTrainer(Trainer):
     """
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        hide_dependency_warnings()
         super().__init__(config, local_rank, world_size)
         # nerfstudio uses the lock only as a context manager, which TrainingLock is.
         self.train_lock = cast(Any, TrainingLock(lambda: self.training_state == "training"))
