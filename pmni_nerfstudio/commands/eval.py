@@ -101,9 +101,8 @@ class EvalCommand:
         if truth is None:
             console.print("No ground truth found: only the normals and the mesh were evaluated.")
         if self.output_dir is not None:
-            files = write_metrics(self.output_dir, record)
-            self._write_result(self.output_dir, result, scene)
-            for file in files:
+            metrics = write_metrics(self.output_dir, record)
+            for file in [*metrics, *self._write_result(self.output_dir, result, scene)]:
                 console.print(f"wrote {file}", highlight=False, soft_wrap=True)
 
     def _check(self) -> None:
@@ -127,11 +126,13 @@ class EvalCommand:
         make_map_folders(folder)
         return lambda name, view: write_maps(folder, name, view)
 
-    def _write_result(self, folder: Path, result: Reconstruction, scene: Scene | None) -> None:
+    def _write_result(self, folder: Path, result: Reconstruction, scene: Scene | None) -> list[Path]:
         from pmni_nerfstudio.data.result_files import write_mesh
         from pmni_nerfstudio.evaluation.stored_result import MESH_FILE
         from pmni_nerfstudio.export.cameras import write_result_cameras
+        from pmni_nerfstudio.export.maps import make_map_folders
 
         write_mesh(folder / MESH_FILE, result.mesh)
-        if result.c2w is not None and scene is not None:
-            write_result_cameras(folder, scene, result.c2w)
+        if result.c2w is None or scene is None:
+            return [folder / MESH_FILE]
+        return [folder / MESH_FILE, *write_result_cameras(folder, scene, result.c2w), *make_map_folders(folder)]
