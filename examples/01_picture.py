@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import trimesh
 import tyro
 
 from pmni_nerfstudio.data.images import read_normals
+from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.evaluation.picture import comparison_picture
@@ -36,20 +36,19 @@ def main(
         picture: PNG file to write.
         views: number of views to show.
     """
-    with exit_on_error():
-        scene = read_scene(scene_folder)
+    scene = read_scene(scene_folder)
+    mesh = read_mesh(result / "mesh.ply")
+    poses = read_poses(result / "poses.npy", scene.num_views)
     chosen = np.linspace(0, scene.num_views, views, endpoint=False).astype(int)
     shown = []
     for i in chosen:
         rendered = flip_y_and_z(read_normals(result / "normal_camera_space" / f"{scene.names[i]}.exr"))
         shown.append({"input": scene.normals[i].astype(np.float32), "rendered": rendered, "mask": scene.masks[i]})
-    mesh = trimesh.load(result / "mesh.ply", force="mesh")
-    assert isinstance(mesh, trimesh.Trimesh)
-    poses = np.load(result / "poses.npy")
     title = f"{len(chosen)} of {scene.num_views} views of {scene.width}x{scene.height}"
     comparison_picture(picture, shown, mesh, poses[chosen], scene.K[0], title)
     print(f"wrote {picture}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with exit_on_error():
+        tyro.cli(main)
