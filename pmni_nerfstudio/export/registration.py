@@ -46,6 +46,8 @@ def _statistics(scene: Scene, registration: Registration) -> dict:
     """Contents of registration.json."""
     j = registration.agreement
     return {
+        "verdict": registration.verdict.name,
+        "reasons": list(registration.verdict.reasons),
         "cost": round(j.cost, 6),
         "pairwise_cost": registration.pairwise_cost,
         "residual_deg": {"mean": _round(j.residual_deg.mean()), "median": _round(np.median(j.median_deg))},
@@ -57,12 +59,13 @@ def _statistics(scene: Scene, registration: Registration) -> dict:
                 "inlier_share": _round(j.inlier_ratio[i]),
                 "mask_iou": _round(j.iou[i]),
                 "confidence": _round(j.confidence[i]),
-                "trusted": bool(registration.trusted[i]),
+                "status": view.status,
+                "reason": view.reason,
             }
-            for i, name in enumerate(scene.names)
+            for i, (name, view) in enumerate(zip(scene.names, registration.verdict.views))
         ],
+        "start": registration.start,
         "hypotheses": [{"name": h.name, "cost": h.cost, "pruned": h.pruned} for h in registration.hypotheses],
-        "warnings": list(registration.warnings),
         "seconds": {**registration.seconds, "total": _round(sum(registration.seconds.values()))},
         "versions": {
             "python": platform.python_version(),

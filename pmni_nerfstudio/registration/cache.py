@@ -17,6 +17,7 @@ from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
+from pmni_nerfstudio.registration.verdict import STATUSES, VERDICTS, Verdict, ViewStatus
 from pmni_nerfstudio.registration.views import Views
 
 _MAX_BYTES = 1 << 29
@@ -26,10 +27,13 @@ _AGREEMENT = {f"agreement_{field.name}": field.name for field in dataclasses.fie
 _SHAPES: dict[str, tuple[tuple[str | int, ...], str]] = {
     "c2w": (("n", 4, 4), "f"),
     "sdf": (("grid", "grid", "grid"), "f"),
-    "trusted": (("n",), "b"),
+    "verdict": ((), "U"),
+    "reasons": (("reasons",), "U"),
+    "view_status": (("n",), "U"),
+    "view_reason": (("n",), "U"),
+    "start": ((), "U"),
     **{name: (("n",), "f") for name in _AGREEMENT},
     "pairwise_cost": ((), "f"),
-    "warnings": (("warnings",), "U"),
     "stages": (("stages",), "U"),
     "seconds": (("stages",), "f"),
     "hypothesis_names": (("hypotheses",), "U"),
@@ -60,9 +64,12 @@ def save_registration(path: Path, registration: Registration) -> None:
     arrays = {
         "c2w": r.c2w,
         "sdf": r.surface.sdf,
-        "trusted": r.trusted,
+        "verdict": np.array(r.verdict.name, dtype=str),
+        "reasons": np.array(r.verdict.reasons, dtype=str),
+        "view_status": np.array([view.status for view in r.verdict.views], dtype=str),
+        "view_reason": np.array([view.reason for view in r.verdict.views], dtype=str),
+        "start": np.array(r.start, dtype=str),
         "pairwise_cost": np.array(r.pairwise_cost, dtype=float),
-        "warnings": np.array(r.warnings, dtype=str),
         "stages": np.array(list(r.seconds), dtype=str),
         "seconds": np.array(list(r.seconds.values()), dtype=float),
         "hypothesis_names": np.array([h.name for h in r.hypotheses], dtype=str),
@@ -88,12 +95,22 @@ def load_registration(path: Path) -> Registration:
     return Registration(
         c2w=arrays["c2w"],
         surface=Surface(arrays["sdf"]),
-        trusted=arrays["trusted"],
+        verdict=_verdict(arrays),
         agreement=ViewAgreement(**{field: arrays[name] for name, field in _AGREEMENT.items()}),
+        start=str(arrays["start"]),
         hypotheses=tuple(Hypothesis(str(name), float(cost), bool(pruned)) for name, cost, pruned in hypotheses),
         pairwise_cost=float(arrays["pairwise_cost"]),
         seconds=dict(zip(map(str, arrays["stages"]), map(float, arrays["seconds"]))),
-        warnings=tuple(map(str, arrays["warnings"])),
+    )
+
+
+def _verdict(arrays: dict[str, np.ndarray]) -> Verdict:
+    """Verdict from the arrays of a file."""
+    views = zip(arrays["view_status"], arrays["view_reason"])
+    return Verdict(
+        VERDICTS[VERDICTS.index(str(arrays["verdict"]))],
+        tuple(map(str, arrays["reasons"])),
+        tuple(ViewStatus(STATUSES[STATUSES.index(str(status))], str(reason)) for status, reason in views),
     )
 
 
@@ -111,3 +128,5 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         )
         if not fits or array.dtype.kind != kind or (name in ("c2w", "sdf") and not np.isfinite(array).all()):
             raise ValueError(f"{name} has an unexpected shape or type, or values that are not finite")
+    if str(arrays["verdict"]) not in VERDICTS or not np.isin(arrays["view_status"], STATUSES).all():
+        raise ValueError("verdict or view_status has an unknown value")

@@ -35,14 +35,16 @@ def register_with_progress(
 
 
 def print_summary(registration: Registration, views: Views, console: Console) -> None:
-    """Print residual and mask IoU in one line, then the warnings."""
+    """Print verdict, residual and mask IoU in one line, then the reasons."""
     agreement = registration.agreement
     console.print(
         f"Registration: {int(registration.trusted.sum())} of {len(views)} views in "
         f"{sum(registration.seconds.values()):.1f} s; median normal residual {np.median(agreement.median_deg):.2f} deg, "
-        f"mean mask IoU {agreement.iou.mean():.1%}",
+        f"mean mask IoU {agreement.iou.mean():.1%}; verdict: {registration.verdict.name}",
         highlight=False,
         soft_wrap=True,
     )
-    for warning in registration.warnings:
-        console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+    color = {"ok": "", "doubtful": "[bold yellow]", "failed": "[bold red]"}[registration.verdict.name]
+    label = {"ok": "Note", "doubtful": "Warning", "failed": "Failed"}[registration.verdict.name]
+    for reason in registration.verdict.reasons:
+        console.print(f"{color}{label}: {escape(reason)}", highlight=False, soft_wrap=True)

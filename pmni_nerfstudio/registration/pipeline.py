@@ -8,29 +8,31 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, alternate_subset
 from pmni_nerfstudio.registration.confidence import ViewAgreement, view_agreement
-from pmni_nerfstudio.registration.framing import center_on_masks, in_reference_frame
+from pmni_nerfstudio.registration.framing import in_reference_frame
+from pmni_nerfstudio.registration.given_poses import compare_with_given
 from pmni_nerfstudio.registration.monitoring import Monitor, OnProgress, Watcher
-from pmni_nerfstudio.registration.pairwise.multiway import PairwiseSchedule, register_pairwise
-from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis, register_without_poses
-from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.pairwise.multiway import PairwiseSchedule
+from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
+from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.relocalization import relocalize
+from pmni_nerfstudio.registration.starts import Start, starts
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.symmetry import find_symmetry
+from pmni_nerfstudio.registration.verdict import MAX_OUTLIERS, Verdict, judge
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.threads import one_thread
 
-_MAX_RESIDUAL_DEG = 12.0
-"""Median residual of the normals above which the result is reported as wrong. Normals with 5 degrees of noise and 5 of
-bias left 7 degrees at right poses, wrong poses 15 and more."""
-_MAX_ROTATION_DEG = 60.0
-"""Largest plausible change of the median view by pairwise registration. No rough pose is so far off, but views of a
-symmetric shape (sphere, vase) may all slide to the same pose, where they agree best."""
-_MAX_OUTLIERS = 0.4
-"""Largest fraction of the views that is relocalized: with more outliers the surface of the rest is no reference."""
+_MAX_STARTS = 4
+"""Largest number of starts that are tried."""
+_FITTING_SHARE, _FITTING_COST = 0.8, 0.27
+"""Least share of inlier views and largest disagreement after the coarse levels at which no other start is tried. Otherwise
+the next start is tried as well, and the one with the lowest disagreement is continued. Right poses had a disagreement of
+0.15 to 0.22, poses of which a third was wrong 0.36."""
 _MIN_INLIERS = 3
+_ROUNDS_OF_RELOCALIZATION = 2
+"""Largest number of times that outliers of the finished surface are relocalized."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,47 @@ class Registration:
     c2w: Float[np.ndarray, "n 4 4"]
     """Camera-to-world, OpenCV axes."""
     surface: Surface
-    trusted: Bool[np.ndarray, " n"]
-    """Views that fit the others; the surface is made from them alone."""
+    verdict: Verdict
+    """Whether the result can be trusted, and the status of every view."""
     agreement: ViewAgreement
     """Agreement of every view with the surface."""
+    start: str
+    """Start that led to the result: rough poses, ring, or unordered views."""
     hypotheses: tuple[Hypothesis, ...]
     """Ring hypotheses that were tried; empty with rough poses."""
     pairwise_cost: float
     """Final cost of pairwise registration, 0 to 1."""
     seconds: dict[str, float]
     """Time of each stage."""
-    warnings: tuple[str, ...]
-    """Warnings to show to the user, one line each."""
+
+    @property
+    def trusted(self) -> Bool[np.ndarray, " n"]:
+        """Views that fit the others; the surface is made from them alone."""
+        return self.verdict.included
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """Poses and surface after the coarse levels, from one start."""
+
+    start: Start
+    poses: Poses
+    surface: Surface | None
+    inliers: Bool[np.ndarray, " n"]
+    agreement: ViewAgreement | None
+    """Agreement of the views with the surface; None if the schedule has no coarse levels."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the views fit well enough that no other start is needed."""
+        if self.agreement is None:
+            return True
+        return self.cost <= _FITTING_COST and float(self.inliers.mean()) >= _FITTING_SHARE
+
+    @property
+    def cost(self) -> float:
+        """Disagreement of the views with the surface, 0 to 1."""
+        return 0.0 if self.agreement is None else self.agreement.cost
 
 
 def register(
@@ -76,93 +107,96 @@ def register(
     """Recover poses and a first surface from normal maps and masks.
 
     Args:
-        views: all views to register.
-        c2w: rough poses, camera to unit-sphere world, OpenCV axes. None if unknown: then the views must go once around
-            the object in order.
+        views: all views to register, in any order.
+        c2w: rough poses, camera to unit-sphere world, OpenCV axes. None if unknown. Where most of them contradict the
+            views, they are ignored.
         settings: schedules and seed.
         on_progress: receives progress.
         watcher: receives progress and intermediate results.
     """
-    pairwise, alternation, seed = settings.pairwise, settings.alternation, settings.seed
+    alternation, seed = settings.alternation, settings.seed
     rounds = sum(level.rounds for level in alternation.levels)
     monitor = Monitor(on_progress, watcher, len(views), rounds, pairwise_share=0.4 if c2w is None else 0.15)
     with one_thread():
-        # Pairwise registration of integrated depth maps.
-        if c2w is None:
-            start, hypotheses = register_without_poses(views, pairwise, seed, monitor.pairwise_progress)
-            reference = poses = start.poses
-        else:
-            hypotheses, reference = (), Poses.from_c2w(c2w)
-            start = register_pairwise(views, reference, pairwise, seed, monitor.pairwise_progress)
-            collapsed = _median_rotation_deg(start.poses, reference) > _MAX_ROTATION_DEG
-            poses = center_on_masks(views, reference) if collapsed else start.poses
-        monitor.pairwise_finished(poses, reference)
-
-        # Coarse alternation; outlier views are relocalized against the surface of the others.
-        trusted = np.ones(len(views), dtype=bool)
+        # Starts are tried at the coarse levels until one fits; each registers the integrated depth maps pairwise.
         coarse, fine = alternation.split_at_restart()
-        if coarse.levels:
-            poses, surface = alternate(views, poses, coarse, seed, on_round=monitor.round_finished)
-            outliers = view_agreement(views, poses, surface).outliers()
-            if 0 < outliers.sum() <= _MAX_OUTLIERS * len(views) and (~outliers).sum() >= _MIN_INLIERS:
-                poses, surface = alternate_subset(views, poses, ~outliers, coarse, seed)
-                poses = relocalize(views, poses, outliers, surface, alternation.bundle, seed)
-                trusted = ~outliers | ~view_agreement(views, poses, surface).outliers()
+        attempts: list[_Attempt] = []
+        for start in starts(views, c2w, settings.pairwise, seed, monitor.pairwise_progress):
+            monitor.pairwise_finished(start.poses, start.reference)
+            attempts.append(_attempt(views, start, coarse, seed, monitor))
+            if attempts[-1].fits or len(attempts) == _MAX_STARTS:
+                break
+        attempt = min(attempts, key=lambda a: a.cost)
+        monitor.pairwise_finished(attempt.poses, attempt.start.reference)
 
-        # Fine alternation of the trusted views.
-        poses, surface = alternate_subset(views, poses, trusted, fine, seed, monitor.round_finished)
-        poses = relocalize(views, poses, ~trusted, surface, alternation.bundle, seed)
+        # Fine levels; views that do not fit the finished surface are searched again over all rotations.
+        poses, surface, inliers, relocated = _finish(views, attempt, fine, seed, monitor)
         monitor.lap("alternation")
 
-        # World of the rough poses, and confidence there.
-        poses, surface = in_reference_frame(poses, surface, reference, trusted)
+        # World of the rough poses, and the verdict there.
+        given, reference = None, attempt.start.reference
+        if c2w is not None:
+            rough = Poses.from_c2w(c2w)
+            given = compare_with_given(poses, rough, inliers)
+            if given.world_is_kept:
+                reference = rough
+        in_world = inliers if given is None or not given.world_is_kept else inliers & given.agreeing
+        poses, surface = in_reference_frame(poses, surface, reference, in_world)
         agreement = view_agreement(views, poses, surface)
-        warnings = _warnings(views, surface, trusted, agreement, rough_poses=c2w is not None)
+        verdict = judge(views, surface, agreement, inliers, relocated, given, find_symmetry(surface))
         monitor.lap("judgement")
     return Registration(
         c2w=poses.c2w(),
         surface=surface,
-        trusted=trusted,
+        verdict=verdict,
         agreement=agreement,
-        hypotheses=hypotheses,
-        pairwise_cost=start.cost,
+        start=attempt.start.name,
+        hypotheses=attempt.start.hypotheses,
+        pairwise_cost=attempt.start.pairwise_cost,
         seconds=monitor.seconds,
-        warnings=warnings,
     )
 
 
-def _median_rotation_deg(poses: Poses, reference: Poses) -> float:
-    """Median rotation angle between poses and reference poses after their alignment, in degrees."""
-    return float(np.median(angles_deg(poses.transformed(*align(poses, reference)).R, reference.R)))
+def _attempt(views: Views, start: Start, coarse: AlternationSchedule, seed: int, monitor: Monitor) -> _Attempt:
+    """Coarse alternation from one start; outlier views are relocalized against the surface of the others."""
+    inliers = np.ones(len(views), dtype=bool)
+    if not coarse.levels:
+        return _Attempt(start, start.poses, None, inliers, None)
+    poses, surface = alternate(views, start.poses, coarse, seed, on_round=monitor.round_finished)
+    agreement = view_agreement(views, poses, surface)
+    outliers = agreement.outliers()
+    if 0 < outliers.sum() <= MAX_OUTLIERS * len(views) and (~outliers).sum() >= _MIN_INLIERS:
+        poses, surface = alternate_subset(views, poses, ~outliers, coarse, seed)
+        poses = relocalize(views, poses, outliers, surface, coarse.bundle, seed)
+        agreement = view_agreement(views, poses, surface)
+        inliers = ~outliers | ~agreement.outliers()
+    elif outliers.any():
+        inliers = ~outliers
+    return _Attempt(start, poses, surface, inliers, agreement)
 
 
-def _warnings(
-    views: Views, surface: Surface, trusted: Bool[np.ndarray, " n"], agreement: ViewAgreement, rough_poses: bool
-) -> tuple[str, ...]:
-    """Warnings about a wrong result, outlier views and ambiguous poses."""
-    out = []
-    residual_deg = float(np.median(agreement.median_deg))
-    if residual_deg > _MAX_RESIDUAL_DEG:
-        out.append(
-            f"no surface was found that the views agree on: their normals differ from it by {residual_deg:.0f} deg "
-            "(median), so neither poses nor surface can be trusted; "
-            + (
-                "if your poses are accurate, keep them fixed (ns-train pmni-calibrated)"
-                if rough_poses
-                else "views without poses must be in order, once around the object"
-            )
-        )
-    left_out = [views.names[i] for i in np.flatnonzero(~trusted)]
-    if left_out:
-        out.append(
-            f"{len(left_out)} of {len(views)} views do not fit the others and were left out of the surface: "
-            f"{', '.join(left_out)}; check their masks and normals, or exclude them (exclude-views)"
-        )
-    symmetry = find_symmetry(surface)
-    if symmetry is not None:
-        out.append(
-            f"the poses are ambiguous because the shape is (nearly) symmetric: {symmetry.describe()}, so masks and "
-            "normals look the same from several sides; even where the surface is right, views may be rotated against "
-            "each other"
-        )
-    return tuple(out)
+def _finish(
+    views: Views, attempt: _Attempt, fine: AlternationSchedule, seed: int, monitor: Monitor
+) -> tuple[Poses, Surface, Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Fine alternation of the inlier views, and a search over all rotations for every other view.
+
+    Returns:
+        Poses of all views, the surface of the inliers, the inliers, and the views that were searched again.
+    """
+    inliers, relocated = attempt.inliers.copy(), ~attempt.inliers
+    poses, surface = alternate_subset(views, attempt.poses, inliers, fine, seed, monitor.round_finished)
+    for _ in range(_ROUNDS_OF_RELOCALIZATION):
+        fitting = ~view_agreement(views, poses, surface).outliers()
+        if (fitting == inliers).all() or fitting.sum() < max(_MIN_INLIERS, (1 - MAX_OUTLIERS) * len(views)):
+            break
+        if not fitting[inliers].all():  # the surface holds views that do not fit: make it without them
+            inliers &= fitting
+            poses, surface = alternate_subset(views, poses, inliers, fine, seed)
+        poses = relocalize(views, poses, ~inliers, surface, fine.bundle, seed)
+        relocated |= ~inliers
+        found = inliers | ~view_agreement(views, poses, surface).outliers()
+        if (found == inliers).all():
+            break
+        inliers = found
+        poses, surface = alternate_subset(views, poses, inliers, fine, seed)
+    return relocalize(views, poses, ~inliers, surface, fine.bundle, seed), surface, inliers, relocated

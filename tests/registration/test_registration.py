@@ -93,9 +93,13 @@ def test_files_of_register(rough_scene, registered):
     np.testing.assert_allclose(c2w[:, :3, 3], unit_poses(rough_scene, registered / "poses.npy").centers(), atol=1e-6)
     figures = json.loads((registered / "registration.json").read_text())
     assert [view["name"] for view in figures["views"]] == list(scene.names)
-    assert all(0.5 < view["confidence"] <= 1 and view["trusted"] for view in figures["views"])
+    assert all(0.5 < view["confidence"] <= 1 and view["status"] == "ok" for view in figures["views"])
     assert 0 < figures["cost"] < 0.3 and figures["inlier_share"] > 0.7
-    assert figures["seconds"]["total"] > 0 and figures["hypotheses"] == [] and figures["warnings"] == []
+    assert (
+        figures["seconds"]["total"] > 0
+        and figures["hypotheses"] == []
+        and (figures["verdict"], figures["reasons"]) == ("ok", [])
+    )
     assert set(figures["versions"]) >= {"python", "torch", "pmni-nerfstudio"}
     assert len(json.loads((registered / "transforms.json").read_text())["frames"]) == scene.num_views
     assert (registered / "registration.png").stat().st_size > 20_000
@@ -109,7 +113,8 @@ def test_contradictory_normals_are_reported(rough_scene):
     normals[::2, ..., :2] *= -1
     normals[1::2, ..., :2] = normals[1::2, ..., [1, 0]] * [1, -1]
     result = register(replace(views, normals=normals), read_scene(rough_scene).c2w)
-    assert any("no surface was found that the views agree on" in line for line in result.warnings)
+    assert any("no surface was found that the views agree on" in line for line in result.verdict.reasons)
+    assert result.verdict.name == "failed"
     assert result.agreement.confidence.max() < 0.7
 
 
@@ -148,7 +153,7 @@ def test_outlier_views_are_reported():
     mixed = replace(views, normals=normals, masks=masks)
     registration = register(mixed, turned(truth, 4.0).c2w())
     assert np.flatnonzero(~registration.trusted).tolist() == [5]
-    assert any(views.names[5] in warning and "left out" in warning for warning in registration.warnings)
+    assert any(views.names[5] in warning and "left out" in warning for warning in registration.verdict.reasons)
     others = [i for i in range(len(views)) if i != 5]
     errors = rotation_errors_deg(Poses.from_c2w(registration.c2w).subset(others), truth.subset(others))
     assert errors.mean() < 0.4
@@ -162,7 +167,7 @@ def sphere_registration() -> Registration:
 
 
 def test_ambiguous_poses_of_a_sphere_are_reported(sphere_registration):
-    assert any("the poses are ambiguous" in warning for warning in sphere_registration.warnings)
+    assert any("the poses are ambiguous" in warning for warning in sphere_registration.verdict.reasons)
     assert sphere_registration.surface.exists
 
 
@@ -183,7 +188,7 @@ def test_cache_is_keyed_by_content_and_restores_the_registration(sphere_scene, s
     np.testing.assert_array_equal(again.c2w, registration.c2w)
     np.testing.assert_array_equal(again.surface.sdf, registration.surface.sdf)
     np.testing.assert_array_equal(again.agreement.confidence, registration.agreement.confidence)
-    assert again.warnings == registration.warnings and again.seconds == registration.seconds
+    assert again.verdict == registration.verdict and again.seconds == registration.seconds
 
 
 @pytest.mark.slow

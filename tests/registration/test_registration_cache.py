@@ -18,15 +18,16 @@ from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
+from pmni_nerfstudio.registration.verdict import Verdict, ViewStatus
 
 
 def registration(hypotheses: tuple[Hypothesis, ...] = (Hypothesis("left", 1.5, True),)) -> Registration:
     rng = np.random.default_rng(0)
     agreement = ViewAgreement(*rng.uniform(size=(4, 3)))
     sdf = rng.normal(size=(9, 9, 9)).astype(np.float32)
-    trusted = np.array([True, False, True])
+    verdict = Verdict("doubtful", ("one", "two"), (ViewStatus("ok"), ViewStatus("left out", "bad"), ViewStatus("ok")))
     return Registration(
-        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), trusted, agreement, hypotheses, 0, {"a": 1.0}, ("one", "two")
+        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), verdict, agreement, "ring", hypotheses, 0, {"a": 1.0}
     )
 
 
@@ -35,10 +36,10 @@ def test_saved_registrations_are_restored(hypotheses: tuple[Hypothesis, ...], tm
     saved = registration(hypotheses)
     save_registration(tmp_path / "r.npz", saved)
     again = load_registration(tmp_path / "r.npz")
-    assert (again.hypotheses, again.warnings, again.seconds) == (hypotheses, ("one", "two"), {"a": 1.0})
+    assert (again.hypotheses, again.verdict, again.seconds) == (hypotheses, saved.verdict, {"a": 1.0})
+    assert again.start == "ring" and again.trusted.tolist() == [True, False, True]
     np.testing.assert_array_equal(again.c2w, saved.c2w)
     np.testing.assert_array_equal(again.surface.sdf, saved.surface.sdf)
-    np.testing.assert_array_equal(again.trusted, saved.trusted)
     np.testing.assert_array_equal(again.agreement.confidence, saved.agreement.confidence)
 
 
@@ -55,8 +56,8 @@ def changed(**arrays: Any) -> Callable[[Path], object]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda p: p.write_bytes(p.read_bytes()[:-200]), "can't be read"),
     "empty": (lambda p: p.write_bytes(b""), "can't be read"),
-    "lacking": (changed(trusted=None), "trusted is missing"),
-    "views": (changed(c2w=np.tile(np.eye(4), (2, 1, 1))), "trusted has an unexpected shape"),
+    "lacking": (changed(verdict=None), "verdict is missing"),
+    "views": (changed(c2w=np.tile(np.eye(4), (2, 1, 1))), "view_status has an unexpected shape"),
     "no cube": (changed(sdf=np.ones((9, 9, 8), np.float32)), "sdf has an unexpected shape"),
     "not finite": (changed(sdf=np.full((9, 9, 9), np.nan, np.float32)), "sdf has .* not finite"),
     "kind": (changed(trusted=np.ones(3)), "trusted has an unexpected shape or type"),

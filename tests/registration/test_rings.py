@@ -16,8 +16,10 @@ from pmni_nerfstudio.registration.pairwise.multiway import (
     PairwiseSchedule,
     integrate_at_working_resolution,
     poses_from_similarities,
+    pyramid_level,
+    refine,
 )
-from pmni_nerfstudio.registration.pairwise.ring_hypotheses import register_without_poses, ring, ring_hypotheses
+from pmni_nerfstudio.registration.pairwise.ring_hypotheses import best_ring, ring, ring_hypotheses
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.views import Views
 
@@ -36,7 +38,9 @@ def capture(elevation: float, clockwise: bool) -> tuple[Poses, Views, Integrated
 def test_views_without_poses(elevation, clockwise):
     truth, views, maps = capture(elevation, clockwise)
     progress = []
-    result, hypotheses = register_without_poses(views, COARSE, on_progress=lambda *a: progress.append(a[1]), maps=maps)
+    level = pyramid_level(maps, COARSE.levels[0], np.random.default_rng(0))
+    state, initial, hypotheses = best_ring(maps, level, COARSE, lambda *a: progress.append(a[1]))
+    result = refine(maps, state, initial, COARSE, 0)
     errors = rotation_errors_deg(result.poses, truth)
     assert errors.mean() < 5
     assert errors.max() < 10
@@ -60,9 +64,10 @@ def test_views_without_poses(elevation, clockwise):
 
 
 def test_registration_without_poses_is_deterministic():
-    _, views, maps = capture(5, False)
-    (a, hypotheses), (b, again) = (register_without_poses(views, COARSE, maps=maps) for _ in range(2))
-    np.testing.assert_array_equal(a.poses.R, b.poses.R)
+    _, _, maps = capture(5, False)
+    level = pyramid_level(maps, COARSE.levels[0], np.random.default_rng(0))
+    (a, _, hypotheses), (b, _, again) = (best_ring(maps, level, COARSE) for _ in range(2))
+    np.testing.assert_array_equal(a.R, b.R)
     assert hypotheses == again
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration without poses: ring hypotheses of either direction and several elevations compete."""
+"""Views in order around the object: ring hypotheses of either direction and several elevations compete."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from pmni_nerfstudio.geometry.camera_rings import look_at, ring_c2w
 from pmni_nerfstudio.geometry.sim3 import Sim3
 from pmni_nerfstudio.registration.pairwise import multiway
-from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps
-from pmni_nerfstudio.registration.views import Views
+from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps, PyramidLevel
+from pmni_nerfstudio.registration.poses import Poses
 
 ELEVATIONS_DEG = (10.0, 30.0, 50.0)
 """Elevations of the rings. Registration recovers from 20 degrees and more, so these cover from below the equator to 70."""
@@ -28,31 +28,27 @@ class Hypothesis:
     """Whether the hypothesis was dropped after the first round."""
 
 
-def register_without_poses(
-    views: Views,
+def best_ring(
+    maps: IntegratedDepthMaps,
+    level: PyramidLevel,
     schedule: multiway.PairwiseSchedule = multiway.PairwiseSchedule(),
-    seed: int = 0,
     on_progress: multiway.Progress | None = None,
-    maps: IntegratedDepthMaps | None = None,
-) -> tuple[multiway.PairwiseResult, tuple[Hypothesis, ...]]:
-    """Register views that go once around the object in order, at about even steps.
+) -> tuple[Sim3, Poses, tuple[Hypothesis, ...]]:
+    """Best arrangement of views that go once around the object in order, at about even steps.
 
-    Every hypothesis is optimized at the coarsest level for one round. The better half is optimized there to the end, and
-    the best one at all levels.
+    Every hypothesis is optimized at the coarsest level for one round, and the better half to the end.
 
     Args:
-        views: all views in order, at any resolution.
-        schedule: levels, coarse to fine.
-        seed: seed of the surface points.
+        maps: the views' depth maps.
+        level: their coarsest level.
+        schedule: settings of that level.
         on_progress: receives progress.
-        maps: the views' depth maps from `integrate_at_working_resolution`, if already computed.
 
     Returns:
-        The registration of the best hypothesis, in a unit-sphere world with y up, and all hypotheses.
+        The similarities of all views, the poses of the hypothesis, both in a unit-sphere world with y up, and all
+        hypotheses.
     """
-    maps = multiway.integrate_at_working_resolution(views, schedule, on_progress) if maps is None else maps
     spec = schedule.levels[0]
-    level = multiway.pyramid_level(maps, spec, np.random.default_rng(seed))
     rings = ring_hypotheses(maps)
     states, costs = [], []
     for number, (name, initial) in enumerate(rings):
@@ -66,14 +62,8 @@ def register_without_poses(
     for k in kept:
         states[k], _, costs[k] = multiway.solve_level(level, spec, states[k], schedule)
     best = min(kept, key=lambda k: costs[k])
-
-    def on_refined(stage: str, done: float, cost: float) -> None:
-        if on_progress is not None:
-            on_progress(stage, 0.4 + 0.6 * done, cost)
-
-    initial = multiway.poses_from_similarities(maps, rings[best][1])
-    result = multiway.refine(maps, states[best], initial, schedule, seed, on_refined)
-    return result, tuple(Hypothesis(name, float(costs[k]), k not in kept) for k, (name, _) in enumerate(rings))
+    hypotheses = tuple(Hypothesis(name, float(costs[k]), k not in kept) for k, (name, _) in enumerate(rings))
+    return states[best], multiway.poses_from_similarities(maps, rings[best][1]), hypotheses
 
 
 def ring_hypotheses(maps: IntegratedDepthMaps) -> list[tuple[str, Sim3]]:

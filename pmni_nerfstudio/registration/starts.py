@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts of a registration: rough poses, ring hypotheses and arrangements of unordered views, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg
+from pmni_nerfstudio.registration.framing import center_on_masks
+from pmni_nerfstudio.registration.pairwise import multiway
+from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps
+from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis, best_ring
+from pmni_nerfstudio.registration.pairwise.unordered import arrange_unordered
+from pmni_nerfstudio.registration.pairwise.view_graph import ViewGraph
+from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.views import Views
+
+_MAX_ROTATION_DEG = 60.0
+"""Largest plausible change of the median view by pairwise registration. No rough pose is so far off, but views of a
+symmetric shape (sphere, vase) may all slide to the same pose, where they agree best."""
+_MIN_CONFIRMED = 0.6
+"""Fraction of pairs of neighboring views whose relative pose, searched on its own, confirms a ring. In right rings of 8 to
+24 views it is 0.8 and more, in wrong ones less than 0.3."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Poses that the alternation starts from."""
+
+    name: str
+    poses: Poses
+    reference: Poses
+    """Poses whose world the result is in."""
+    pairwise_cost: float
+    """Final cost of pairwise registration, 0 to 1."""
+    hypotheses: tuple[Hypothesis, ...] = ()
+    """Ring hypotheses that were tried."""
+
+
+def starts(
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    schedule: multiway.PairwiseSchedule,
+    seed: int,
+    on_progress: multiway.Progress | None,
+) -> Iterator[Start]:
+    """Registrations of the integrated depth maps, from the cheapest to the most general.
+
+    Rough poses come first, if there are any. Without them a ring of views in order is tried, and skipped if pairs of
+    neighbors contradict it. Then follow arrangements of unordered views, which need no poses and no order. The caller
+    takes the next start only if the last one did not fit.
+
+    Args:
+        views: all views.
+        c2w: rough camera-to-world poses, or None.
+        schedule: levels of pairwise registration.
+        seed: seed of the random points.
+        on_progress: receives progress.
+    """
+    maps = multiway.integrate_at_working_resolution(views, schedule, on_progress)
+    if c2w is not None:
+        yield _from_rough_poses(views, maps, Poses.from_c2w(c2w), schedule, seed, on_progress)
+    level = multiway.pyramid_level(maps, schedule.levels[0], np.random.default_rng(seed))
+    graph = ViewGraph(level)
+    hypotheses: tuple[Hypothesis, ...] = ()
+    if c2w is None:
+        state, initial, hypotheses = best_ring(maps, level, schedule, on_progress)
+        if graph.confirmed_fraction(state.R) >= _MIN_CONFIRMED:
+            result = multiway.refine(maps, state, initial, schedule, seed, on_progress)
+            yield Start("ring", result.poses, result.poses, result.cost, hypotheses)
+    everywhere = replace(schedule, outliers=replace(schedule.outliers, max_rotation_deg=180.0))
+    for state in arrange_unordered(graph, on_progress):
+        initial = multiway.poses_from_similarities(maps, upright(state))
+        result = multiway.refine(maps, upright(state), initial, everywhere, seed, on_progress)
+        yield Start("unordered views", result.poses, result.poses, result.cost, hypotheses)
+
+
+def _from_rough_poses(
+    views: Views,
+    maps: IntegratedDepthMaps,
+    rough: Poses,
+    schedule: multiway.PairwiseSchedule,
+    seed: int,
+    on_progress: multiway.Progress | None,
+) -> Start:
+    """Pairwise registration from rough poses."""
+    result = multiway.register_pairwise(views, rough, schedule, seed, on_progress, maps)
+    aligned = result.poses.transformed(*align(result.poses, rough))
+    collapsed = float(np.median(angles_deg(aligned.R, rough.R))) > _MAX_ROTATION_DEG
+    poses = center_on_masks(views, rough) if collapsed else result.poses
+    return Start("rough poses", poses, rough, result.cost)
+
+
+def upright(state: Sim3) -> Sim3:
+    """Similarities in a world whose y axis is the mean up direction of the cameras, and whose mean scale is 1.
+
+    Args:
+        state: similarities of all views from their object frames (OpenCV axes) to the world.
+    """
+    up = -state.R[:, :, 1].mean(axis=0)
+    forward = state.R[:, :, 2].mean(axis=0)
+    if np.linalg.norm(up) < 0.1:  # views from all around any axis have no common up direction
+        return state
+    y = up / np.linalg.norm(up)
+    x = np.cross(forward, y)
+    if np.linalg.norm(x) < 1e-3:
+        x = np.cross(np.eye(3)[np.abs(y).argmin()], y)
+    x /= np.linalg.norm(x)
+    rotation = np.stack([x, y, np.cross(x, y)])
+    scale = 1 / float(np.exp(np.log(state.s).mean()))
+    world = Sim3(rotation[None], np.zeros((1, 3)), np.array([scale]))[np.zeros(len(state), int)]
+    return world.compose(state)
