@@ -81,6 +81,10 @@ class _Observation:
     by_intrinsics: Float[np.ndarray, "p 3 3"]
     """Derivatives by `INTRINSICS`, which all views share."""
 
+    def jacobian(self, with_intrinsics: bool) -> Float[np.ndarray, "p 3 c"]:
+        """Derivatives by the twist, followed by those by the intrinsics if asked for."""
+        return np.concatenate([self.by_twist, self.by_intrinsics], axis=2) if with_intrinsics else self.by_twist
+
 
 class BundleProblem:
     """Normal bundle adjustment, for `levenberg_marquardt.solve`; the state is a `Poses`.
@@ -215,9 +219,7 @@ class BundleProblem:
             residual = view.normals - means[k]
             cost += (visible.weight * huber(o.huber, np.linalg.norm(residual, axis=1))).sum()
             block = np.r_[6 * i : 6 * i + 6, shared:size]
-            jacobian = view.by_twist
-            if with_intrinsics:
-                jacobian = np.concatenate([jacobian, view.by_intrinsics], axis=2)
+            jacobian = view.jacobian(with_intrinsics)
             weighted = jacobian * w[:, None, None]
             hessian[np.ix_(block, block)] += np.einsum("pia,pib->ab", weighted, jacobian)
             view_gradient = np.einsum("pia,pi->a", weighted, residual)
