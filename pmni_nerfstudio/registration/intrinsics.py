@@ -84,7 +84,7 @@ class RefinedIntrinsics:
     @property
     def applied(self) -> bool:
         """The intrinsics were changed."""
-        return self.focal_factor != 1.0 or self.shift != (0.0, 0.0)
+        return self.focal_factor != 1.0 or any(self.shift)
 
     def corrected(self, K: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, "n 3 3"]:
         """Refined intrinsics, given those of all views at any resolution; the same array if nothing was changed."""
@@ -92,10 +92,10 @@ class RefinedIntrinsics:
             return K
         return corrected_intrinsics(K, self.focal_factor, _mean_focal(K) * np.array(self.shift))
 
-    def describe(self, K: Float[np.ndarray, "n 3 3"]) -> str:
-        """Text of the change, with pixels of the resolution of the given intrinsics K."""
+    def describe(self, views: Views) -> str:
+        """Text of the change, with the principal point in percent of the image width."""
         change = np.array([np.log(self.focal_factor), *self.shift])
-        return _described(change, np.array([self.focal_std, *self.shift_std]), _mean_focal(K))
+        return _described(change, np.array([self.focal_std, *self.shift_std]), views)
 
     def statistics(self, K: Float[np.ndarray, "n 3 3"]) -> dict:
         """Contents for a JSON file, with pixels of the resolution of the given intrinsics K; None for unknown values."""
@@ -218,7 +218,7 @@ def refine_intrinsics(
     significant = first.exceeds(first.std, options.significance)
     free = first.observable & significant
     if not free.any():
-        return views, poses, _left_alone(first, significant)
+        return views, poses, _left_alone(used, first, significant)
     before, surface_before = steps.realternate(first.cameras)
     rounds = 0
     while True:
@@ -232,7 +232,7 @@ def refine_intrinsics(
     loss = _mean_iou(used, before, surface_before) - _mean_iou(used, measured, surface)
     if measured.residual_deg > _MIN_IMPROVEMENT * before.residual_deg or loss > _MAX_IOU_LOSS:
         warning = (
-            f"the intrinsics may be wrong: the normals call for {change.describe(views.K)}, with which the views agree no "
+            f"the intrinsics may be wrong: the normals call for {change.describe(views)}, with which the views agree no "
             "better, so the intrinsics were left as given; check the calibration"
         )
         return views, poses, _unchanged(measured, "the views agree no better with other intrinsics", warning)
@@ -258,18 +258,18 @@ def _change(
         reason="the views call for other intrinsics and agree better with them",
     )
     warning = (
-        f"the intrinsics did not fit the views and were corrected by {change.describe(views.K)}; check the calibration, or "
+        f"the intrinsics did not fit the views and were corrected by {change.describe(views)}; check the calibration, or "
         "the normals, whose systematic errors can have the same effect"
     )
     return replace(change, warning=warning)
 
 
-def _left_alone(measured: _Measurement, significant: Bool[np.ndarray, " 3"]) -> RefinedIntrinsics:
+def _left_alone(views: Views, measured: _Measurement, significant: Bool[np.ndarray, " 3"]) -> RefinedIntrinsics:
     """Result without a change, from the first measurement."""
     if significant.any():
         names = " and ".join(n for n, s in (("focal length", significant[0]), ("principal point", significant[1])) if s)
         warning = (
-            f"the {names} may be wrong (by about {_described(measured.step, measured.std, measured.problem.focal)}), but "
+            f"the {names} may be wrong (by about {_described(measured.step, measured.std, views)}), but "
             "the cameras are too far from the object to correct it; check the calibration"
         )
         return _unchanged(measured, "not observable: the cameras are too far from the object", warning)
@@ -294,13 +294,16 @@ def _tests(measured: _Measurement | None) -> dict[str, Any]:
     }
 
 
-def _described(change: Float[np.ndarray, " 3"], std: Float[np.ndarray, " 3"], focal_px: float) -> str:
-    """Text of a change of the intrinsics, in units of `INTRINSICS`, with its standard deviations."""
-    percent, pixels = 100 * np.expm1(change[0]), focal_px * change[1:]
-    std_px = focal_px * std[1:].max()
+def _described(change: Float[np.ndarray, " 3"], std: Float[np.ndarray, " 3"], views: Views) -> str:
+    """Text of a change of the intrinsics, in units of `INTRINSICS`, with its standard deviations.
+
+    It holds at any resolution: the views may be smaller than the files.
+    """
+    focal, unit = 100 * np.expm1(change[0]), 100 * float(views.focal.mean()) / views.width
+    (x, y), spread = unit * change[1:], unit * std[1:].max()
     return (
-        f"{percent:+.1f} +- {100 * std[0]:.1f}% of focal length and ({pixels[0]:+.1f}, {pixels[1]:+.1f}) +- {std_px:.1f} "
-        "pixels of principal point"
+        f"{focal:+.1f} +- {100 * std[0]:.1f}% of the focal length, and ({x:+.1f}, {y:+.1f}) +- {spread:.1f}% of the image "
+        "width of principal point"
     )
 
 
@@ -309,7 +312,8 @@ def _angular_radius(views: Views) -> float:
     radii = []
     for mask, focal in zip(views.masks, views.focal):
         pixels = np.argwhere(mask)
-        radii.append(np.linalg.norm(pixels - pixels.mean(axis=0), axis=1).max() / focal)
+        if len(pixels):
+            radii.append(np.linalg.norm(pixels - pixels.mean(axis=0), axis=1).max() / focal)
     return float(np.mean(radii))
 
 

@@ -148,4 +148,6 @@ def test_changes_are_reported_in_pixels_of_the_given_resolution():
     assert statistics["focal_change_percent"] == pytest.approx(-20)
     assert statistics["principal_point_change_px"] == pytest.approx([0.1 * K[0, 0, 0], -0.05 * K[0, 0, 0]])
     assert change.statistics(2 * K)["principal_point_change_px"][0] == pytest.approx(0.2 * K[0, 0, 0])
-    assert "-20.0 +- 2.0% of focal length" in change.describe(K)
+    views = replace(near_capture()[0], K=np.tile(K[:1], (12, 1, 1)))
+    percent = 100 * 0.1 * K[0, 0, 0] / views.width
+    assert change.describe(views).startswith(f"-20.0 +- 2.0% of the focal length, and ({percent:+.1f}, ")
