@@ -5,6 +5,7 @@ The steps, top down:
     pipeline: the whole algorithm.
     pairwise: pairwise and multiway Sim(3) registration of integrated depth maps, from rough poses or none.
     alternation: pose steps (bundle_adjustment) and surface steps (surface) in turn, coarse to fine.
+    intrinsics: correction of the intrinsics that all views share, where they are observable.
     confidence: agreement of each view with the surface; finds outlier views.
     relocalization: new poses for outlier views, searched against the surface of the others.
     symmetry: rotations of the surface onto itself, which make poses ambiguous.

@@ -22,12 +22,19 @@ from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import (
     lookup_channels,
     unit_normals,
 )
-from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import rim_points, silhouette_jacobian
+from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import (
+    rim_points,
+    silhouette_by_intrinsics,
+    silhouette_jacobian,
+)
 from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
+INTRINSICS = 3
+"""Number of unknowns of intrinsics that all views share: logarithm of the focal length, and shift of the principal point
+along x and y, in mean focal lengths."""
 _MAX_ROTATION = 0.15
 """Largest component of a camera's rotation vector in one step, in radians; larger steps are shortened."""
 
@@ -71,6 +78,12 @@ class _Observation:
     """Derivatives by the view's twist."""
     by_offset: Float[np.ndarray, "p 3"]
     """Derivatives by the points' offsets along their normals."""
+    by_intrinsics: Float[np.ndarray, "p 3 3"]
+    """Derivatives by `INTRINSICS`, which all views share."""
+
+    def jacobian(self, with_intrinsics: bool) -> Float[np.ndarray, "p 3 c"]:
+        """Derivatives by the twist, followed by those by the intrinsics if asked for."""
+        return np.concatenate([self.by_twist, self.by_intrinsics], axis=2) if with_intrinsics else self.by_twist
 
 
 class BundleProblem:
@@ -118,6 +131,10 @@ class BundleProblem:
         self.pixel = float(np.median(poses.t[:, 2] / views.focal))  # size of a pixel at the object, world units
         self.residual_deg = np.full(len(views), np.nan)
         """Median angle between each view's normals and the points' mean normals at the last linearization, degrees."""
+        self.focal = float(views.focal.mean())
+        """Unit of the principal point's shift, in pixels."""
+        self.intrinsics_gradients = np.zeros((len(views), INTRINSICS))
+        """Each view's part of the gradient by the intrinsics, at the last linearization by them."""
 
     def _visible_points(self, poses: Poses, depths: Float[np.ndarray, "n h w"]) -> list[_VisiblePoints]:
         """Points that each view sees: inside the mask, facing, not occluded, and seen by another view as well."""
@@ -144,11 +161,10 @@ class BundleProblem:
         kept = [shared[points.index] for points in candidates]
         return [_VisiblePoints(points.index[k], points.weight[k]) for points, k in zip(candidates, kept)]
 
-    def _observe(self, poses: Poses, view: int) -> _Observation:
+    def _observe(self, poses: Poses, view: int, K: Float[np.ndarray, "3 3"]) -> _Observation:
         """Look up the normals that one view observes at its visible points."""
         index, R = self.visible[view].index, poses.R[view]
         camera = poses.to_camera(view, self.points[index])
-        K = self.views.K[view]
         values = lookup(self.channels[view], project(camera, K)).astype(np.float64)
         normals, length = unit_normals(values)
         by_pixel = np.stack([values[:, ALONG_X], values[:, ALONG_Y]], axis=2) / length[..., None]
@@ -166,13 +182,31 @@ class BundleProblem:
         by_rotation = cross_matrix(normals) - by_camera @ cross_matrix(camera - poses.t[view])
         by_twist = R.T @ np.concatenate([by_rotation, by_camera], axis=2)
         by_offset = np.einsum("ij,pjk,pk->pi", R.T, by_camera, self.normals[index] @ R.T)
-        return _Observation(normals @ R, by_twist, by_offset)
+        pixel_by_focal = np.stack([(K[0, 0] * x + K[0, 1] * y) / z, K[1, 1] * y / z], axis=1)
+        pixel_by_intrinsics = np.concatenate(
+            [pixel_by_focal[:, :, None], np.broadcast_to(self.focal * np.eye(2), (len(z), 2, 2))], axis=2
+        )
+        return _Observation(normals @ R, by_twist, by_offset, R.T @ by_pixel @ pixel_by_intrinsics)
 
     def linearize(self, state: Poses) -> Linearization:
-        """Cost, gradient and Hessian with the points' own unknowns eliminated (Schur complement)."""
-        o, count, size = self.options, len(self.points), 6 * len(self.views)
-        observed = [self._observe(state, i) for i in range(len(self.views))]
+        """Cost, gradient and Hessian by the poses."""
+        return self.linearize_cameras(state, self.views.K, with_intrinsics=False)
+
+    def linearize_cameras(
+        self, poses: Poses, K: Float[np.ndarray, "n 3 3"], with_intrinsics: bool = True
+    ) -> Linearization:
+        """Cost, gradient and Hessian with the points' own unknowns eliminated (Schur complement).
+
+        Args:
+            poses: poses of all views.
+            K: intrinsics of all views.
+            with_intrinsics: the last unknowns are the `INTRINSICS` that all views share.
+        """
+        o, count, shared = self.options, len(self.points), 6 * len(self.views)
+        size = shared + (INTRINSICS if with_intrinsics else 0)
+        observed = [self._observe(poses, i, K[i]) for i in range(len(self.views))]
         weights, means = self._robust_weights(observed)
+        by_view = np.zeros((len(self.views), size - shared))
         # Hessian of a point's own unknowns, mean normal and offset: [[weight_sum I, -pull], [-pull^T, stiffness]].
         weight_sum, pull = np.zeros(count), np.zeros((count, 3))
         stiffness = np.full(count, (o.huber / (o.depth_sigma_voxels * self.surface.voxel)) ** 2)
@@ -184,10 +218,13 @@ class BundleProblem:
             k, w = visible.index, weights[i]
             residual = view.normals - means[k]
             cost += (visible.weight * huber(o.huber, np.linalg.norm(residual, axis=1))).sum()
-            block = slice(6 * i, 6 * i + 6)
-            weighted = view.by_twist * w[:, None, None]
-            hessian[block, block] += np.einsum("pia,pib->ab", weighted, view.by_twist)
-            gradient[block] += np.einsum("pia,pi->a", weighted, residual)
+            block = np.r_[6 * i : 6 * i + 6, shared:size]
+            jacobian = view.jacobian(with_intrinsics)
+            weighted = jacobian * w[:, None, None]
+            hessian[np.ix_(block, block)] += np.einsum("pia,pib->ab", weighted, jacobian)
+            view_gradient = np.einsum("pia,pi->a", weighted, residual)
+            gradient[block] += view_gradient
+            by_view[i] = view_gradient[6:]
             weight_sum[k] += w
             pull[k] += w[:, None] * view.by_offset
             stiffness[k] += w * (view.by_offset**2).sum(axis=1)
@@ -201,13 +238,18 @@ class BundleProblem:
             cost -= 0.5 * (whitened_gradient**2).sum()
             whitened = np.zeros((count, 4, size), dtype=np.float32)
             for i, visible in enumerate(self.visible):
-                whitened[visible.index, :, 6 * i : 6 * i + 6] = half[visible.index] @ mixed[i]
+                columns = half[visible.index] @ mixed[i]
+                whitened[visible.index, :, 6 * i : 6 * i + 6] = columns[..., :6]
+                whitened[visible.index, :, shared:] += columns[..., 6:]
+                by_view[i] -= np.einsum("pia,pi->a", columns[..., 6:], whitened_gradient[visible.index])
             flat = whitened.reshape(-1, size)
             hessian -= (flat.T @ flat).astype(np.float64)
             gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
         scale = 1 / (o.huber**2 * count)
+        if with_intrinsics:
+            self.intrinsics_gradients = scale * by_view
         linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
-        return self._with_silhouettes(linear, state) if o.silhouette_weight > 0 else linear
+        return self._with_silhouettes(linear, poses, K) if o.silhouette_weight > 0 else linear
 
     def _robust_weights(
         self, observed: list[_Observation]
@@ -229,21 +271,27 @@ class BundleProblem:
                 self.residual_deg[i] = np.rad2deg(np.median(length)) if len(length) else np.nan
         return weights, means
 
-    def _with_silhouettes(self, linear: Linearization, poses: Poses) -> Linearization:
+    def _with_silhouettes(self, linear: Linearization, poses: Poses, K: Float[np.ndarray, "n 3 3"]) -> Linearization:
         """Add the silhouette residuals to a linearization."""
         o, count = self.options, len(self.views)
         hessian, gradient, cost = linear.hessian, linear.gradient, linear.cost
+        with_intrinsics = len(gradient) > 6 * count
         threshold = o.silhouette_huber_px * self.pixel
         for i, pixels in enumerate(self.contours):
             if not len(pixels):
                 continue
-            rim = rim_points(self.surface, pixels, self.views.K[i], poses, i)
+            rim = rim_points(self.surface, pixels, K[i], poses, i)
             jacobian = silhouette_jacobian(rim, poses, i)
+            if with_intrinsics:
+                jacobian = np.concatenate([jacobian, silhouette_by_intrinsics(rim, poses, i, K[i], self.focal)], axis=1)
             scale = o.silhouette_weight / (threshold**2 * 4 * len(pixels) * count)
             weight = scale * np.minimum(1.0, threshold / np.maximum(np.abs(rim.sdf), 1e-9))
-            block = slice(6 * i, 6 * i + 6)
-            hessian[block, block] += (jacobian * weight[:, None]).T @ jacobian
-            gradient[block] += (jacobian * weight[:, None]).T @ rim.sdf
+            block = np.r_[6 * i : 6 * i + 6, 6 * count : len(gradient)]
+            hessian[np.ix_(block, block)] += (jacobian * weight[:, None]).T @ jacobian
+            view_gradient = (jacobian * weight[:, None]).T @ rim.sdf
+            gradient[block] += view_gradient
+            if with_intrinsics:
+                self.intrinsics_gradients[i] += view_gradient[6:]
             cost += scale * huber(threshold, np.abs(rim.sdf)).sum()
         return Linearization(hessian, gradient, float(cost))
 

@@ -93,3 +93,32 @@ def silhouette_jacobian(rim: RimPoints, poses: Poses, view: int) -> Float[np.nda
     normals = rim.normals @ poses.R[view].T
     about_object = rim.points @ poses.R[view].T
     return -np.concatenate([np.cross(about_object, normals), normals], axis=1)
+
+
+def silhouette_by_intrinsics(
+    rim: RimPoints, poses: Poses, view: int, K: Float[np.ndarray, "3 3"], unit_px: float
+) -> Float[np.ndarray, "p 3"]:
+    """Derivatives of the least signed distances by the logarithm of the focal length and by the principal point.
+
+    The pixel stays and its ray turns: at the rim point's depth, the ray moves by the opposite of the displacement that
+    the point's projection would have.
+
+    Args:
+        rim: points where the rays touch the surface.
+        poses: poses of all views.
+        view: index of the view.
+        K: its intrinsics in pixels.
+        unit_px: unit of the principal point's shift, in pixels.
+    """
+    normals = rim.normals @ poses.R[view].T
+    x, y, z = poses.to_camera(view, rim.points).T
+    by_y = -unit_px * z / K[1, 1]
+    by_x = -unit_px * z / K[0, 0]
+    return np.stack(
+        [
+            -(normals[:, 0] * x + normals[:, 1] * y),
+            normals[:, 0] * by_x,
+            by_y * (normals[:, 1] - normals[:, 0] * K[0, 1] / K[0, 0]),
+        ],
+        axis=1,
+    )

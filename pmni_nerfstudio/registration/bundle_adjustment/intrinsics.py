@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normal bundle adjustment of poses and shared intrinsics, and how well the observations determine the intrinsics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pmni_nerfstudio.registration.bundle_adjustment.problem import INTRINSICS, BundleProblem
+from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
+from pmni_nerfstudio.registration.poses import Poses
+
+_MAX_LOG_FOCAL = 0.1
+"""Largest change of the logarithm of the focal length in one step."""
+_MAX_SHIFT = 0.05
+"""Largest shift of the principal point along one axis in one step, in focal lengths."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """Poses and intrinsics of all views."""
+
+    poses: Poses
+    K: Float[np.ndarray, "n 3 3"]
+    """Intrinsics in pixels, pixel centers at integers."""
+
+
+def corrected_intrinsics(
+    K: Float[np.ndarray, "n 3 3"], focal_factor: float, shift_px: Float[np.ndarray, " 2"]
+) -> Float[np.ndarray, "n 3 3"]:
+    """Intrinsics with focal lengths (and skew) multiplied by a factor and principal points shifted, in all views alike."""
+    out = K.copy()
+    out[:, :2, :2] *= focal_factor
+    out[:, :2, 2] += shift_px
+    return out
+
+
+class CameraProblem:
+    """Normal bundle adjustment of poses and shared intrinsics, for `levenberg_marquardt.solve`.
+
+    Args:
+        bundle: the problem for the poses.
+        free: which of the focal length and the principal point's x and y are unknowns.
+    """
+
+    def __init__(self, bundle: BundleProblem, free: Bool[np.ndarray, " 3"]) -> None:
+        self.bundle, self.free = bundle, free
+        count = 6 * len(bundle.views)
+        self._index = np.concatenate([np.arange(count), count + np.flatnonzero(free)])
+
+    def linearize(self, state: Cameras) -> Linearization:
+        """Cost, gradient and Hessian by the poses and the free intrinsics."""
+        full = self.bundle.linearize_cameras(state.poses, state.K)
+        return Linearization(full.hessian[np.ix_(self._index, self._index)], full.gradient[self._index], full.cost)
+
+    def retract(self, state: Cameras, delta: Float[np.ndarray, " p"]) -> Cameras:
+        """Cameras moved by twists and changes of the intrinsics; large steps of the intrinsics are shortened."""
+        count = 6 * len(self.bundle.views)
+        change = np.zeros(INTRINSICS)
+        change[self.free] = delta[count:]
+        limits = np.array([_MAX_LOG_FOCAL, _MAX_SHIFT, _MAX_SHIFT])
+        factor = min(1.0, 1 / max(float((np.abs(change) / limits).max()), 1e-12))
+        poses = self.bundle.retract(state.poses, factor * delta[:count])
+        change *= factor
+        return Cameras(poses, corrected_intrinsics(state.K, float(np.exp(change[0])), self.bundle.focal * change[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class IntrinsicsEstimate:
+    """One Gauss-Newton step of the shared intrinsics, and its covariance; units of `INTRINSICS`."""
+
+    step: Float[np.ndarray, " 3"]
+    """The step to the minimum of the quadratic model of the cost, all poses following."""
+    covariance: Float[np.ndarray, "3 3"]
+    """Covariance of the estimate from the scatter of the views' gradients."""
+
+
+def estimate_intrinsics(bundle: BundleProblem, cameras: Cameras) -> IntrinsicsEstimate:
+    """Determine how well the observations fix the shared intrinsics, all poses being unknown.
+
+    Poses are eliminated by the Schur complement. The errors of neighboring pixels are correlated, so the covariance does
+    not count pixels: it is the cluster-robust (sandwich) estimate with one cluster per view (Liang and Zeger, 1986).
+
+    Args:
+        bundle: the problem at the current surface.
+        cameras: poses and intrinsics, at or near the minimum.
+    """
+    linear = bundle.linearize_cameras(cameras.poses, cameras.K)
+    count, views = 6 * len(bundle.views), len(bundle.views)
+    pose_hessian = linear.hessian[:count, :count] + 1e-9 * np.eye(count)
+    mixed = linear.hessian[:count, count:]
+    response = np.linalg.solve(pose_hessian, mixed)
+    information = linear.hessian[count:, count:] - mixed.T @ response
+    by_pose = linear.gradient[:count].reshape(views, 6, 1) * response.reshape(views, 6, INTRINSICS)
+    scores = bundle.intrinsics_gradients - by_pose.sum(axis=1)
+    inverse = np.linalg.inv(information + 1e-12 * np.eye(INTRINSICS))
+    total = scores.sum(axis=0)
+    centered = scores - total / views
+    scatter = centered.T @ centered * views / max(views - 1, 1)
+    return IntrinsicsEstimate(-inverse @ total, inverse @ scatter @ inverse)
