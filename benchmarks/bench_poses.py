@@ -269,19 +269,10 @@ def cpu_seconds() -> float:
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
     """The outcomes as a table."""
-    table = Table(title="camera poses without initial poses")
-    for column in (
-        "scene",
-        "method",
-        "registered",
-        "under 1 deg",
-        "under 5 deg",
-        "mean, deg",
-        "worst, deg",
-        "seconds",
-        "CPU s",
-    ):
-        table.add_column(column, justify="left" if column in ("scene", "method") else "right")
+    table = Table(title="camera poses without initial poses; errors in degrees")
+    for column in ("scene", "method", "views", "under 1 deg", "under 5 deg", "mean", "worst", "seconds", "CPU s"):
+        is_text = column in ("scene", "method")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=is_text)
     previous = ""
     for outcome in outcomes:
         if outcome.scene != previous and previous:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 SEED = 0
+MAX_SECONDS = 120
+"""Time limit of the mapper, which looks at it only between two steps; its models up to then count."""
 
 
 def extract_and_match(colmap: Any, folder: Path, database: Path) -> None:
@@ -58,7 +60,9 @@ def reconstruct(colmap: Any, folder: Path, database: Path) -> dict[str, list]:
     options.random_seed = SEED
     options.ba_refine_focal_length = options.ba_refine_extra_params = False
     options.min_model_size = 3
-    # Smooth pictures have few matches: with the defaults (100, 16 deg, 30) no pair of views was accepted as the first.
+    # On the bracket, shaded, the step that registers a view without 3D points can take a minute, and is tried often.
+    options.max_runtime_seconds = MAX_SECONDS
+    # Smooth pictures have few matches: lower than the defaults of 100, 16 deg and 30.
     options.mapper.init_min_num_inliers = 30
     options.mapper.init_min_tri_angle = 4.0
     options.mapper.abs_pose_min_num_inliers = 15

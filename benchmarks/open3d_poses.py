@@ -169,7 +169,8 @@ def optimize(pairs: list[Pair], count: int, options: Options) -> Float[np.ndarra
         reg.GlobalOptimizationLevenbergMarquardt(),
         reg.GlobalOptimizationConvergenceCriteria(),
         reg.GlobalOptimizationOption(
-            max_correspondence_distance=options.inlier * options.voxel,
+            # That of the last ICP; twice as much left pairs in that are wrong by some degrees.
+            max_correspondence_distance=0.5 * options.inlier * options.voxel,
             edge_prune_threshold=0.25,
             preference_loop_closure=1.0,
             reference_node=0,
