@@ -3,7 +3,7 @@
 
     python benchmarks/run_all.py [--quick] [--only bench_training.py ...]
 
-Takes about half an hour on two cores; --quick only checks that everything runs. Not included: bench_cuda.py, which needs
+Takes about an hour on two cores; --quick only checks that everything runs. Not included: bench_cuda.py, which needs
 a GPU, and bench_viewer.py, which needs Chromium. Compare ratios, not absolute numbers: each benchmark measures its
 ratios within one run.
 """
@@ -17,12 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-TINY = ["--views", "8", "--width", "60", "--height", "50", "--longest", "1", "--ours"]
+SMALL = ["--views", "8", "--width", "60", "--height", "50"]
+TINY = [*SMALL, "--longest", "1", "--ours"]
 SCRIPTS = {
     "bench_training.py": ["--steps", "12", "--stock-steps", "1", "--stock-rays", "16"],
     "bench_encodings.py": ["--points", "200", "--repeats", "1"],
     "bench_methods.py": [*TINY, "--max-num-iterations", "20"],
     "bench_growth.py": ["--quick"],
+    "bench_poses.py": ["--shapes", "figure", "--orders", "ring", *SMALL],
     "bench_integration.py": ["--sizes", "60x50"],
 }
 """Benchmarks, and the flags of each with --quick."""
