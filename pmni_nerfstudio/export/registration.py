@@ -48,6 +48,7 @@ def _statistics(scene: Scene, registration: Registration) -> dict:
     return {
         "verdict": registration.verdict.name,
         "reasons": list(registration.verdict.reasons),
+        "intrinsics": registration.intrinsics.statistics(scene.K),
         "cost": round(j.cost, 6),
         "pairwise_cost": registration.pairwise_cost,
         "residual_deg": {"mean": _round(j.residual_deg.mean()), "median": _round(np.median(j.median_deg))},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.registration.confidence import ViewAgreement
+from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -32,6 +34,7 @@ _SHAPES: dict[str, tuple[tuple[str | int, ...], str]] = {
     "view_status": (("n",), "U"),
     "view_reason": (("n",), "U"),
     "start": ((), "U"),
+    "intrinsics": ((), "U"),
     **{name: (("n",), "f") for name in _AGREEMENT},
     "pairwise_cost": ((), "f"),
     "stages": (("stages",), "U"),
@@ -69,6 +72,7 @@ def save_registration(path: Path, registration: Registration) -> None:
         "view_status": np.array([view.status for view in r.verdict.views], dtype=str),
         "view_reason": np.array([view.reason for view in r.verdict.views], dtype=str),
         "start": np.array(r.start, dtype=str),
+        "intrinsics": np.array(json.dumps(dataclasses.asdict(r.intrinsics)), dtype=str),
         "pairwise_cost": np.array(r.pairwise_cost, dtype=float),
         "stages": np.array(list(r.seconds), dtype=str),
         "seconds": np.array(list(r.seconds.values()), dtype=float),
@@ -97,6 +101,7 @@ def load_registration(path: Path) -> Registration:
         surface=Surface(arrays["sdf"]),
         verdict=_verdict(arrays),
         agreement=ViewAgreement(**{field: arrays[name] for name, field in _AGREEMENT.items()}),
+        intrinsics=_intrinsics(str(arrays["intrinsics"])),
         start=str(arrays["start"]),
         hypotheses=tuple(Hypothesis(str(name), float(cost), bool(pruned)) for name, cost, pruned in hypotheses),
         pairwise_cost=float(arrays["pairwise_cost"]),
@@ -112,6 +117,12 @@ def _verdict(arrays: dict[str, np.ndarray]) -> Verdict:
         tuple(map(str, arrays["reasons"])),
         tuple(ViewStatus(STATUSES[STATUSES.index(str(status))], str(reason)) for status, reason in views),
     )
+
+
+def _intrinsics(text: str) -> RefinedIntrinsics:
+    """Change of the intrinsics from its JSON text."""
+    values = json.loads(text)
+    return RefinedIntrinsics(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:
@@ -130,3 +141,7 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{name} has an unexpected shape or type, or values that are not finite")
     if str(arrays["verdict"]) not in VERDICTS or not np.isin(arrays["view_status"], STATUSES).all():
         raise ValueError("verdict or view_status has an unknown value")
+    try:
+        _intrinsics(str(arrays["intrinsics"]))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"intrinsics cannot be read: {error}") from error

@@ -208,9 +208,9 @@ def refine_intrinsics(
     """
     index = np.flatnonzero(trusted)
     if not options.enabled:
-        return views, poses, _unchanged(None, "refinement of intrinsics is switched off")
+        return views, poses, unchanged_intrinsics(None, "refinement of intrinsics is switched off")
     if len(index) < _MIN_VIEWS:
-        return views, poses, _unchanged(None, f"fewer than {_MIN_VIEWS} views fit each other")
+        return views, poses, unchanged_intrinsics(None, f"fewer than {_MIN_VIEWS} views fit each other")
     used = views.subset(list(index))
     steps = _Steps(used, lookup_channels(used, schedule.bundle.curvature), schedule, options, seed)
 
@@ -235,7 +235,7 @@ def refine_intrinsics(
             f"the intrinsics may be wrong: the normals call for {change.describe(views)}, with which the views agree no "
             "better, so the intrinsics were left as given; check the calibration"
         )
-        return views, poses, _unchanged(measured, "the views agree no better with other intrinsics", warning)
+        return views, poses, unchanged_intrinsics(measured, "the views agree no better with other intrinsics", warning)
     moved = poses.transformed(*align(poses.subset(index), final.poses)).replaced(index, final.poses)
     return replace(views, K=change.corrected(views.K)), moved, change
 
@@ -272,13 +272,13 @@ def _left_alone(views: Views, measured: _Measurement, significant: Bool[np.ndarr
             f"the {names} may be wrong (by about {_described(measured.step, measured.std, views)}), but "
             "the cameras are too far from the object to correct it; check the calibration"
         )
-        return _unchanged(measured, "not observable: the cameras are too far from the object", warning)
+        return unchanged_intrinsics(measured, "not observable: the cameras are too far from the object", warning)
     if not measured.observable.any():
-        return _unchanged(measured, "not observable: the cameras are too far from the object")
-    return _unchanged(measured, "the given intrinsics fit the views within the standard deviations")
+        return unchanged_intrinsics(measured, "not observable: the cameras are too far from the object")
+    return unchanged_intrinsics(measured, "the given intrinsics fit the views within the standard deviations")
 
 
-def _unchanged(measured: _Measurement | None, reason: str, warning: str | None = None) -> RefinedIntrinsics:
+def unchanged_intrinsics(measured: _Measurement | None, reason: str, warning: str | None = None) -> RefinedIntrinsics:
     """Result without a change."""
     return RefinedIntrinsics(1.0, (0.0, 0.0), **_tests(measured), reason=reason, warning=warning)
 

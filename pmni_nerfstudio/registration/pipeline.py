@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,6 +12,12 @@ from pmni_nerfstudio.registration.alternation import AlternationSchedule, altern
 from pmni_nerfstudio.registration.confidence import ViewAgreement, view_agreement
 from pmni_nerfstudio.registration.framing import in_reference_frame
 from pmni_nerfstudio.registration.given_poses import compare_with_given
+from pmni_nerfstudio.registration.intrinsics import (
+    IntrinsicsOptions,
+    RefinedIntrinsics,
+    refine_intrinsics,
+    unchanged_intrinsics,
+)
 from pmni_nerfstudio.registration.monitoring import Monitor, OnProgress, Watcher
 from pmni_nerfstudio.registration.pairwise.multiway import PairwiseSchedule
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
@@ -45,6 +51,8 @@ class RegistrationSettings:
     """Pairwise registration of integrated depth maps."""
     alternation: AlternationSchedule = field(default_factory=AlternationSchedule)
     """Alternation of pose and surface steps."""
+    intrinsics: IntrinsicsOptions = field(default_factory=IntrinsicsOptions)
+    """Refinement of intrinsics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +66,8 @@ class Registration:
     """Whether the result can be trusted, and the status of every view."""
     agreement: ViewAgreement
     """Agreement of every view with the surface."""
+    intrinsics: RefinedIntrinsics
+    """Change of the intrinsics of all views."""
     start: str
     """Start that led to the result: rough poses, ring, or unordered views."""
     hypotheses: tuple[Hypothesis, ...]
@@ -129,6 +139,15 @@ def register(
         attempt = min(attempts, key=lambda a: a.cost)
         monitor.pairwise_finished(attempt.poses, attempt.start.reference)
 
+        # Intrinsics, where the views are near enough to determine them.
+        intrinsics = unchanged_intrinsics(None, "the schedule has no coarse levels")
+        if attempt.surface is not None:
+            views, moved, intrinsics = refine_intrinsics(
+                views, attempt.poses, attempt.surface, attempt.inliers, alternation, settings.intrinsics, seed
+            )
+            attempt = replace(attempt, poses=moved)
+        monitor.lap("intrinsics")
+
         # Fine levels; views that do not fit the finished surface are searched again over all rotations.
         poses, surface, inliers, relocated = _finish(views, attempt, fine, seed, monitor)
         monitor.lap("alternation")
@@ -143,13 +162,14 @@ def register(
         in_world = inliers if given is None or not given.world_is_kept else inliers & given.agreeing
         poses, surface = in_reference_frame(poses, surface, reference, in_world)
         agreement = view_agreement(views, poses, surface)
-        verdict = judge(views, surface, agreement, inliers, relocated, given, find_symmetry(surface))
+        verdict = judge(views, surface, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics)
         monitor.lap("judgement")
     return Registration(
         c2w=poses.c2w(),
         surface=surface,
         verdict=verdict,
         agreement=agreement,
+        intrinsics=intrinsics,
         start=attempt.start.name,
         hypotheses=attempt.start.hypotheses,
         pairwise_cost=attempt.start.pairwise_cost,

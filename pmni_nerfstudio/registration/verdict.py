@@ -11,6 +11,7 @@ from jaxtyping import Bool
 
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.given_poses import GivenPoses
+from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.symmetry import Symmetry
 from pmni_nerfstudio.registration.views import Views
@@ -59,6 +60,7 @@ def judge(
     relocated: Bool[np.ndarray, " n"],
     given: GivenPoses | None,
     symmetry: Symmetry | None,
+    intrinsics: RefinedIntrinsics,
 ) -> Verdict:
     """Judge a finished registration.
 
@@ -70,14 +72,15 @@ def judge(
         relocated: views that were searched again over all rotations.
         given: comparison with the given poses; None if there are none.
         symmetry: rotation that maps the surface onto itself, if any.
+        intrinsics: change of the intrinsics.
     """
     outliers = agreement.outliers()
     statuses = tuple(
         _status(agreement, i, bool(inliers[i]), bool(relocated[i]), given, outliers[i]) for i in range(len(views))
     )
     failures = _failures(views, agreement, inliers, given)
-    doubts = _doubts(views, agreement, inliers, symmetry) if not failures else []
-    notes = _notes(views, inliers, relocated, given)
+    doubts = _doubts(views, agreement, inliers, symmetry, intrinsics) if not failures else []
+    notes = _notes(views, inliers, given, intrinsics)
     name: VerdictName = "failed" if failures else "doubtful" if doubts else "ok"
     return Verdict(name, tuple([*failures, *doubts, *notes]), statuses)
 
@@ -127,7 +130,11 @@ def _failures(
 
 
 def _doubts(
-    views: Views, agreement: ViewAgreement, inliers: Bool[np.ndarray, " n"], symmetry: Symmetry | None
+    views: Views,
+    agreement: ViewAgreement,
+    inliers: Bool[np.ndarray, " n"],
+    symmetry: Symmetry | None,
+    intrinsics: RefinedIntrinsics,
 ) -> list[str]:
     """Reasons for doubt about a result that did not fail."""
     out = []
@@ -149,14 +156,18 @@ def _doubts(
             "normals look the same from several sides; even where the surface is right, views may be rotated against "
             "each other"
         )
+    if intrinsics.warning is not None and not intrinsics.applied:
+        out.append(intrinsics.warning)
     return out
 
 
 def _notes(
-    views: Views, inliers: Bool[np.ndarray, " n"], relocated: Bool[np.ndarray, " n"], given: GivenPoses | None
+    views: Views, inliers: Bool[np.ndarray, " n"], given: GivenPoses | None, intrinsics: RefinedIntrinsics
 ) -> list[str]:
     """What was corrected without leaving a doubt."""
     out = []
+    if intrinsics.warning is not None and intrinsics.applied:
+        out.append(intrinsics.warning)
     if given is None:
         return out
     if given.mistake is not None:

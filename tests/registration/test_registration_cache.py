@@ -15,10 +15,14 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.registration import cache
 from pmni_nerfstudio.registration.cache import load_registration, save_registration
 from pmni_nerfstudio.registration.confidence import ViewAgreement
+from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.verdict import Verdict, ViewStatus
+
+
+INTRINSICS = RefinedIntrinsics(1.01, (0.001, 0.0), 0.01, (0.1, 0.2), True, False, "why", "a warning")
 
 
 def registration(hypotheses: tuple[Hypothesis, ...] = (Hypothesis("left", 1.5, True),)) -> Registration:
@@ -27,7 +31,7 @@ def registration(hypotheses: tuple[Hypothesis, ...] = (Hypothesis("left", 1.5, T
     sdf = rng.normal(size=(9, 9, 9)).astype(np.float32)
     verdict = Verdict("doubtful", ("one", "two"), (ViewStatus("ok"), ViewStatus("left out", "bad"), ViewStatus("ok")))
     return Registration(
-        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), verdict, agreement, "ring", hypotheses, 0, {"a": 1.0}
+        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), verdict, agreement, INTRINSICS, "ring", hypotheses, 0, {"a": 1.0}
     )
 
 
@@ -37,7 +41,9 @@ def test_saved_registrations_are_restored(hypotheses: tuple[Hypothesis, ...], tm
     save_registration(tmp_path / "r.npz", saved)
     again = load_registration(tmp_path / "r.npz")
     assert (again.hypotheses, again.verdict, again.seconds) == (hypotheses, saved.verdict, {"a": 1.0})
-    assert again.start == "ring" and again.trusted.tolist() == [True, False, True]
+    assert (
+        again.intrinsics == saved.intrinsics and again.start == "ring" and again.trusted.tolist() == [True, False, True]
+    )
     np.testing.assert_array_equal(again.c2w, saved.c2w)
     np.testing.assert_array_equal(again.surface.sdf, saved.surface.sdf)
     np.testing.assert_array_equal(again.agreement.confidence, saved.agreement.confidence)
