@@ -8,6 +8,7 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -121,8 +122,9 @@ def _verdict(arrays: dict[str, np.ndarray]) -> Verdict:
 
 def _intrinsics(text: str) -> RefinedIntrinsics:
     """Change of the intrinsics from its JSON text."""
-    values = json.loads(text)
-    return RefinedIntrinsics(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values: dict[str, Any] = json.loads(text)
+    pairs = {name: tuple(map(float, values.pop(name))) for name in ("shift", "shift_std")}
+    return RefinedIntrinsics(**values, **pairs)
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:
@@ -143,5 +145,5 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         raise ValueError("verdict or view_status has an unknown value")
     try:
         _intrinsics(str(arrays["intrinsics"]))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"intrinsics cannot be read: {error}") from error
