@@ -123,8 +123,10 @@ def _verdict(arrays: dict[str, np.ndarray]) -> Verdict:
 def _intrinsics(text: str) -> RefinedIntrinsics:
     """Change of the intrinsics from its JSON text."""
     values: dict[str, Any] = json.loads(text)
-    pairs = {name: tuple(map(float, values.pop(name))) for name in ("shift", "shift_std")}
-    return RefinedIntrinsics(**values, **pairs)
+    for name in ("shift", "shift_std"):
+        x, y = values[name]
+        values[name] = (float(x), float(y))
+    return RefinedIntrinsics(**values)
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:
