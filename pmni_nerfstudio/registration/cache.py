@@ -8,6 +8,7 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -121,8 +122,12 @@ def _verdict(arrays: dict[str, np.ndarray]) -> Verdict:
 
 def _intrinsics(text: str) -> RefinedIntrinsics:
     """Change of the intrinsics from its JSON text."""
-    values = json.loads(text)
-    return RefinedIntrinsics(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values: dict[str, Any] = json.loads(text)
+    return RefinedIntrinsics(**{k: _tuple_if_list(v) for k, v in values.items()})
+
+
+def _tuple_if_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:

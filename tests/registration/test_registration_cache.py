@@ -21,7 +21,6 @@ from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.verdict import Verdict, ViewStatus
 
-
 INTRINSICS = RefinedIntrinsics(1.01, (0.001, 0.0), 0.01, (0.1, 0.2), True, False, "why", "a warning")
 
 
