@@ -71,11 +71,15 @@ def read_cameras(
 
 
 def warn_fitted_sphere(path: str | os.PathLike[str], world_from_unit: np.ndarray) -> list[str]:
-    """Warn if the unit sphere that `read_cameras` returned is fitted to the masks and not that of the file."""
+    """Warn if the unit sphere that `read_cameras` returned is not that of the file."""
     arrays = read_npz(Path(path), re.compile(r"scale_mat_0").fullmatch, _MATRIX_BYTES)
     given = arrays.get("scale_mat_0")
     if given is not None and np.allclose(given, world_from_unit, rtol=1e-6):
         return []
+    if given is None and np.array_equal(world_from_unit, np.eye(4)):
+        return [
+            f"{path}: has no scale_mat_i; the unit sphere around the world's origin is used, which holds the object"
+        ]
     center, radius = world_from_unit[:3, 3], scale_of(world_from_unit)
     problem = "has no scale_mat_i" if given is None else "scale_mat_i is the identity, but the object is elsewhere"
     return [
