@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run `pmni ARGS`, by default with the arguments of the process.
 
     Raises:
-        SystemExit: with code 0 after --help, 1 after a PmniError, 2 after a wrong command line.
+        SystemExit: with code 0 after --help, 1 after a PmniError, 2 after a wrong command line or a registration that failed.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):

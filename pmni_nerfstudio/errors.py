@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
 """Prefix of the FileNotFoundError raised by Python's tempfile module."""
@@ -15,9 +16,18 @@ _NO_TEMPORARY_FOLDER = "No usable temporary directory"
 class PmniError(Exception):
     """An error that the user can correct. `str(error)` is one line: where, what is wrong, and how to correct it."""
 
+    exit_code: ClassVar[int] = 1
+    """Exit code of a command that ends with this error."""
+
 
 class SceneError(PmniError):
     """An error in a scene folder. The message begins with the file or folder."""
+
+
+class FailedResultError(PmniError):
+    """A command has written its result, but the result cannot be trusted."""
+
+    exit_code = 2
 
 
 def one_line(error: BaseException) -> str:
@@ -41,22 +51,23 @@ def hide_dependency_warnings() -> None:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print a PmniError as one line on stderr and exit with code 1, without a traceback.
+    """Print a PmniError as one line on stderr and exit with its code (1 unless it says otherwise), without a traceback.
 
     The same applies if there is no place for temporary files, as on a full disk: many libraries look for one on import.
 
     Raises:
-        SystemExit: with code 1, in place of these errors. Other exceptions are defects and propagate.
+        SystemExit: with the code of the error, in place of these errors. Other exceptions are defects and propagate.
     """
     try:
         yield
     except PmniError as error:
-        message = str(error)
+        message, code = str(error), error.exit_code
     except FileNotFoundError as error:
         if _NO_TEMPORARY_FOLDER not in str(error):
             raise
+        code = 1
         message = f"{error.strerror or one_line(error)}; free disk space, or set TMPDIR to a writable folder"
     else:
         return
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1) from None
+    raise SystemExit(code) from None

@@ -19,10 +19,12 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
+from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.training.intrinsics import apply_intrinsics
 from pmni_nerfstudio.training.trainer import NotFiniteError
 from pmni_nerfstudio.viewer.live import LivePage
 
@@ -53,6 +55,11 @@ class PmniPipeline(VanillaPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.live = LivePage()
+
+    def load_pipeline(self, loaded_state: Dict[str, Any], step: int) -> None:
+        """Load a checkpoint's state, with the intrinsics that the run was trained with."""
+        super().load_pipeline(loaded_state, step)
+        apply_intrinsics(cast("PmniModel", self.model), cast(PmniDataManager, self.datamanager))
 
     @property
     def page(self) -> Optional[LivePage]:

@@ -74,6 +74,7 @@ class EvalCommand:
         from pmni_nerfstudio.evaluation.ground_truth import find_ground_truth, read_ground_truth
         from pmni_nerfstudio.evaluation.metrics_file import metrics_record, metrics_table, write_metrics
         from pmni_nerfstudio.evaluation.reconstruction import reconstruction_from_files, reconstruction_from_run
+        from pmni_nerfstudio.registration.statistics import verdict_lines
 
         max_memory = parse_memory(self.max_memory)
         truth = None if self.truth is None else read_ground_truth(self.truth)
@@ -94,10 +95,14 @@ class EvalCommand:
             config=None if self.load_config is None else self.load_config.resolve(),
             method=result.method,
             units=self.units,
+            registration=result.registration,
         )
         console = Console()
         scale = 1.0 if evaluation.scores is None else evaluation.scores.scale
         console.print(metrics_table(record, str(result.source), scale))
+        if result.registration is not None:
+            for line in verdict_lines(result.registration):
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
         if truth is None:
             console.print("No ground truth found: only the normals and the mesh were evaluated.")
         if self.output_dir is not None:

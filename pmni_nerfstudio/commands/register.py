@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from pmni_nerfstudio.errors import FailedResultError
 
 
 @dataclass(kw_only=True)
 class RegisterCommand:
-    """Recover camera poses and a surface from normal maps and masks, with rough poses or none."""
+    """Recover camera poses and a surface from normal maps and masks, with rough poses or none.
 
-    data: tyro.conf.Positional[Path]
-    """Scene folder. If it has an intrinsics.json instead of cameras, nothing is assumed of the poses except that the
-    views go once around the object in order."""
+    The exit code is 2 if the registration failed, that is, if its result cannot be trusted; it is written all the same.
+    """
+
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
+    """Scene folder. If it has an intrinsics.json instead of cameras, nothing is assumed of the poses: views may be in any
+    order and layout, such as several rings, a spiral, handheld, or with the object turned over in between."""
     output_dir: Path
     """Folder to write to; created if missing."""
     normals_folder: str | None = None
@@ -30,6 +36,7 @@ class RegisterCommand:
 
         Raises:
             PmniError: the scene is invalid, or the folder cannot be written to.
+            FailedResultError: the registration failed; its result has been written.
         """
         from rich.console import Console
         from rich.markup import escape
@@ -52,6 +59,12 @@ class RegisterCommand:
         c2w = None if self.ignore_poses else scene.c2w
         registration = register_with_progress(views, c2w, RegistrationSettings(seed=self.seed), console)
         files = write_registration(self.output_dir, scene, registration)
-        write_registration_picture(self.output_dir / PICTURE, views, registration)
+        corrected = replace(views, K=registration.intrinsics.corrected(views.K))
+        write_registration_picture(self.output_dir / PICTURE, corrected, registration)
         for i, path in enumerate([*files, self.output_dir / PICTURE]):
             print(f"{'wrote' if i == 0 else '':<8}{path}")
+        if registration.verdict.name == "failed":
+            raise FailedResultError(
+                f"{self.data}: the registration failed, for the reasons above; its result was written to "
+                f"{self.output_dir}, but neither poses nor surface can be trusted"
+            )

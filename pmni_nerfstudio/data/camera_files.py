@@ -18,6 +18,7 @@ import scipy.linalg
 from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.files import read_json_object
 from pmni_nerfstudio.data.npz import read_npz, write_npz
+from pmni_nerfstudio.data.unit_sphere import fitted_sphere
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.geometry.transforms import scale_of
@@ -26,31 +27,71 @@ _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 LARGEST = 1e15
 """Upper bound on the magnitude of numbers in files, so that nothing overflows."""
 _MATRIX_BYTES = 1 << 20
+_IDENTITY = " (scale_mat is the identity, which is right only if the object lies within one unit of the world's origin)"
 
 
-def read_cameras(path: str | os.PathLike[str], num_views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_cameras(
+    path: str | os.PathLike[str], num_views: int, masks: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read and check cameras_sphere.npz. Each `world_mat_i` may have any nonzero overall factor.
 
     Args:
         path: .npz file.
         num_views: required number N of cameras, numbered from 0.
+        masks: (N, H, W), true on the object. If given, a unit sphere is fitted to them where the file has none: every
+            `scale_mat_i` is missing, or is the identity with the object elsewhere.
 
     Returns:
         K: (N, 3, 3) float64, intrinsics in pixels, pixel centers at integers, K[2, 2] = 1.
         c2w: (N, 4, 4) float64, camera to unit-sphere world, OpenCV axes.
-        world_from_unit: (4, 4) float64, a similarity: the scale_mat of the file.
+        world_from_unit: (4, 4) float64, a similarity: the scale_mat of the file, or the fitted one.
 
     Raises:
         SceneError: the file is broken, cameras are missing or too many, a matrix is not finite, singular or mirrored, the
             scale_mats differ or are not similarities, or a camera is inside the unit sphere or looks away from it.
     """
     path = Path(path)
-    matrices = _read_matrices(path, num_views)
+    matrices = _read_matrices(path, num_views, scale_is_optional=masks is not None)
     world_from_unit = matrices["scale_mat_0"]
     _check_similarity(path, world_from_unit)
     for i in range(1, num_views):
         if not np.allclose(matrices[f"scale_mat_{i}"], world_from_unit, rtol=1e-5, atol=1e-5 * _norm(world_from_unit)):
             raise SceneError(f"{path}: scale_mat_{i} differs from scale_mat_0; all views need the same unit sphere")
+    is_identity = np.allclose(world_from_unit, np.eye(4))
+    if is_identity and masks is not None:
+        K, c2w = _decompose(path, matrices, world_from_unit, num_views)
+        fitted = fitted_sphere(K, c2w, masks)
+        world_from_unit = world_from_unit if fitted is None else fitted
+    K, c2w = _decompose(path, matrices, world_from_unit, num_views)
+    cause = "" if not np.array_equal(world_from_unit, np.eye(4)) else _IDENTITY
+    for i in range(num_views):
+        is_negative = np.linalg.det(matrices[f"world_mat_{i}"][:3, :3]) < 0
+        _check_pose(path, i, c2w[i], is_negative, cause)
+    return K, c2w, world_from_unit
+
+
+def warn_fitted_sphere(path: str | os.PathLike[str], world_from_unit: np.ndarray) -> list[str]:
+    """Warn if the unit sphere that `read_cameras` returned is not that of the file."""
+    arrays = read_npz(Path(path), re.compile(r"scale_mat_0").fullmatch, _MATRIX_BYTES)
+    given = arrays.get("scale_mat_0")
+    if given is not None and np.allclose(given, world_from_unit, rtol=1e-6):
+        return []
+    if given is None and np.array_equal(world_from_unit, np.eye(4)):
+        return [
+            f"{path}: has no scale_mat_i; the unit sphere around the world's origin is used, which holds the object"
+        ]
+    center, radius = world_from_unit[:3, 3], scale_of(world_from_unit)
+    problem = "has no scale_mat_i" if given is None else "scale_mat_i is the identity, but the object is elsewhere"
+    return [
+        f"{path}: {problem}; the unit sphere was fitted to the masks: center ({center[0]:.4g}, {center[1]:.4g}, "
+        f"{center[2]:.4g}), radius {radius:.4g}; write it into scale_mat_i to silence this"
+    ]
+
+
+def _decompose(
+    path: Path, matrices: dict[str, np.ndarray], world_from_unit: np.ndarray, num_views: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics (N, 3, 3) and poses (N, 4, 4) in the unit-sphere world."""
     K, c2w = np.empty((num_views, 3, 3)), np.empty((num_views, 4, 4))
     for i in range(num_views):
         projection = matrices[f"world_mat_{i}"][:3] @ world_from_unit
@@ -59,8 +100,7 @@ def read_cameras(path: str | os.PathLike[str], num_views: int) -> tuple[np.ndarr
         if singular[2] <= 1e-7 * singular[0] or singular[0] <= 1e-12 * _norm(projection):
             raise SceneError(f"{path}: world_mat_{i} is not invertible; it has to be K [R | t] of a pinhole camera")
         K[i], c2w[i] = decompose_projection(projection / singular[0])
-        _check_pose(path, i, c2w[i], is_negative=np.linalg.det(projection[:, :3]) < 0)
-    return K, c2w, world_from_unit
+    return K, c2w
 
 
 def write_cameras(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, world_from_unit: np.ndarray) -> None:
@@ -255,14 +295,16 @@ def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndar
     return warnings
 
 
-def _read_matrices(path: Path, num_views: int) -> dict[str, np.ndarray]:
-    """Read all world_mat_i and scale_mat_i as finite (4, 4) float64."""
+def _read_matrices(path: Path, num_views: int, scale_is_optional: bool) -> dict[str, np.ndarray]:
+    """Read all world_mat_i and scale_mat_i as finite (4, 4) float64; identities if all scale_mat_i may be missing."""
     arrays = read_npz(path, re.compile(r"(world|scale)_mat_\d+").fullmatch, _MATRIX_BYTES)
     count = sum(name.startswith("world_mat_") for name in arrays)
     if count != num_views:
         raise SceneError(
             f"{path}: holds {count} cameras (world_mat_i) for {num_views} views; write one for each, numbered from 0"
         )
+    if scale_is_optional and not any(name.startswith("scale_mat_") for name in arrays):
+        arrays |= {f"scale_mat_{i}": np.eye(4) for i in range(num_views)}
     return {
         name: _matrix(path, name, arrays) for i in range(num_views) for name in (f"world_mat_{i}", f"scale_mat_{i}")
     }
@@ -296,17 +338,18 @@ def _check_similarity(path: Path, world_from_unit: np.ndarray) -> None:
         raise SceneError(f"{path}: scale_mat_0 is mirrored; use a positive scale")
 
 
-def _check_pose(path: Path, i: int, c2w: np.ndarray, is_negative: bool) -> None:
+def _check_pose(path: Path, i: int, c2w: np.ndarray, is_negative: bool, cause: str) -> None:
+    """Check that a camera looks at the unit sphere from outside; `cause` is appended to the message."""
     depth = np.linalg.inv(c2w)[2, 3]
     if depth <= 0:
         # A mirrored camera and a negative multiple of a valid one differ only in the side on which the object is.
         what = "is a mirrored camera" if is_negative else "looks away from the unit sphere"
-        raise SceneError(f"{path}: world_mat_{i} {what}; it has to be K [R | t] with x right, y down, z forward")
+        raise SceneError(f"{path}: world_mat_{i} {what}; it has to be K [R | t] with x right, y down, z forward{cause}")
     distance = _norm(c2w[:3, 3])
     if distance <= 1:
         raise SceneError(
             f"{path}: world_mat_{i} has its camera inside the unit sphere ({distance:.3g} radii from the center); "
-            "fit scale_mat to the object alone"
+            f"fit scale_mat to the object alone{cause}"
         )
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type, Union, cast
 
+import numpy as np
 import torch
 import tyro
 from nerfstudio.cameras.rays import RayBundle
@@ -84,6 +85,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
+        self._given_K: Optional[np.ndarray] = None
         self._pools: Dict[Tuple[int, ...], PixelPools] = {}
         with exit_on_error():
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -117,10 +119,36 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         rays = self.config.train_num_rays_per_batch
         self.train_pixel_sampler = config.setup(masks=masks, views=views, num_rays_per_batch=rays, pools=pools)
 
+    def correct_intrinsics(self, focal_factor: float, shift_px: Tuple[float, float]) -> None:
+        """Change the intrinsics of all views from the given ones; repeated calls do not add up.
+
+        Args:
+            focal_factor: factor on the focal lengths.
+            shift_px: shift of the principal points along x and y, in pixels.
+        """
+        assert isinstance(self.dataparser, PmniDataParser)
+        K = (self._scene.K if self._given_K is None else self._given_K).copy()
+        if self._given_K is None:
+            self._given_K = self._scene.K
+        K[:, :2, :2] *= focal_factor
+        K[:, :2, 2] += shift_px
+        self.dataparser.scene = replace(self._scene, K=K)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            dataset.change_intrinsics(self._scene)
+        # Copies of the cameras on the device, which inference does without.
+        if self.train_pixel_sampler is not None:
+            self.train_ray_generator = self._ray_generator(self.train_dataset)
+        if self.eval_pixel_sampler is not None:
+            self.eval_ray_generator = self._ray_generator(self.eval_dataset)
+            self._load_eval_views()
+
     def setup_eval(self) -> None:
         """Create the pixel sampler, ray generator and data loaders of the eval split."""
         self.eval_pixel_sampler = self._get_pixel_sampler(self.eval_dataset, self.config.eval_num_rays_per_batch)
         self.eval_ray_generator = self._ray_generator(self.eval_dataset)
+        self._load_eval_views()
+
+    def _load_eval_views(self) -> None:
         self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
         self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
 

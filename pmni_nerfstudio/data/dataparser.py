@@ -44,9 +44,9 @@ class PmniDataParserConfig(DataParserConfig):
     """Factor on the size of the maps: 0.5 halves width and height. Intrinsics are scaled accordingly."""
     exclude_views: Tuple[int, ...] = ()
     """Indices of views to exclude from training, counted from 0 in the order of the file names. Evaluation uses them."""
-    initial_poses: Literal["file", "ring"] = "file"
+    initial_poses: Literal["file", "ring", "none"] = "file"
     """Initial camera poses: those of the scene's camera file, or an even ring around the object, sized to the masks, as in
-    PMNI. With "file", scenes without poses are registered without an initial guess."""
+    PMNI. With "none", or without poses in the scene, the views are registered without an initial guess."""
     ring_elevation_deg: float = 20.0
     """Elevation of the ring's cameras above the object, in degrees."""
     ring_clockwise: bool = False
@@ -96,14 +96,14 @@ class PmniDataParser(DataParser):
         """
         scene = self.scene
         train, held_out = split_indices(scene, self.config.exclude_views)
-        ring = self.config.initial_poses == "ring"
-        if (scene.c2w is None or ring) and held_out:
+        choice = self.config.initial_poses
+        if (scene.c2w is None or choice != "file") and held_out:
             raise SceneError(
                 f"{scene.root}: no views can be held out because their poses are unknown; do not use exclude-views"
             )
         is_train = split_name == "train" or not held_out
         # Without poses, these are placeholders: the views are registered before training.
-        c2w = self._ring() if scene.c2w is None or ring else scene.c2w
+        c2w = self._ring() if scene.c2w is None or choice != "file" else scene.c2w
         if is_train:
             c2w = perturb_poses(
                 c2w,
@@ -111,7 +111,8 @@ class PmniDataParser(DataParser):
                 self.config.pose_noise_translation,
                 np.random.default_rng(self.config.pose_noise_seed),
             )
-        split = select_views(scene, train if is_train else held_out, c2w, has_poses=ring or scene.c2w is not None)
+        has_poses = choice == "ring" or (choice == "file" and scene.c2w is not None)
+        split = select_views(scene, train if is_train else held_out, c2w, has_poses)
         transform, scale = unit_from_world(scene.world_from_unit)
         images = scene.normal_files if scene.image_files is None else scene.image_files
         return DataparserOutputs(

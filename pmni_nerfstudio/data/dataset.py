@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Dict, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.data.split_views import split_views_of
+from pmni_nerfstudio.data.split_views import METADATA_KEY, split_views_of
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 
@@ -39,6 +40,16 @@ class PmniDataset(InputDataset):
         super().__init__(dataparser_outputs)
         self.scene = scene
         self.views = split_views_of(dataparser_outputs.metadata).indices
+
+    def change_intrinsics(self, scene: Scene) -> None:
+        """Take over the intrinsics of a scene that otherwise is the same."""
+        self.scene = scene
+        K = scene.K[list(self.views)]
+        self.metadata[METADATA_KEY] = replace(split_views_of(self.metadata), K=K)
+        values = torch.from_numpy(K).to(self.cameras.fx)
+        self.cameras.fx, self.cameras.fy = values[:, 0, 0, None], values[:, 1, 1, None]
+        # nerfstudio's pixel centers are at 0.5.
+        self.cameras.cx, self.cameras.cy = values[:, 0, 2, None] + 0.5, values[:, 1, 2, None] + 0.5
 
     @property
     def maps(self) -> Dict[str, Tensor]:

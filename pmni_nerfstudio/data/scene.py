@@ -188,8 +188,9 @@ def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
     count, height, width = masks.shape
     cameras, intrinsics = root / CAMERAS, root / INTRINSICS
     if os.path.lexists(cameras):
-        K, c2w, world_from_unit = camera_files.read_cameras(cameras, count)
+        K, c2w, world_from_unit = camera_files.read_cameras(cameras, count, masks)
         warnings = camera_files.check_pinholes(cameras, K, width, height)
+        warnings += camera_files.warn_fitted_sphere(cameras, world_from_unit)
         warnings += camera_files.warn_small_or_same(cameras, K, c2w, masks)
         warnings += camera_files.warn_outside_sphere(cameras, K, c2w, masks)
         return K, c2w, world_from_unit, warnings

@@ -22,7 +22,14 @@ Record = dict[str, Any]
 
 
 def metrics_record(
-    evaluation: Evaluation, *, names: list[str], scene: Path | None, config: Path | None, method: str | None, units: str
+    evaluation: Evaluation,
+    *,
+    names: list[str],
+    scene: Path | None,
+    config: Path | None,
+    method: str | None,
+    units: str,
+    registration: Record | None = None,
 ) -> Record:
     """Contents of metrics.json.
 
@@ -33,6 +40,7 @@ def metrics_record(
         config: Absolute path of the run's config.yml, if known.
         method: Name of the method, if known.
         units: Name of the data's units.
+        registration: Verdict of the registration (see `verdict_record`), if one is known.
     """
     scores, normals = evaluation.scores, evaluation.normals
     poses = None if scores is None or scores.poses is None else asdict(scores.poses)
@@ -51,6 +59,7 @@ def metrics_record(
         "config": None if config is None else str(config),
         "method": method,
         "units": units,
+        "registration": registration,
         "aligned": evaluation.aligned,
         "similarity": scores.similarity.tolist() if scores is not None and evaluation.aligned else None,
         "surface": None if scores is None else asdict(scores.surface),

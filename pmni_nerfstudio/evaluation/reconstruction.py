@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trimesh
@@ -17,6 +17,7 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.evaluation.ground_truth import poses_are_given
 from pmni_nerfstudio.geometry.ray_casting import RayCaster, camera_normals
 from pmni_nerfstudio.geometry.transforms import transform_poses
+from pmni_nerfstudio.registration.statistics import read_verdict, verdict_record
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.export.maps import RenderedView
@@ -42,6 +43,8 @@ class Reconstruction:
     method: str | None
     """Name of the method, if known."""
     render: Renderer
+    registration: dict[str, Any] | None = None
+    """Verdict of the registration (see `verdict_record`), if one is known."""
 
 
 def reconstruction_from_files(
@@ -49,13 +52,16 @@ def reconstruction_from_files(
 ) -> Reconstruction:
     """Read a mesh and poses from files; normals are rendered from the mesh with the scene's cameras.
 
+    A registration.json beside the mesh gives the verdict of the registration.
+
     Raises:
         PmniError: A file is missing or invalid.
     """
     mesh = read_mesh(mesh_file)
     c2w = None if poses_file is None else read_poses(poses_file, num_views)
     trained = np.ones(num_views, dtype=bool)
-    return Reconstruction(mesh_file, mesh, c2w, trained, False, None, _mesh_renderer(mesh, scene))
+    registration = read_verdict(mesh_file.parent)
+    return Reconstruction(mesh_file, mesh, c2w, trained, False, None, _mesh_renderer(mesh, scene), registration)
 
 
 def reconstruction_from_run(
@@ -103,8 +109,9 @@ def reconstruction_from_run(
         cameras = nerfstudio_cameras(scene.K, unit, scene.width, scene.height, cam_idx=False)
         return render_views(model, cameras, scene.world_from_unit)
 
-    method = run.config.method_name
-    return scene, Reconstruction(run.config_path, mesh, c2w, trained, not poses.enabled, method, render)
+    method, statistics = run.config.method_name, model.registration_statistics
+    registration = None if statistics is None else verdict_record(statistics)
+    return scene, Reconstruction(run.config_path, mesh, c2w, trained, not poses.enabled, method, render, registration)
 
 
 def _baseline_reconstruction(run: Run, resolution: int, max_memory: int | None) -> tuple[Scene, Reconstruction]:

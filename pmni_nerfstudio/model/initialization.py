@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni_nerfstudio.registration.pipeline import Registration
+
 InitializationKind = Literal["hull", "sweep", "surface"]
 """Kind of an initial surface, which determines how gently it is trained:
 
@@ -31,3 +33,5 @@ class Initialization:
     """Kind of the surface."""
     inlier_views: Bool[np.ndarray, " n"] | None = None
     """Views that are consistent with the others and are trained on; None for all."""
+    registration: Registration | None = None
+    """Registration that found them, if any."""

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Tuple, Type, Union, cast
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -76,6 +78,8 @@ class PmniModelConfig(ModelConfig):
     """Find the initial poses and surface by registration before the first step; `registered_poses` determines what
     happens to the poses afterwards. If disabled, the poses of the dataset are optimized by gradient descent, and `start`
     determines the initial surface."""
+    train_anyway: bool = False
+    """Train even if the registration failed, that is, if its poses and surface cannot be trusted."""
     registered_poses: Literal["fixed", "gauss-newton", "gradient"] = "gauss-newton"
     """Optimization of registered poses during training: fixed (none), gauss-newton (a step of the registration's normal
     bundle adjustment against the current surface every `steps_per_pose_step` steps), or gradient (gradient descent).
@@ -155,6 +159,11 @@ class PmniModel(Model):
         self.renderer_rgb = RGBRenderer(background_color="random")
         self.fraction = 0.0
         self.initialization_kind: InitializationKind = "hull"
+        self.registration_statistics: Optional[Dict[str, Any]] = None
+        """Contents of registration.json; None without registration."""
+        self.intrinsics_change: Tuple[float, float, float] = (1.0, 0.0, 0.0)
+        """Change of the given intrinsics by registration: factor on the focal lengths, shift of the principal points in
+        pixels. `training.intrinsics` applies it."""
         self.register_buffer("inlier_views", torch.ones(self.num_train_data, dtype=torch.bool))
         # Poses of the initialization, OpenGL axes; the pose optimizer's initial poses change with each pose step.
         self.register_buffer("registered_c2w", self.camera_optimizer.base_c2w.clone())
@@ -192,13 +201,22 @@ class PmniModel(Model):
                 self.supervision.initial_depth_scales(self.camera_optimizer, self.grid)
             )
 
+    def change_intrinsics(self, K: Float[np.ndarray, "n 3 3"]) -> None:
+        """Take over other intrinsics of the training views."""
+        self.views = replace(self.views, K=K)
+        self.supervision = Supervision(self.views, self.config.normal_loss)
+
     def inlier_indices(self) -> List[int]:
         """Indices of the training views that the initialization did not reject; only these are trained on."""
         return self.inlier_views.nonzero()[:, 0].tolist()
 
     def get_extra_state(self) -> Dict[str, Any]:
         """State besides the tensors, for checkpoints."""
-        return {"initialization": self.initialization_kind}
+        return {
+            "initialization": self.initialization_kind,
+            "registration": json.dumps(self.registration_statistics),
+            "intrinsics_change": self.intrinsics_change,
+        }
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
         """Restore the state of a checkpoint.
@@ -209,6 +227,8 @@ class PmniModel(Model):
         if not isinstance(state, dict) or "initialization" not in state:
             raise RuntimeError("an earlier version of this program wrote the checkpoint")
         self.initialization_kind = state["initialization"]
+        self.registration_statistics = json.loads(state.get("registration", "null"))
+        self.intrinsics_change = state.get("intrinsics_change", (1.0, 0.0, 0.0))
 
     @property
     def initial_surface(self) -> Literal["auto", "hull", "surface", "sweep"]:

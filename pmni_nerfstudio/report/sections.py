@@ -53,6 +53,7 @@ def report_sections(result: StoredResult) -> list[Section]:
     return [
         Section("metrics", "Metrics", metrics(result)),
         Section("mesh", "Mesh", mesh(result, small)),
+        Section("registration", "Registration", registration(result)),
         Section("views", "Views", views(result)),
         Section("cameras", "Cameras", cameras(result, small)),
         Section("curves", "Training", curves(result)),
@@ -81,6 +82,14 @@ def main_metrics(record: Record) -> list[tuple[str, str, str]]:
         against = "input" if normals["against"] == "inputs" else "ground-truth"
         tiles.append((f"normal error against {against} normals, mean", f"{normals['mae_deg']:.3g}", "deg"))
     return tiles
+
+
+def registration(result: StoredResult) -> Markup:
+    """Verdict of the registration, its reasons, and the status of every view."""
+    record = result.record.get("registration")
+    if record is None:
+        return note("No registration: the poses were given, or the evaluated mesh has no registration.json beside it.")
+    return render("registration", record["verdict"], record["reasons"], record["views"])
 
 
 def views(result: StoredResult) -> Markup:

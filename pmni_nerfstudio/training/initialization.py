@@ -48,7 +48,7 @@ def find_initialization(model: PmniModel, views: Views, cache: Path, watcher: Wa
     if model.uses_registration:
         rough_c2w = given.c2w if given.has_poses else None
         settings = RegistrationSettings(config.registration_seed)
-        return initialize_by_registration(views, rough_c2w, settings, cache, watcher)
+        return initialize_by_registration(views, rough_c2w, settings, cache, watcher, config.train_anyway)
     hull = initialize_from_hull(views.masks, views.K, given.c2w, config.hull_resolution, config.hull_votes)
     if not bool((hull.sdf < 0).any()):
         raise PmniError(f"{given.root}: the masks have no visual hull at these poses; check the cameras and masks")
@@ -137,6 +137,7 @@ def initialize_by_registration(
     settings: RegistrationSettings,
     cache: Path,
     watcher: Watcher | None = None,
+    train_anyway: bool = False,
 ) -> Initialization:
     """Registered poses and surface, read from the cache if the same views were registered with the same settings.
 
@@ -146,9 +147,10 @@ def initialize_by_registration(
         settings: Settings of the registration.
         cache: Folder of cached registrations; created if necessary.
         watcher: Notified of the progress, if any.
+        train_anyway: Return the result even if the registration failed.
 
     Raises:
-        PmniError: The views cannot be registered.
+        PmniError: The views cannot be registered, or the registration failed; its result is in the cache.
     """
     path = cache / f"{registration_key(views, c2w, settings)}.npz"
     if path.is_file():
@@ -159,5 +161,15 @@ def initialize_by_registration(
         registration = register_with_progress(views, c2w, settings, CONSOLE, watcher)
         cache.mkdir(parents=True, exist_ok=True)
         save_registration(path, registration)
+    if registration.verdict.name == "failed" and not train_anyway:
+        poses = (
+            ""
+            if c2w is None
+            else "without the poses of the scene (--pipeline.datamanager.dataparser.initial-poses none), "
+        )
+        raise PmniError(
+            f"the registration failed: {registration.verdict.reasons[0]}; it is kept in {path}; train {poses}at accurate "
+            "poses (ns-train pmni-calibrated), or with this result (--pipeline.model.train-anyway True)"
+        )
     sdf = torch.from_numpy(registration.surface.sdf)
-    return Initialization(registration.c2w, sdf, kind="surface", inlier_views=registration.trusted)
+    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration)

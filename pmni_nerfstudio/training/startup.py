@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, Optional
 
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils.rich_utils import CONSOLE
 
+from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.model.grid_levels import matching_schedule_steps
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
+from pmni_nerfstudio.registration.statistics import STATISTICS, registration_statistics
 from pmni_nerfstudio.registration.views import Views, views_of_scene
 from pmni_nerfstudio.training.controller import RunController
 from pmni_nerfstudio.training.initialization import find_initialization
+from pmni_nerfstudio.training.intrinsics import take_over_intrinsics
 from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
 
 
@@ -39,7 +44,10 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
 
     if resumed_state is None:
         assert views is not None
-        _initialize(trainer, model, views)
+        views = _initialize(trainer, model, views)
+    if model.registration_statistics is not None:
+        with exit_on_error():
+            write_json(trainer.base_dir / STATISTICS, model.registration_statistics)
     inliers = model.inlier_indices()
     if len(inliers) < model.views.num_views:
         datamanager = trainer.pipeline.datamanager
@@ -60,14 +68,28 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     return controller
 
 
-def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> None:
-    """Find the initial poses and surface, and warm-start the model with them."""
+def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> Views:
+    """Find the initial poses and surface, and warm-start the model with them.
+
+    Returns:
+        The views, with the intrinsics that registration has refined.
+    """
     page = getattr(trainer.pipeline, "page", None)
     with exit_on_error():
         initialization = find_initialization(model, views, trainer.base_dir / "registration", page)
+    registration = initialization.registration
+    if registration is not None:
+        model.registration_statistics = registration_statistics(registration, model.views.names, model.views.K)
+        datamanager = trainer.pipeline.datamanager
+        assert isinstance(datamanager, PmniDataManager)
+        take_over_intrinsics(model, datamanager, registration.intrinsics)
+        views = replace(views, K=registration.intrinsics.corrected(views.K))
+        if registration.intrinsics.applied:
+            CONSOLE.log("Training uses the corrected intrinsics, and so do evaluation and exports of the run.")
     model.warm_start(initialization)
     if initialization.kind != "hull":
         scale_learning_rate(trainer.optimizers.schedulers["sdf"], model.config.detailed_lr_factor)
+    return views
 
 
 def _schedule_steps(model: PmniModel, max_steps: int) -> int:

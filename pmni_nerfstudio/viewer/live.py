@@ -102,6 +102,7 @@ class LivePage(ViewerControl):
         self.attached = True
         if trainer is None:
             self.panel.show_stage("A trained run", None)
+            self._show_verdict()
             self.panel.enable()
             self._place_cameras()
         else:
@@ -135,6 +136,11 @@ class LivePage(ViewerControl):
         self._place_cameras()
         self._plot_residuals()
 
+    def _show_verdict(self) -> None:
+        statistics = self._model.registration_statistics
+        if statistics is not None:
+            self.panel.show_verdict(statistics["verdict"], statistics["reasons"])
+
     # ---- training ----
 
     def begin(self) -> None:
@@ -144,6 +150,7 @@ class LivePage(ViewerControl):
             self._mesh.remove()
             self._mesh = None
         self.panel.enable()
+        self._show_verdict()
         self._show_overlay()
         self._place_cameras()
 

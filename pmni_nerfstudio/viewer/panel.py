@@ -51,6 +51,7 @@ class Panel:
         with gui.add_folder("PMNI", order=-1.0):
             self._stage = gui.add_markdown("")
             self._progress = gui.add_progress_bar(0.0)
+            self._verdict = gui.add_markdown("")
             self._cameras = gui.add_dropdown("Cameras", list(camera_sets), initial_value=camera_sets[0])
             self._cameras.on_update(lambda _: actions.cameras())
             self._overlay = gui.add_checkbox("Mesh overlay", False)
@@ -103,6 +104,10 @@ class Panel:
         self._progress.visible = done is not None
         if done is not None:
             self._progress.value = 100.0 * min(max(done, 0.0), 1.0)
+
+    def show_verdict(self, verdict: str, reasons: Sequence[str]) -> None:
+        """Show the verdict of the registration, and its reasons."""
+        self._verdict.content = "\n".join([f"Registration: **{verdict}**\n", *(f"- {as_text(r)}" for r in reasons)])
 
     def show_views(self, residual_deg: Float[np.ndarray, " n"], rotation_deg: Float[np.ndarray, " n"]) -> None:
         """Plot the residual of each view's normals, and the rotation of each camera from its initial pose.

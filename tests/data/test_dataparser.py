@@ -128,6 +128,7 @@ def test_scene_is_read_once_and_its_warnings_shown_once(sphere_scene, monkeypatc
         ({"exclude_views": tuple(range(7))}, False, "all 7 views"),
         ({"exclude_views": (2,)}, True, "no views can be held out"),
         ({"exclude_views": (2,), "initial_poses": "ring"}, False, "no views can be held out"),
+        ({"exclude_views": (2,), "initial_poses": "none"}, False, "no views can be held out"),
     ],
 )
 def test_invalid_settings_exit_with_a_one_line_error(sphere_scene, outputs_of, capsys, settings, without_poses, words):
@@ -225,6 +226,14 @@ def test_initial_poses_on_a_ring(sphere_scene, outputs_of):
     np.testing.assert_allclose(np.diff(found[False]), 2 * np.pi / 7)
     np.testing.assert_allclose(np.diff(found[True]), -2 * np.pi / 7)
     assert not split_views_of(outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata).has_poses
+
+
+def test_given_poses_can_be_ignored(sphere_scene, outputs_of):
+    """They are then treated like those of a scene without poses."""
+    ignored = split_views_of(outputs_of(sphere_scene, initial_poses="none").metadata)
+    without = split_views_of(outputs_of(dataclasses.replace(sphere_scene, c2w=None)).metadata)
+    assert not ignored.has_poses
+    np.testing.assert_array_equal(ignored.c2w, without.c2w)
 
 
 def test_placeholder_cameras_of_a_scene_without_poses_are_on_a_ring(sphere_scene, outputs_of):

@@ -22,6 +22,7 @@ from helpers.scene_files import (
     WIDTH,
     add_world_normals,
     change_all_cameras,
+    change_cameras,
     change_mask,
     change_normals,
     change_pose,
@@ -36,9 +37,10 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.data.axes_check import AxisCorrection, axis_corrections, check_axes, measure_axes
 from pmni_nerfstudio.data.camera_files import decompose_projection, read_cameras, write_cameras
 from pmni_nerfstudio.data.images import read_exr, write_exr, write_png
-from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.scene import CAMERAS, read_scene
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +347,47 @@ def test_an_object_outside_the_unit_sphere_causes_a_warning(root: Path, truth: d
     warnings = read_scene(root).warnings
     assert len(warnings) == 1
     assert "in 1 of 4 views (first world_mat_1) most of the mask is outside" in warnings[0]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_world_without_a_unit_sphere_gets_one_from_the_masks(missing: bool, root: Path, truth: dict) -> None:
+    """The cameras are the same in the data world; the object is where the true sphere is."""
+    before = read_scene(root)
+    change_scale_mats(root, None if missing else np.eye(4))
+    scene = read_scene(root)
+    assert len(scene.warnings) == 1
+    cause = "has no scale_mat_i" if missing else "scale_mat_i is the identity, but the object is elsewhere"
+    assert cause in scene.warnings[0] and "was fitted to the masks" in scene.warnings[0]
+    world, size = before.world_from_unit, scale_of(before.world_from_unit)
+    assert np.linalg.norm(scene.world_from_unit[:3, 3] - world[:3, 3]) < 0.3 * size
+    assert 0.4 < scale_of(scene.world_from_unit) / size < 1.5
+    assert scene.c2w is not None and before.c2w is not None
+    poses = [transform_poses(s.world_from_unit, c2w) for s, c2w in ((scene, scene.c2w), (before, before.c2w))]
+    np.testing.assert_allclose(poses[0], poses[1], atol=1e-4 * size)
+    np.testing.assert_allclose(scene.K, before.K, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_worlds_own_unit_sphere_is_kept_if_it_holds_the_object(missing: bool, root: Path, truth: dict) -> None:
+    write_cameras(root / CAMERAS, truth["K"], truth["c2w"], np.eye(4))
+    change_scale_mats(root, None if missing else np.eye(4))
+    scene = read_scene(root)
+    np.testing.assert_array_equal(scene.world_from_unit, np.eye(4))
+    assert len(scene.warnings) == missing
+    assert all("the unit sphere around the world's origin is used" in line for line in scene.warnings)
+
+
+def test_an_identity_is_named_where_cameras_do_not_look_at_the_unit_sphere(root: Path, truth: dict) -> None:
+    backward = truth["c2w"].copy()
+    backward[:, :3, [0, 2]] *= -1
+    write_cameras(root / CAMERAS, truth["K"], backward, np.eye(4))
+    with pytest.raises(SceneError, match="looks away from the unit sphere.*scale_mat is the identity.*origin"):
+        read_scene(root)
+
+
+def change_scale_mats(root: Path, value: np.ndarray | None) -> None:
+    """Write the same matrix, or none, as all scale_mat_i."""
+    change_cameras(root, **{f"scale_mat_{i}": lambda _: value for i in range(VIEWS)})
 
 
 def test_cameras_of_an_image_twice_as_large_cause_a_warning(root: Path) -> None:

@@ -65,7 +65,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "views": (changed(c2w=np.tile(np.eye(4), (2, 1, 1))), "view_status has an unexpected shape"),
     "no cube": (changed(sdf=np.ones((9, 9, 8), np.float32)), "sdf has an unexpected shape"),
     "not finite": (changed(sdf=np.full((9, 9, 9), np.nan, np.float32)), "sdf has .* not finite"),
-    "kind": (changed(trusted=np.ones(3)), "trusted has an unexpected shape or type"),
+    "kind": (changed(hypothesis_pruned=np.ones(1)), "hypothesis_pruned has an unexpected shape or type"),
     "pickle": (changed(seconds=np.array([{}], dtype=object)), "can't be read"),
     "folder": (lambda p: (p.unlink(), p.mkdir()), "is not a regular file"),
 }

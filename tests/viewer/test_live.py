@@ -345,6 +345,7 @@ def test_the_page_follows_a_run_from_registration_on(
     waits(lambda: run.reached(20))
     live, trainer = run.live, run.trainer
     assert trainer is not None
+    page.page.get_by_text("Registration: ok").first.wait_for()
     first = page.canvas(until=lambda picture: lit(picture).sum() > 1000)
     seen_at = run.step
     waits(lambda: run.reached(seen_at + 60))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unit sphere of a scene whose camera file gives none: the object's place, from the masks and the poses."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS, radius_at_depth_1
+from pmni_nerfstudio.geometry.cameras import pixel_directions
+
+_MAX_REACH = 1.2
+"""Distance from the origin up to which an object counts as inside the unit sphere; poses may be rough."""
+_MIN_RADIUS = 0.1
+"""Radius below which an object is too small for the unit sphere."""
+_ROUNDS = 10
+
+
+def fitted_sphere(
+    K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"], masks: Bool[np.ndarray, "n h w"]
+) -> Float[np.ndarray, "4 4"] | None:
+    """Similarity from a unit sphere that holds the object to the world of the poses, as far as masks tell.
+
+    The center is the point nearest to the rays through the masks' centroids, with little weight on the rays that miss it,
+    because poses may be rough or wrong.
+
+    Returns:
+        None if the world's own unit sphere holds the object, or if most cameras do not look at one place.
+    """
+    rays = np.empty((len(masks), 3))
+    for i, mask in enumerate(masks):
+        y, x = np.nonzero(mask)
+        rays[i] = c2w[i, :3, :3] @ pixel_directions(K[i], np.array([x.mean(), y.mean()]))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    across, cameras = np.eye(3) - rays[:, :, None] * rays[:, None, :], c2w[:, :3, 3]
+    weights, center = np.ones(len(masks)), np.zeros(3)
+    for _ in range(_ROUNDS):
+        system = np.einsum("n,nij->ij", weights, across)
+        # The weak pull towards the cameras' mean makes the point unique for parallel rays.
+        pull = 1e-9 * weights.sum()
+        right = np.einsum("n,nij,nj->i", weights, across, cameras) + pull * cameras.mean(axis=0)
+        center = np.linalg.solve(system + pull * np.eye(3), right)
+        misses = np.linalg.norm(np.einsum("nij,nj->ni", across, center - cameras), axis=1)
+        weights = 1.0 / (misses + 0.1 * np.median(misses) + 1e-12)
+        weights /= weights.max()
+    depth = np.einsum("ni,ni->n", center - cameras, c2w[:, :3, 2])
+    facing = np.flatnonzero(depth > 0)
+    if len(facing) < 0.5 * len(masks):
+        return None
+    radius = float(np.median([depth[i] * radius_at_depth_1(K[i], masks[i]) for i in facing]))
+    if radius >= _MIN_RADIUS and float(np.linalg.norm(center)) + radius <= _MAX_REACH:
+        return None
+    similarity = np.diag([radius / OBJECT_RADIUS] * 3 + [1.0])
+    similarity[:3, 3] = center
+    return similarity

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Panel of the live page."""
+
+from __future__ import annotations
+
+import viser
+from helpers.serving import free_port
+
+from pmni_nerfstudio.viewer.panel import Actions, Panel
+
+
+def test_the_verdict_is_shown_with_its_reasons_as_plain_text():
+    server = viser.ViserServer(port=free_port(), verbose=False)
+    try:
+        nothing = Actions(lambda: None, lambda: None, lambda: "", None)
+        panel = Panel(server, ["00", "01"], ["refined"], nothing)
+        assert panel._verdict.content == ""
+        panel.show_verdict("failed", ["view *01* does not fit", "another"])
+        assert panel._verdict.content == "Registration: **failed**\n\n- view \\*01\\* does not fit\n- another"
+    finally:
+        server.stop()
