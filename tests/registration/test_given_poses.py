@@ -62,36 +62,77 @@ def permuted(poses: Poses) -> Poses:
     return poses.subset(np.random.default_rng(8).permutation(len(poses)))
 
 
-@pytest.mark.parametrize("seed", range(3))
+def names_over_seeds(layout: Callable[[int], Poses], mistake: Callable[[Poses], Poses], **rough) -> list[str]:
+    """What is named in twenty captures; - for nothing."""
+    out = []
+    for seed in range(20):
+        truth = layout(seed)
+        given = mistake(turned(truth, rough["noise_deg"], seed) if rough else truth)
+        found = compare_with_given(recovered(truth, seed), given, ALL)
+        named = [n for n in (MIRRORED, OPENGL, INVERTED, PERMUTED) if found.mistake is not None and n in found.mistake]
+        assert len(named) == (found.mistake is not None)
+        assert found.mistake is None or not (found.world_is_kept or found.swapped)
+        out += named or ["-"]
+    return out
+
+
+HALF_AGREE = "inverted or permuted poses are not looked at where half of them agree within 60 degrees by chance"
+SAME_ROTATIONS = "rotations cannot tell OpenGL's axes from a mirrored world; only the object behind the cameras can"
+
+
 @pytest.mark.parametrize(
-    ("mistake", "name"),
-    [(mirrored, MIRRORED), (opengl, OPENGL), (inverted, INVERTED), (permuted, PERMUTED)],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ("layout", "mistake", "name"),
+    [
+        pytest.param(scattered, mirrored, MIRRORED),
+        pytest.param(scattered, permuted, PERMUTED),
+        pytest.param(scattered, inverted, INVERTED, marks=pytest.mark.xfail(reason=HALF_AGREE, strict=True)),
+        pytest.param(ring, inverted, INVERTED, marks=pytest.mark.xfail(reason=HALF_AGREE, strict=True)),
+        pytest.param(ring, permuted, PERMUTED, marks=pytest.mark.xfail(reason=HALF_AGREE, strict=True)),
+        pytest.param(scattered, opengl, OPENGL, marks=pytest.mark.xfail(reason=SAME_ROTATIONS, strict=True)),
+        pytest.param(ring, opengl, OPENGL, marks=pytest.mark.xfail(reason=SAME_ROTATIONS, strict=True)),
+    ],
 )
+def test_a_common_mistake_is_named_in_every_capture(layout, mistake, name):
+    assert names_over_seeds(layout, mistake) == 20 * [name]
+
+
+@pytest.mark.parametrize(
+    ("layout", "mistake", "name", "least"),
+    [
+        (ring, mirrored, MIRRORED, 18),
+        (ring, inverted, INVERTED, 12),
+        (ring, permuted, PERMUTED, 8),
+        (scattered, inverted, INVERTED, 12),
+    ],
+)
+def test_a_common_mistake_is_named_in_most_captures_and_hardly_ever_another(layout, mistake, name, least):
+    names = names_over_seeds(layout, mistake)
+    assert names.count(name) >= least
+    assert names.count(name) + names.count("-") >= 19
+
+
 @pytest.mark.parametrize("layout", [ring, scattered])
-def test_a_common_mistake_is_named(layout: Callable[[int], Poses], mistake: Callable[[Poses], Poses], name, seed):
-    truth = layout(seed)
-    found = compare_with_given(recovered(truth, seed), mistake(truth), ALL)
-    assert found.mistake is not None and name in found.mistake
-    assert sum(other in found.mistake for other in (MIRRORED, OPENGL, INVERTED, PERMUTED)) == 1
-    assert not found.world_is_kept
-    assert found.swapped == ()
+def test_wrong_axes_are_named_as_one_mistake_or_the_other(layout):
+    assert set(names_over_seeds(layout, opengl)) <= {OPENGL, MIRRORED, "-"}
+    assert names_over_seeds(layout, opengl).count("-") <= 2
+
+
+@pytest.mark.parametrize(("mistake", "name"), [(mirrored, MIRRORED), (permuted, PERMUTED)])
+def test_a_mistake_is_named_in_rough_poses(mistake, name):
+    assert names_over_seeds(scattered, mistake, noise_deg=6.0).count(name) >= 18
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("mistake", [mirrored, opengl, inverted, permuted])
-def test_a_mistake_is_named_even_in_rough_poses_and_with_lost_views(mistake: Callable[[Poses], Poses], seed):
+def test_lost_views_hide_no_mistake(seed):
     """Two views were not found at all; their poses are arbitrary."""
     truth = scattered(seed)
     lost = recovered(truth, seed).replaced([2, 9], scattered(seed + 70, 2))
     inliers = ALL.copy()
     inliers[[2, 9]] = False
-    expected = compare_with_given(recovered(truth, seed), mistake(truth), ALL).mistake
-    found = compare_with_given(lost, mistake(turned(truth, 5.0, seed)), inliers)
-    if mistake is permuted:  # the two poses may be those of other views
-        assert found.mistake is None or found.mistake == expected
-    else:
-        assert found.mistake == expected
+    found = compare_with_given(lost, mirrored(truth), inliers)
+    assert found.mistake is not None and MIRRORED in found.mistake
+    right = compare_with_given(lost, truth, inliers)
+    assert right.mistake is None and right.swapped == () and right.agreeing[inliers].all()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -127,7 +127,9 @@ def test_a_failure_makes_no_smaller_doubts():
 def test_swapped_poses_are_named_and_no_doubt():
     result = verdict(given=given({1: 120, 7: 121}, swapped=((1, 7),)))
     assert result.name == "ok"
-    assert len(result.reasons) == 1 and "swapped" in result.reasons[0] and named(result.reasons[0]) == [NAMES[1], NAMES[7]]
+    assert (
+        len(result.reasons) == 1 and "swapped" in result.reasons[0] and named(result.reasons[0]) == [NAMES[1], NAMES[7]]
+    )
     assert [k for k, view in enumerate(result.views) if view.status == "relocated"] == [1, 7]
     assert "120 deg" in result.views[1].reason and "121 deg" in result.views[7].reason
 
