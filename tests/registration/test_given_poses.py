@@ -197,6 +197,14 @@ def test_opposite_views_of_a_ring_are_swapped():
     assert compare_with_given(recovered(truth, 0), truth.subset(order), inliers).swapped == ()
 
 
+def test_three_exchanged_poses_are_no_swapped_pair():
+    truth = ring(0)
+    order = [0, 1, 6, 3, 4, 5, 10, 7, 8, 9, 2, 11]
+    found = compare_with_given(recovered(truth, 0), truth.subset(order), ALL)
+    assert np.flatnonzero(~found.agreeing).tolist() == [2, 6, 10]
+    assert found.swapped == () and found.world_is_kept
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_one_camera_on_the_wrong_side(seed):
     """Only its own pose is wrong; nothing is swapped."""

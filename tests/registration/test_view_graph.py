@@ -193,11 +193,12 @@ def test_right_poses_are_confirmed_and_wrong_rings_are_not():
 # Groups of views
 
 
-@pytest.mark.parametrize("axis", [[0, 0, 1], [1, 0, 0]])
-def test_a_turned_group_is_moved_back(axis):
-    """Four neighboring views on the ring, turned as a whole by 180 degrees about the vertical or a horizontal axis."""
+@pytest.mark.parametrize("rotation_deg", [[0, 0, 180], [180, 0, 0], [0, 0, 100]])
+def test_a_turned_group_is_moved_back(rotation_deg):
+    """Four neighboring views on the ring, turned as a whole about the vertical or a horizontal axis."""
     known, graph, _ = shuffled_ring()
-    turn = Sim3(Rotation.from_rotvec(np.pi * np.array(axis)).as_matrix()[None], np.zeros((1, 3)), np.ones(1))
+    rotation = Rotation.from_rotvec(rotation_deg, degrees=True).as_matrix()
+    turn = Sim3(rotation[None], np.zeros((1, 3)), np.ones(1))
     moved = turn[np.zeros(4, int)].compose(known.truth[GROUP])
     wrong = known.truth
     for k, view in enumerate(GROUP):
