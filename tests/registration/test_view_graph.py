@@ -214,7 +214,8 @@ def test_a_turned_group_is_moved_back(rotation_deg):
 
 
 def test_groups_move_as_a_whole():
-    """In every move at most half of the views changes, and all that do by the same similarity."""
+    """In every move at most half of the views changes, and all that do by the same similarity,
+    which a hypothesis implies."""
     known, graph, _ = shuffled_ring()
     state = half_turn(known.truth, GROUP)
     moves = group_moves(graph.hypotheses, state)
@@ -226,6 +227,13 @@ def test_groups_move_as_a_whole():
         for name in ("R", "t", "s"):
             values = getattr(motion, name)
             np.testing.assert_allclose(values, np.repeat(values[:1], len(changed), axis=0), atol=1e-6)
+        # A pair of a moved and an unmoved view has the relative pose of one of its hypotheses.
+        differences = [
+            angles_deg(graph.hypotheses[c, u].relative.R, (move.R[u].T @ move.R[c])[None]).min()
+            for c in changed.tolist()
+            for u in set(range(12)) - set(changed.tolist())
+        ]
+        assert min(differences) < 1e-3
 
 
 # World of an arrangement
