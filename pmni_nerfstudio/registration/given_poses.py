@@ -52,8 +52,12 @@ def compare_with_given(poses: Poses, given: Poses, inliers: Bool[np.ndarray, " n
     """
     differences = _differences_deg(given.R, poses.R, inliers)
     agreeing = differences <= _MAX_ROUGHNESS_DEG
-    if agreeing[inliers].mean() < 0.5:
-        return GivenPoses(differences, mistake=_common_mistake(poses, given, inliers))
+    if not agreeing[inliers].all():
+        # Half of the views may agree by chance, so the mistakes are tried wherever one view does not.
+        same = float((differences[inliers] < _SAME_DEG).mean())
+        mistake = _common_mistake(poses, given, inliers, same)
+        if mistake is not None or agreeing[inliers].mean() < 0.5:
+            return GivenPoses(differences, mistake=mistake)
     rotation = _common_rotation(given.R, poses.R, inliers & agreeing)
     swapped = []
     wrong = np.flatnonzero(~agreeing & inliers)
@@ -65,29 +69,47 @@ def compare_with_given(poses: Poses, given: Poses, inliers: Bool[np.ndarray, " n
     return GivenPoses(differences, tuple(swapped))
 
 
-def _common_mistake(poses: Poses, given: Poses, inliers: Bool[np.ndarray, " n"]) -> str | None:
-    """The mistake that, undone, makes most given poses agree with the recovered ones."""
+def _common_mistake(poses: Poses, given: Poses, inliers: Bool[np.ndarray, " n"], same: float) -> str | None:
+    """The mistake that, undone, makes most given poses agree with the recovered ones.
+
+    Args:
+        poses: recovered poses.
+        given: given poses.
+        inliers: views whose recovered poses are reliable.
+        same: share of the inliers that agree without undoing anything; a mistake has to explain clearly more.
+    """
+    needed = min(max(0.7, same + 0.2), 0.95)
+    # Orientations do not tell a mirrored world from OpenGL axes, since both together are a reflection of the world through
+    # its origin. But the object is behind cameras whose axes are OpenGL's.
+    if float(np.median(given.t[:, 2])) < 0:
+        mistake, R = "the camera axes are OpenGL's (y up, z backward) instead of OpenCV's", _OPENGL @ given.R
+    else:
+        mistake, R = "the world or the cameras are mirrored (left-handed)", _MIRROR @ given.R @ _MIRROR
     candidates = {
-        "the world or the cameras are mirrored (left-handed)": _MIRROR @ given.R @ _MIRROR,
-        "the camera axes are OpenGL's (y up, z backward) instead of OpenCV's": _OPENGL @ given.R,
+        mistake: R,
         "the matrices are inverted (camera-to-world instead of world-to-camera)": np.swapaxes(given.R, 1, 2),
     }
-    for mistake, R in candidates.items():
-        if (_differences_deg(R, poses.R, inliers)[inliers] < _SAME_DEG).mean() > 0.7:
-            return mistake
-    if _permuted(poses.R[inliers], given.R[inliers]):
+    shares = {
+        mistake: float((_differences_deg(R, poses.R, inliers)[inliers] < _SAME_DEG).mean())
+        for mistake, R in candidates.items()
+    }
+    best = max(shares, key=lambda mistake: shares[mistake])
+    if shares[best] > needed:
+        return best
+    # A pair of swapped views is reported as such.
+    if same < 0.7 and _permuted(poses.R[inliers], given.R[inliers], max(0.8, same + 0.2)):
         return "the poses belong to the views in another order (compare the order of the file names)"
     return None
 
 
-def _permuted(R: Float[np.ndarray, "n 3 3"], given: Float[np.ndarray, "n 3 3"]) -> bool:
-    """Whether the given rotations are the recovered ones in another order."""
+def _permuted(R: Float[np.ndarray, "n 3 3"], given: Float[np.ndarray, "n 3 3"], share: float) -> bool:
+    """Whether more than a share of the given rotations are recovered ones, in another order."""
     n = len(R)
     for k in range(n):  # the first view has the k-th given pose
         rotation = given[k].T @ R[0]
         costs = angles_deg((given @ rotation)[:, None], R[None])
         rows, columns = linear_sum_assignment(np.minimum(costs, 60))
-        if (costs[rows, columns] < _SAME_DEG).mean() > 0.8:
+        if (costs[rows, columns] < _SAME_DEG).mean() > share:
             return True
     return False
 

@@ -162,7 +162,7 @@ def register(
         in_world = inliers if given is None or not given.world_is_kept else inliers & given.agreeing
         poses, surface = in_reference_frame(poses, surface, reference, in_world)
         agreement = view_agreement(views, poses, surface)
-        verdict = judge(views, surface, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics)
+        verdict = judge(views, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics)
         monitor.lap("judgement")
     return Registration(
         c2w=poses.c2w(),

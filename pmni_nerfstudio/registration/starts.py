@@ -101,16 +101,15 @@ def upright(state: Sim3) -> Sim3:
     Args:
         state: similarities of all views from their object frames (OpenCV axes) to the world.
     """
-    up = -state.R[:, :, 1].mean(axis=0)
-    forward = state.R[:, :, 2].mean(axis=0)
-    if np.linalg.norm(up) < 0.1:  # views from all around any axis have no common up direction
-        return state
-    y = up / np.linalg.norm(up)
-    x = np.cross(forward, y)
-    if np.linalg.norm(x) < 1e-3:
-        x = np.cross(np.eye(3)[np.abs(y).argmin()], y)
-    x /= np.linalg.norm(x)
-    rotation = np.stack([x, y, np.cross(x, y)])
+    up, forward = -state.R[:, :, 1].mean(axis=0), state.R[:, :, 2].mean(axis=0)
+    rotation = np.eye(3)
+    if np.linalg.norm(up) > 0.1:  # cameras rolled all around have no common up direction
+        y = up / np.linalg.norm(up)
+        x = np.cross(forward, y)
+        if np.linalg.norm(x) < 1e-3:
+            x = np.cross(np.eye(3)[np.abs(y).argmin()], y)
+        x /= np.linalg.norm(x)
+        rotation = np.stack([x, y, np.cross(x, y)])
     scale = 1 / float(np.exp(np.log(state.s).mean()))
     world = Sim3(rotation[None], np.zeros((1, 3)), np.array([scale]))[np.zeros(len(state), int)]
     return world.compose(state)

@@ -12,7 +12,6 @@ from jaxtyping import Bool
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.given_poses import GivenPoses
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
-from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.symmetry import Symmetry
 from pmni_nerfstudio.registration.views import Views
 
@@ -54,7 +53,6 @@ class Verdict:
 
 def judge(
     views: Views,
-    surface: Surface,
     agreement: ViewAgreement,
     inliers: Bool[np.ndarray, " n"],
     relocated: Bool[np.ndarray, " n"],
@@ -66,8 +64,7 @@ def judge(
 
     Args:
         views: the registered views.
-        surface: the final surface.
-        agreement: agreement of every view with it.
+        agreement: agreement of every view with the final surface.
         inliers: views that the surface was made from.
         relocated: views that were searched again over all rotations.
         given: comparison with the given poses; None if there are none.

@@ -11,14 +11,12 @@ import pytest
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.given_poses import GivenPoses
 from pmni_nerfstudio.registration.intrinsics import unchanged_intrinsics
-from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.symmetry import Symmetry
 from pmni_nerfstudio.registration.verdict import Verdict, judge
 from pmni_nerfstudio.registration.views import Views
 
 NAMES = tuple(f"photo-{letter}" for letter in "abcdefghij")
 VIEWS = Views(NAMES, np.zeros((10, 4, 4, 3), np.float32), np.ones((10, 4, 4), bool), np.tile(np.eye(3), (10, 1, 1)))
-SURFACE = Surface(np.ones((5, 5, 5), np.float32))
 INTRINSICS = unchanged_intrinsics(None, "not measured")
 SYMMETRY = Symmetry(np.array([0.0, 0.0, 1.0]), 90.0, 0.03, continuous=False)
 
@@ -47,7 +45,7 @@ def verdict(
     of: ViewAgreement | None = None, left_out: tuple[int, ...] = (), relocated: tuple[int, ...] = (), **changes
 ) -> Verdict:
     options = {"given": None, "symmetry": None, "intrinsics": INTRINSICS} | changes
-    return judge(VIEWS, SURFACE, of or agreement(), ~where(*left_out), where(*relocated), **options)
+    return judge(VIEWS, of or agreement(), ~where(*left_out), where(*relocated), **options)
 
 
 def named(text: str) -> list[str]:
