@@ -195,7 +195,7 @@ class ViewGraph:
         placed = [second, first]
         candidates = _Candidates(self, few_comparisons)
         for view in placed:
-            candidates.propose(state, placed, view)
+            candidates.add(state, placed, view)
         while len(placed) < n:
             view, similarity = candidates.best()
             state = state.replaced(view, similarity)
@@ -203,9 +203,8 @@ class ViewGraph:
             if len(placed) in self.options.joint_sizes:
                 state = self._optimize(state, np.sort(placed))
                 candidates = _Candidates(self, few_comparisons)
-                for done, other in enumerate(placed):
-                    candidates.propose(state, placed[: done + 1], other)
-                candidates.remove(placed)
+                for other in placed:
+                    candidates.add(state, placed, other)
             else:
                 candidates.remove([view])
                 candidates.propose(state, placed, view)
@@ -228,8 +227,12 @@ class _Candidates:
         self.cost_sum, self.weight_sum = np.zeros(0), np.zeros(0)
 
     def propose(self, state: Sim3, placed: list[int], source: int) -> None:
-        """Add the candidates that a placed view implies, and compare the existing ones with it."""
+        """Compare the candidates with a view that was placed now, and add those that it implies."""
         self._compare(np.arange(len(self.views)), state, np.array([source]))
+        self.add(state, placed, source)
+
+    def add(self, state: Sim3, placed: list[int], source: int) -> None:
+        """Add the candidates that one of the placed views implies, and compare them with all placed views."""
         unplaced = [view for view in range(self.graph.num_views) if view not in placed]
         if not unplaced:
             return
