@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of each view before any pose: masks, normal maps and intrinsics."""
+"""Observations of a capture without poses: masks, normal maps and intrinsics of its views."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ def in_another_world(poses: Poses, seed: int) -> Poses:
 
 
 def recovered(truth: Poses, seed: int) -> Poses:
-    """What registration finds: the truth but for half a degree, in a world of its own."""
+    """Recovered poses: the true ones with errors of half a degree, in a world of their own."""
     return in_another_world(turned(truth, 0.5, seed), seed + 50)
 
 
 def mirrored(poses: Poses) -> Poses:
-    """The same file read as left-handed: both the world's and the cameras' x axes are flipped."""
+    """Poses of a left-handed file: the x axes of the world and of the cameras are flipped."""
     flip = np.diag([-1.0, 1.0, 1.0, 1.0])
     return Poses.from_c2w(flip @ poses.c2w() @ flip)
 
@@ -63,7 +63,7 @@ def permuted(poses: Poses) -> Poses:
 
 
 def names_over_seeds(layout: Callable[[int], Poses], mistake: Callable[[Poses], Poses], **rough) -> list[str]:
-    """What is named in twenty captures; - for nothing."""
+    """Mistakes named in twenty captures; a dash where none is named."""
     out = []
     for seed in range(20):
         truth = layout(seed)

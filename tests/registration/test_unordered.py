@@ -36,7 +36,7 @@ def test_shuffled_views_without_poses():
 
 @pytest.mark.slow
 def test_mirrored_poses_are_replaced_and_named():
-    """As of a left-handed world: no rotation of the world makes them right."""
+    """Given poses of a left-handed world, which no rotation of the world makes right."""
     scene, views, truth = capture(shape="figure", width=96, height=80)
     order = list(SHUFFLED)
     flip = np.diag([-1.0, 1.0, 1.0, 1.0])

@@ -65,7 +65,7 @@ def test_a_shuffled_ring_comes_back():
 
 
 def test_two_elevations_come_back():
-    """Of a part of the rings: the views need not close a circle."""
+    """Views of a part of two rings are arranged; they need not close a circle."""
     known = figure(PART_OF_TWO_RINGS, elevations=(10, 40))
     stages: list[tuple[str, float]] = []
     state = next(arrange_unordered(ViewGraph(known.level), lambda *now: stages.append((now[0], now[1]))))
