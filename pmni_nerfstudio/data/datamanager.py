@@ -21,6 +21,7 @@ from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig,
 from pmni_nerfstudio.data.ray_generator import PatchRayGenerator
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 
 
@@ -127,11 +128,9 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             shift_px: shift of the principal points along x and y, in pixels.
         """
         assert isinstance(self.dataparser, PmniDataParser)
-        K = (self._scene.K if self._given_K is None else self._given_K).copy()
         if self._given_K is None:
             self._given_K = self._scene.K
-        K[:, :2, :2] *= focal_factor
-        K[:, :2, 2] += shift_px
+        K = corrected_intrinsics(self._given_K, focal_factor, np.array(shift_px))
         self.dataparser.scene = replace(self._scene, K=K)
         for dataset in (self.train_dataset, self.eval_dataset):
             dataset.change_intrinsics(self._scene)

@@ -96,14 +96,14 @@ class PmniDataParser(DataParser):
         """
         scene = self.scene
         train, held_out = split_indices(scene, self.config.exclude_views)
-        choice = self.config.initial_poses
-        if (scene.c2w is None or choice != "file") and held_out:
+        given = scene.c2w if self.config.initial_poses == "file" else None
+        if given is None and held_out:
             raise SceneError(
                 f"{scene.root}: no views can be held out because their poses are unknown; do not use exclude-views"
             )
         is_train = split_name == "train" or not held_out
         # Without poses, these are placeholders: the views are registered before training.
-        c2w = self._ring() if scene.c2w is None or choice != "file" else scene.c2w
+        c2w = self._ring() if given is None else given
         if is_train:
             c2w = perturb_poses(
                 c2w,
@@ -111,7 +111,7 @@ class PmniDataParser(DataParser):
                 self.config.pose_noise_translation,
                 np.random.default_rng(self.config.pose_noise_seed),
             )
-        has_poses = choice == "ring" or (choice == "file" and scene.c2w is not None)
+        has_poses = self.config.initial_poses == "ring" or given is not None
         split = select_views(scene, train if is_train else held_out, c2w, has_poses)
         transform, scale = unit_from_world(scene.world_from_unit)
         images = scene.normal_files if scene.image_files is None else scene.image_files

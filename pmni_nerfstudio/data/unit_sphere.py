@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS, radius_at_depth_1
-from pmni_nerfstudio.geometry.cameras import pixel_directions
+from pmni_nerfstudio.geometry.camera_rings import radius_at_depth_1
+from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point, sphere_similarity
 
 _MAX_REACH = 1.2
 """Distance from the origin up to which an object counts as inside the unit sphere; poses may be rough."""
@@ -27,20 +27,12 @@ def fitted_sphere(
     Returns:
         None if the world's own unit sphere holds the object, or if most cameras do not look at one place.
     """
-    rays = np.empty((len(masks), 3))
-    for i, mask in enumerate(masks):
-        y, x = np.nonzero(mask)
-        rays[i] = c2w[i, :3, :3] @ pixel_directions(K[i], np.array([x.mean(), y.mean()]))
+    rays = np.einsum("nij,nj->ni", c2w[:, :3, :3], centroid_rays(K, masks))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    across, cameras = np.eye(3) - rays[:, :, None] * rays[:, None, :], c2w[:, :3, 3]
+    cameras = c2w[:, :3, 3]
     weights, center = np.ones(len(masks)), np.zeros(3)
     for _ in range(_ROUNDS):
-        system = np.einsum("n,nij->ij", weights, across)
-        # The weak pull towards the cameras' mean makes the point unique for parallel rays.
-        pull = 1e-9 * weights.sum()
-        right = np.einsum("n,nij,nj->i", weights, across, cameras) + pull * cameras.mean(axis=0)
-        center = np.linalg.solve(system + pull * np.eye(3), right)
-        misses = np.linalg.norm(np.einsum("nij,nj->ni", across, center - cameras), axis=1)
+        center, misses = nearest_point(cameras, rays, weights)
         weights = 1.0 / (misses + 0.1 * np.median(misses) + 1e-12)
         weights /= weights.max()
     depth = np.einsum("ni,ni->n", center - cameras, c2w[:, :3, 2])
@@ -50,6 +42,4 @@ def fitted_sphere(
     radius = float(np.median([depth[i] * radius_at_depth_1(K[i], masks[i]) for i in facing]))
     if radius >= _MIN_RADIUS and float(np.linalg.norm(center)) + radius <= _MAX_REACH:
         return None
-    similarity = np.diag([radius / OBJECT_RADIUS] * 3 + [1.0])
-    similarity[:3, 3] = center
-    return similarity
+    return sphere_similarity(center, radius)

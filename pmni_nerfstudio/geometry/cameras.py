@@ -47,6 +47,16 @@ def pixel_rays(
     return np.broadcast_to(c2w[:3, 3], directions.shape), directions
 
 
+def corrected_intrinsics(
+    K: Float[np.ndarray, "n 3 3"], focal_factor: float, shift_px: Float[np.ndarray, " 2"]
+) -> Float[np.ndarray, "n 3 3"]:
+    """Intrinsics with focal lengths (and skew) multiplied by a factor and principal points shifted, in all views alike."""
+    out = K.copy()
+    out[:, :2, :2] *= focal_factor
+    out[:, :2, 2] += shift_px
+    return out
+
+
 def project(points: Array, K: Array) -> Array:
     """Pixels (..., 2) of points (..., 3) in camera coordinates. Points at depth zero have no finite pixel.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.transforms import nearest_rotation
@@ -49,10 +49,11 @@ class Sim3:
         t = self.t + self.s[:, None] * np.einsum("nij,nj->ni", self.R, delta[:, 3:6])
         return Sim3(R, t, self.s * np.exp(delta[:, 6]))
 
-    def replaced(self, index: int, other: Sim3) -> Sim3:
-        """A copy in which the similarity at `index` is replaced by the single one of `other`."""
+    def replaced(self, index: int | Int[np.ndarray, " k"], other: Sim3) -> Sim3:
+        """A copy in which the similarities at one or more indices are replaced by those of `other`."""
+        index = np.atleast_1d(index)
         R, t, s = self.R.copy(), self.t.copy(), self.s.copy()
-        R[index], t[index], s[index] = other.R[0], other.t[0], other.s[0]
+        R[index], t[index], s[index] = other.R, other.t, other.s
         return Sim3(R, t, s)
 
     def adjoint(self) -> Float[np.ndarray, "n 7 7"]:
@@ -89,3 +90,16 @@ def angles_deg(a: Float[np.ndarray, "n 3 3"], b: Float[np.ndarray, "n 3 3"]) -> 
     # The arc cosine of the trace has no accuracy below 0.01 degrees; the chord length has.
     chord = np.linalg.norm(a - b, axis=(-2, -1)) / np.sqrt(8)
     return np.degrees(2 * np.arcsin(np.clip(chord, 0, 1)))
+
+
+def separated(
+    rotations: Float[np.ndarray, "n 3 3"], costs: Float[np.ndarray, " n"], min_angle_deg: float, count: int
+) -> list[int]:
+    """Indices of the rotations of lowest cost, at most `count`, of which any two are further apart than an angle."""
+    chosen: list[int] = []
+    for k in np.argsort(costs, kind="stable"):
+        if (angles_deg(rotations[[k]], rotations[chosen]) > min_angle_deg).all():
+            chosen.append(int(k))
+        if len(chosen) == count:
+            break
+    return chosen

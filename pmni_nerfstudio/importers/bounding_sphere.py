@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS, radius_at_depth_1
+from pmni_nerfstudio.geometry.camera_rings import radius_at_depth_1
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
 from pmni_nerfstudio.geometry.interpolation import grid_points
+from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point, sphere_similarity
 from pmni_nerfstudio.geometry.transforms import transform_poses
-from pmni_nerfstudio.registration.framing import centroid_rays
 from pmni_nerfstudio.registration.views import Views
 
 _RESOLUTION = 65
@@ -22,7 +22,7 @@ _MIN_VIEWS_FOR_OUTLIER = 8
 def sphere_of_points(points: np.ndarray) -> np.ndarray:
     """Similarity (4, 4) from the unit sphere to the world of points (P, 3), which fill its radius up to OBJECT_RADIUS."""
     center = (points.min(axis=0) + points.max(axis=0)) / 2
-    return _similarity(center, float(np.linalg.norm(points - center, axis=1).max()))
+    return sphere_similarity(center, float(np.linalg.norm(points - center, axis=1).max()))
 
 
 def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
@@ -37,15 +37,10 @@ def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
     Raises:
         PmniError: The rays through the masks' centroids do not meet in front of the cameras, or the hull is empty.
     """
-    rays = centroid_rays(views)
+    rays = centroid_rays(views.K, views.masks)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    directions = np.einsum("nij,nj->ni", c2w[:, :3, :3], rays)
-    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
-    # The point nearest to all rays; the weak pull towards the cameras' mean makes it unique for parallel rays.
     cameras = c2w[:, :3, 3]
-    pull = 1e-9 * len(views)
-    system = across.sum(axis=0) + pull * np.eye(3)
-    center = np.linalg.solve(system, np.einsum("nij,nj->i", across, cameras) + pull * cameras.mean(axis=0))
+    center, _ = nearest_point(cameras, np.einsum("nij,nj->ni", c2w[:, :3, :3], rays))
     depth = np.einsum("ni,ni->n", center - cameras, c2w[:, :3, 2])
     if (depth <= 0).any():
         view = views.names[int(depth.argmin())]
@@ -54,7 +49,7 @@ def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
             "if they are world-to-camera"
         )
     radius = max(radius_at_depth_1(K, mask) * z for K, mask, z in zip(views.K, views.masks, depth))
-    similarity = _similarity(center, radius)
+    similarity = sphere_similarity(center, radius)
     distances = mask_distances(views.masks)
     grid = grid_points(_RESOLUTION).reshape(-1, 3).numpy()
     votes = 2 if len(views) >= _MIN_VIEWS_FOR_OUTLIER else 1
@@ -69,10 +64,4 @@ def sphere_of_masks(views: Views, c2w: np.ndarray) -> np.ndarray:
                 "that cameras and masks belong together and that poses are camera-to-world"
             )
         similarity = similarity @ sphere_of_points(inside)
-    return similarity
-
-
-def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
-    similarity = np.diag([radius / OBJECT_RADIUS] * 3 + [1.0])
-    similarity[:3, 3] = center
     return similarity

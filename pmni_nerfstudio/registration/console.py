@@ -44,7 +44,7 @@ def print_summary(registration: Registration, views: Views, console: Console) ->
         highlight=False,
         soft_wrap=True,
     )
-    color = {"ok": "", "doubtful": "[bold yellow]", "failed": "[bold red]"}[registration.verdict.name]
-    label = {"ok": "Note", "doubtful": "Warning", "failed": "Failed"}[registration.verdict.name]
+    labels = {"ok": "Note", "doubtful": "[bold yellow]Warning", "failed": "[bold red]Failed"}
+    label = labels[registration.verdict.name]
     for reason in registration.verdict.reasons:
-        console.print(f"{color}{label}: {escape(reason)}", highlight=False, soft_wrap=True)
+        console.print(f"{label}: {escape(reason)}", highlight=False, soft_wrap=True)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
-from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
 from pmni_nerfstudio.geometry.interpolation import grid_points
+from pmni_nerfstudio.geometry.object_sphere import centroid_rays
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
@@ -19,18 +19,9 @@ _MAX_RADIUS = 0.97
 """Largest distance of the registered surface from the origin of the unit-sphere world."""
 
 
-def centroid_rays(views: Views) -> Float[np.ndarray, "n 3"]:
-    """Camera-space rays of depth 1 through the masks' centroids."""
-    rays = np.empty((len(views), 3))
-    for i, mask in enumerate(views.masks):
-        y, x = np.nonzero(mask)
-        rays[i] = pixel_directions(views.K[i], np.array([x.mean(), y.mean()]))
-    return rays
-
-
 def center_on_masks(views: Views, poses: Poses) -> Poses:
     """Translate each camera so that the world's origin projects to its mask's centroid, at unchanged depth."""
-    return Poses(poses.R, poses.t[:, 2:] * centroid_rays(views))
+    return Poses(poses.R, poses.t[:, 2:] * centroid_rays(views.K, views.masks))
 
 
 def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
@@ -44,7 +35,7 @@ def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
         poses: poses in a world of about the right scale; the object may be anywhere.
         votes: votes of the visual hull (see `visual_hull`).
     """
-    rays = centroid_rays(views)
+    rays = centroid_rays(views.K, views.masks)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     across = np.eye(3) - rays[:, :, None] * rays[:, None, :]
     rows, right = across @ poses.R, np.einsum("nij,nj->ni", across, -poses.t)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 
 from pmni_nerfstudio.geometry.sim3 import angles_deg
+from pmni_nerfstudio.geometry.transforms import flip_camera_axes
 from pmni_nerfstudio.registration.poses import Poses
 
 _MAX_ROUGHNESS_DEG = 60.0
@@ -17,7 +18,6 @@ _MAX_ROUGHNESS_DEG = 60.0
 _SAME_DEG = 25.0
 """Angle up to which the recovered poses confirm a suspected mistake in the given ones."""
 _MIRROR = np.diag([-1.0, 1.0, 1.0])
-_OPENGL = np.diag([1.0, -1.0, -1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,10 @@ def _common_mistake(poses: Poses, given: Poses, inliers: Bool[np.ndarray, " n"],
     # Orientations do not tell a mirrored world from OpenGL axes, since both together are a reflection of the world through
     # its origin. But the object is behind cameras whose axes are OpenGL's.
     if float(np.median(given.t[:, 2])) < 0:
-        mistake, R = "the camera axes are OpenGL's (y up, z backward) instead of OpenCV's", _OPENGL @ given.R
+        mistake, R = (
+            "the camera axes are OpenGL's (y up, z backward) instead of OpenCV's",
+            Poses.from_c2w(flip_camera_axes(given.c2w())).R,
+        )
     else:
         mistake, R = "the world or the cameras are mirrored (left-handed)", _MIRROR @ given.R @ _MIRROR
     candidates = {

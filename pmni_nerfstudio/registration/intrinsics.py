@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Level, alternate
 from pmni_nerfstudio.registration.bundle_adjustment.intrinsics import (
     CameraProblem,
     Cameras,
-    corrected_intrinsics,
     estimate_intrinsics,
 )
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels

@@ -153,14 +153,13 @@ def register(
         monitor.lap("alternation")
 
         # World of the rough poses, and the verdict there.
-        given, reference = None, attempt.start.reference
+        given, reference, aligned = None, attempt.start.reference, inliers
         if c2w is not None:
             rough = Poses.from_c2w(c2w)
             given = compare_with_given(poses, rough, inliers)
             if given.world_is_kept:
-                reference = rough
-        in_world = inliers if given is None or not given.world_is_kept else inliers & given.agreeing
-        poses, surface = in_reference_frame(poses, surface, reference, in_world)
+                reference, aligned = rough, inliers & given.agreeing
+        poses, surface = in_reference_frame(poses, surface, reference, aligned)
         agreement = view_agreement(views, poses, surface)
         verdict = judge(views, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics)
         monitor.lap("judgement")
@@ -216,7 +215,7 @@ def _finish(
         relocated |= ~inliers
         found = inliers | ~view_agreement(views, poses, surface).outliers()
         if (found == inliers).all():
-            break
+            return poses, surface, inliers, relocated
         inliers = found
         poses, surface = alternate_subset(views, poses, inliers, fine, seed)
     return relocalize(views, poses, ~inliers, surface, fine.bundle, seed), surface, inliers, relocated

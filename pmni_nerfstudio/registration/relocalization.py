@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.geometry.cameras import pixel_directions
+from pmni_nerfstudio.geometry.object_sphere import centroid_rays
 from pmni_nerfstudio.geometry.sim3 import rotation_grid
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
 from pmni_nerfstudio.registration.confidence import view_agreement
-from pmni_nerfstudio.registration.framing import centroid_rays
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -57,7 +57,7 @@ def relocalize_view(
     """
     one = views.subset([view])
     depth = float(np.median(poses.t[inliers, 2]))
-    shift = depth * centroid_rays(one)[0]
+    shift = depth * centroid_rays(one.K, one.masks)[0]
     grid = np.concatenate([poses.R[view][None], rotation_grid(_ROTATIONS)])
     scores = _coarse_scores(one, Poses(grid, np.repeat(shift[None], len(grid), axis=0)), surface)
     candidates = [poses.subset([view])]

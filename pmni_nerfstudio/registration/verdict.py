@@ -161,7 +161,7 @@ def _doubts(
 def _notes(
     views: Views, inliers: Bool[np.ndarray, " n"], given: GivenPoses | None, intrinsics: RefinedIntrinsics
 ) -> list[str]:
-    """What was corrected without leaving a doubt."""
+    """Corrections of the input that leave no doubt about the result."""
     out = []
     if intrinsics.warning is not None and intrinsics.applied:
         out.append(intrinsics.warning)

@@ -12,11 +12,11 @@ from helpers.registration import lattice, rotation_errors_deg, true_surface, tur
 from helpers.scenes import capture, fitting_intrinsics
 from test_bundle import affine_normals, problem
 
+from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Level, alternate
 from pmni_nerfstudio.registration.bundle_adjustment.intrinsics import (
     CameraProblem,
     Cameras,
-    corrected_intrinsics,
 )
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleProblem
 from pmni_nerfstudio.registration.intrinsics import IntrinsicsOptions, RefinedIntrinsics, refine_intrinsics

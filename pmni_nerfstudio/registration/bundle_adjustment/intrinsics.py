@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.registration.bundle_adjustment.problem import INTRINSICS, BundleProblem
 from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
 from pmni_nerfstudio.registration.poses import Poses
@@ -25,16 +26,6 @@ class Cameras:
     poses: Poses
     K: Float[np.ndarray, "n 3 3"]
     """Intrinsics in pixels, pixel centers at integers."""
-
-
-def corrected_intrinsics(
-    K: Float[np.ndarray, "n 3 3"], focal_factor: float, shift_px: Float[np.ndarray, " 2"]
-) -> Float[np.ndarray, "n 3 3"]:
-    """Intrinsics with focal lengths (and skew) multiplied by a factor and principal points shifted, in all views alike."""
-    out = K.copy()
-    out[:, :2, :2] *= focal_factor
-    out[:, :2, 2] += shift_px
-    return out
 
 
 class CameraProblem:

@@ -74,16 +74,10 @@ class _Observation:
     """World normals that one view observes at its visible points, and their derivatives."""
 
     normals: Float[np.ndarray, "p 3"]
-    by_twist: Float[np.ndarray, "p 3 6"]
-    """Derivatives by the view's twist."""
+    jacobian: Float[np.ndarray, "p 3 c"]
+    """Derivatives by the view's twist, followed by those by `INTRINSICS` if these are unknowns."""
     by_offset: Float[np.ndarray, "p 3"]
     """Derivatives by the points' offsets along their normals."""
-    by_intrinsics: Float[np.ndarray, "p 3 3"]
-    """Derivatives by `INTRINSICS`, which all views share."""
-
-    def jacobian(self, with_intrinsics: bool) -> Float[np.ndarray, "p 3 c"]:
-        """Derivatives by the twist, followed by those by the intrinsics if asked for."""
-        return np.concatenate([self.by_twist, self.by_intrinsics], axis=2) if with_intrinsics else self.by_twist
 
 
 class BundleProblem:
@@ -161,7 +155,7 @@ class BundleProblem:
         kept = [shared[points.index] for points in candidates]
         return [_VisiblePoints(points.index[k], points.weight[k]) for points, k in zip(candidates, kept)]
 
-    def _observe(self, poses: Poses, view: int, K: Float[np.ndarray, "3 3"]) -> _Observation:
+    def _observe(self, poses: Poses, view: int, K: Float[np.ndarray, "3 3"], with_intrinsics: bool) -> _Observation:
         """Look up the normals that one view observes at its visible points."""
         index, R = self.visible[view].index, poses.R[view]
         camera = poses.to_camera(view, self.points[index])
@@ -182,11 +176,14 @@ class BundleProblem:
         by_rotation = cross_matrix(normals) - by_camera @ cross_matrix(camera - poses.t[view])
         by_twist = R.T @ np.concatenate([by_rotation, by_camera], axis=2)
         by_offset = np.einsum("ij,pjk,pk->pi", R.T, by_camera, self.normals[index] @ R.T)
+        if not with_intrinsics:
+            return _Observation(normals @ R, by_twist, by_offset)
         pixel_by_focal = np.stack([(K[0, 0] * x + K[0, 1] * y) / z, K[1, 1] * y / z], axis=1)
         pixel_by_intrinsics = np.concatenate(
             [pixel_by_focal[:, :, None], np.broadcast_to(self.focal * np.eye(2), (len(z), 2, 2))], axis=2
         )
-        return _Observation(normals @ R, by_twist, by_offset, R.T @ by_pixel @ pixel_by_intrinsics)
+        by_intrinsics = R.T @ by_pixel @ pixel_by_intrinsics
+        return _Observation(normals @ R, np.concatenate([by_twist, by_intrinsics], axis=2), by_offset)
 
     def linearize(self, state: Poses) -> Linearization:
         """Cost, gradient and Hessian by the poses."""
@@ -204,7 +201,7 @@ class BundleProblem:
         """
         o, count, shared = self.options, len(self.points), 6 * len(self.views)
         size = shared + (INTRINSICS if with_intrinsics else 0)
-        observed = [self._observe(poses, i, K[i]) for i in range(len(self.views))]
+        observed = [self._observe(poses, i, K[i], with_intrinsics) for i in range(len(self.views))]
         weights, means = self._robust_weights(observed)
         by_view = np.zeros((len(self.views), size - shared))
         # Hessian of a point's own unknowns, mean normal and offset: [[weight_sum I, -pull], [-pull^T, stiffness]].
@@ -219,9 +216,8 @@ class BundleProblem:
             residual = view.normals - means[k]
             cost += (visible.weight * huber(o.huber, np.linalg.norm(residual, axis=1))).sum()
             block = np.r_[6 * i : 6 * i + 6, shared:size]
-            jacobian = view.jacobian(with_intrinsics)
-            weighted = jacobian * w[:, None, None]
-            hessian[np.ix_(block, block)] += np.einsum("pia,pib->ab", weighted, jacobian)
+            weighted = view.jacobian * w[:, None, None]
+            hessian[np.ix_(block, block)] += np.einsum("pia,pib->ab", weighted, view.jacobian)
             view_gradient = np.einsum("pia,pi->a", weighted, residual)
             gradient[block] += view_gradient
             by_view[i] = view_gradient[6:]

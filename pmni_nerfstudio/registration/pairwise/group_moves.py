@@ -74,9 +74,7 @@ def _moves_of_group(
         rotations.append(move.R[0])
         index = np.flatnonzero(group)
         moved = move[np.zeros(len(index), int)].compose(state[index])
-        R, t, s = state.R.copy(), state.t.copy(), state.s.copy()
-        R[index], t[index], s[index] = moved.R, moved.t, moved.s
-        moves.append(Sim3(R, t, s))
+        moves.append(state.replaced(index, moved))
         if len(moves) == _MOVES_PER_GROUP:
             break
     return moves

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -114,6 +114,11 @@ class PyramidLevel:
     """Normals at the points, camera axes."""
     weights: Float[Tensor, "n p"]
     """Weights of the points, 0 to 1, by `facing_weight`; 0 pads views with fewer points."""
+
+    def thinned(self, points: int) -> PyramidLevel:
+        """The level with fewer points per view; a random selection, since the points are in random order."""
+        kept = slice(points)
+        return replace(self, points=self.points[:, kept], normals=self.normals[:, kept], weights=self.weights[:, kept])
 
 
 def make_level(maps: IntegratedDepthMaps, step: int, points: int, rng: np.random.Generator) -> PyramidLevel:

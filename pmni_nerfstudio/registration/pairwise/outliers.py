@@ -9,10 +9,15 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg, rotation_grid
+from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg, rotation_grid, separated
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel
-from pmni_nerfstudio.registration.pairwise.residuals import Kernels, PairwiseProblem, pair_terms
+from pmni_nerfstudio.registration.pairwise.residuals import (
+    Kernels,
+    PairwiseProblem,
+    gauss_newton_steps,
+    pair_terms,
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,7 @@ def _reinitialize(
     """Similarities of all views with the best one found for this view; None if its current one is best."""
     current = state[[view]]
     comparison = _ReferenceComparison(level, state, view, references, options)
-    few = options.points  # points are in random order
-    thinned = replace(
-        level, points=level.points[:, :few], normals=level.normals[:, :few], weights=level.weights[:, :few]
-    )
-    search = _ReferenceComparison(thinned, state, view, references, options)
+    search = _ReferenceComparison(level.thinned(options.points), state, view, references, options)
     criteria = replace(criteria, max_iterations=options.iterations)
     best = None
     for candidate in _search_rotations(search, initial_R, current.s[0]):
@@ -165,13 +166,7 @@ def _search_rotations(comparison: _ReferenceComparison, initial_R: np.ndarray, s
         best = np.argsort(costs, kind="stable")[: max(keep, o.candidates)]
         candidates = candidates[best].retract(steps[best])
     costs = comparison.cost(candidates, o.kernels)
-    chosen: list[int] = []
-    for k in np.argsort(costs, kind="stable"):
-        separation = angles_deg(candidates.R[[k]], candidates.R[chosen])
-        if (separation > o.candidate_separation_deg).all():
-            chosen.append(int(k))
-        if len(chosen) == o.candidates:
-            break
+    chosen = separated(candidates.R, costs, o.candidate_separation_deg, o.candidates)
     return [candidates[[k]] for k in chosen]
 
 
@@ -219,12 +214,9 @@ class _ReferenceComparison:
         np.add.at(weight, which, terms.weight)
         np.add.at(hessian, which, np.swapaxes(chain, 1, 2) @ terms.hessian @ chain)
         np.add.at(gradient, which, np.einsum("qab,qa->qb", chain, terms.gradient))
-        mean_diagonal = np.einsum("cii->c", hessian) / 7
-        damped = hessian + (0.01 * mean_diagonal + 1e-6)[:, None, None] * np.eye(7)
-        step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
-        step *= np.minimum(1, self.options.max_step / np.maximum(np.linalg.norm(step, axis=1), 1e-9))[:, None]
         missing = np.maximum(0.3 * weight.max(initial=1e-6) - weight, 0)
-        return (loss + missing) / (weight + missing), step
+        steps = gauss_newton_steps(hessian, gradient, self.options.max_step)
+        return (loss + missing) / (weight + missing), steps
 
     def refine(self, candidate: Sim3, kernels: Kernels, criteria: Criteria) -> Sim3:
         """Optimize a candidate over pairs with the references near it, in both directions."""

@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg, rotation_grid
+from pmni_nerfstudio.geometry.sim3 import Sim3, rotation_grid, separated
 from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel
-from pmni_nerfstudio.registration.pairwise.residuals import Kernels, pair_terms
+from pmni_nerfstudio.registration.pairwise.residuals import Kernels, gauss_newton_steps, pair_terms
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,7 @@ class RelativePoseSearch:
 
     def __init__(self, level: PyramidLevel, options: RelativePoseOptions = RelativePoseOptions()) -> None:
         self.level, self.options = level, options
-        few = options.search_points  # points are in random order
-        self._thinned = replace(
-            level, points=level.points[:, :few], normals=level.normals[:, :few], weights=level.weights[:, :few]
-        )
+        self._thinned = level.thinned(options.search_points)
         rotations = rotation_grid(options.rotations)
         self._rotations = rotations[rotations[:, 2, 2] > np.cos(np.radians(options.max_angle_deg))]
 
@@ -89,9 +86,9 @@ class RelativePoseSearch:
         costs = self._cost(self._thinned, i, j, relative, o.search_kernels)
         best = np.argsort(costs, kind="stable")[: count // 12]
         relative, costs = self._descend(self._thinned, i[best], j[best], relative[best], o.search_kernels, iterations=3)
-        best = self._separated(relative, costs, 2 * o.hypotheses)
+        best = separated(relative.R, costs, o.separation_deg, 2 * o.hypotheses)
         relative, costs = self._descend(self.level, i[best], j[best], relative[best], o.kernels, iterations=6)
-        best = self._separated(relative, costs, o.hypotheses)
+        best = separated(relative.R, costs, o.separation_deg, o.hypotheses)
         return PairHypotheses(relative[best], costs[best])
 
     def search_pairs(
@@ -141,12 +138,9 @@ class RelativePoseSearch:
         chain = relative.adjoint()
         hessian = np.swapaxes(chain, 1, 2) @ forward.hessian @ chain + backward.hessian
         gradient = np.einsum("qab,qa->qb", chain, forward.gradient) - backward.gradient
-        mean_diagonal = np.einsum("qii->q", hessian) / 7
-        damped = hessian + (0.01 * mean_diagonal + 1e-6)[:, None, None] * np.eye(7)
-        step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
-        step *= np.minimum(1, self.options.max_step / np.maximum(np.linalg.norm(step, axis=1), 1e-9))[:, None]
         loss, weight = forward.loss + backward.loss, forward.weight + backward.weight
-        return self._with_missing_overlap(level, source, target, kernels, loss, weight), step
+        costs = self._with_missing_overlap(level, source, target, kernels, loss, weight)
+        return costs, gauss_newton_steps(hessian, gradient, self.options.max_step)
 
     def _descend(
         self,
@@ -167,16 +161,6 @@ class RelativePoseSearch:
             steps = np.where(lower[:, None], moved_steps, 0.4 * steps)
             costs = np.where(lower, moved_costs, costs)
         return relative, costs
-
-    def _separated(self, relative: Sim3, costs: Float[np.ndarray, " q"], count: int) -> list[int]:
-        """Indices of the best relative poses that are far enough from each other."""
-        chosen: list[int] = []
-        for k in np.argsort(costs, kind="stable"):
-            if (angles_deg(relative.R[[k]], relative.R[chosen]) > self.options.separation_deg).all():
-                chosen.append(int(k))
-            if len(chosen) == count:
-                break
-        return chosen
 
 
 def _where(condition: Bool[np.ndarray, " q"], a: Sim3, b: Sim3) -> Sim3:

@@ -77,6 +77,16 @@ def pair_terms(
     return PairTerms(loss, weight, hessian, gradient)
 
 
+def gauss_newton_steps(
+    hessian: Float[np.ndarray, "q 7 7"], gradient: Float[np.ndarray, "q 7"], max_norm: float
+) -> Float[np.ndarray, "q 7"]:
+    """Damped Gauss-Newton steps of q independent similarities, each shortened to a largest norm."""
+    mean_diagonal = np.einsum("qii->q", hessian) / 7
+    damped = hessian + (0.01 * mean_diagonal + 1e-6)[:, None, None] * np.eye(7)
+    step = -np.linalg.solve(damped, gradient[..., None])[..., 0]
+    return step * np.minimum(1, max_norm / np.maximum(np.linalg.norm(step, axis=1), 1e-9))[:, None]
+
+
 def _chunk_terms(
     level: PyramidLevel, source: np.ndarray, target: np.ndarray, relative: Sim3, k: Kernels, derivatives: bool
 ) -> tuple[Tensor, ...]:
