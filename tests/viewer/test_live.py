@@ -373,7 +373,7 @@ def test_the_page_follows_a_run_from_registration_on(
     waits(lambda: trainer.training_state == "paused")
     controller = trainer.controller
 
-    def is_paused() -> bool:  # the current step has ended, and no other has followed
+    def is_paused() -> bool:  # no step has ended for a while
         before = controller.steps_done
         page.page.wait_for_timeout(3000)
         return controller.steps_done == before
@@ -384,7 +384,8 @@ def test_the_page_follows_a_run_from_registration_on(
     folder = trainer.config.get_checkpoint_dir()
     waits(lambda: bool(list(folder.glob("*.ckpt"))))
     (saved,) = folder.glob("*.ckpt")
-    assert torch.load(saved, weights_only=True, map_location="cpu")["step"] == paused_at - 1
+    # A step that had begun before the pause may have waited for a rendering to end.
+    assert torch.load(saved, weights_only=True, map_location="cpu")["step"] in (paused_at - 1, paused_at)
     page.page.get_by_text("Export mesh now").click()
     waits(lambda: bool(list(trainer.base_dir.glob("mesh-*.ply"))))
     (written,) = trainer.base_dir.glob("mesh-*.ply")
