@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg
 from pmni_nerfstudio.registration.framing import center_on_masks
 from pmni_nerfstudio.registration.pairwise import multiway
+from pmni_nerfstudio.registration.pairwise.appearance import appearance_distances, in_order
 from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis, best_ring
 from pmni_nerfstudio.registration.pairwise.unordered import arrange_unordered
@@ -26,6 +27,9 @@ _MIN_CONFIRMED = 0.6
 """Fraction of pairs of neighboring views whose relative pose, searched on its own, confirms a ring. In right rings of 8 to
 24 views it is 0.8 and more, in shuffled ones less than 0.3. A ring of which a group of views is turned as a whole passes with
 about 0.75; its surface then does not fit."""
+
+_FEW_VIEWS = 40
+"""Number of views up to which a ring is tried before unordered views, whatever the views look like: it is cheap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +56,8 @@ def starts(
     """Registrations of the integrated depth maps, from the cheapest to the most general.
 
     Rough poses come first, if there are any. Without them a ring of views in order is tried, and skipped if pairs of
-    neighbors contradict it. Then follow arrangements of unordered views, which need no poses and no order. The caller
-    takes the next start only if the last one did not fit.
+    neighbors contradict it. Then follow arrangements of unordered views, which need no poses and no order. Many views
+    that are evidently in no order are tried as a ring last. The caller takes the next start only if the last one did not fit.
 
     Args:
         views: all views.
@@ -68,17 +72,36 @@ def starts(
     level = multiway.pyramid_level(maps, schedule.levels[0], np.random.default_rng(seed))
     graph = ViewGraph(level)
     hypotheses: tuple[Hypothesis, ...] = ()
-    if c2w is None:
-        state, initial, hypotheses = best_ring(maps, level, schedule, on_progress)
-        if graph.confirmed_fraction(state.R) >= _MIN_CONFIRMED:
-            result = multiway.refine(maps, state, initial, schedule, seed, on_progress)
-            yield Start("ring", result.poses, result.poses, result.cost, hypotheses)
+    ring_first = len(views) <= _FEW_VIEWS or in_order(appearance_distances(level))
+    if c2w is None and ring_first:
+        ring, hypotheses = _ring(maps, graph, schedule, seed, on_progress)
+        if ring is not None:
+            yield ring
     everywhere = replace(schedule, outliers=replace(schedule.outliers, max_rotation_deg=180.0))
     for arrangement in arrange_unordered(graph, on_progress):
         state = upright(arrangement)
         initial = multiway.poses_from_similarities(maps, state)
         result = multiway.refine(maps, state, initial, everywhere, seed, on_progress)
         yield Start("unordered views", result.poses, result.poses, result.cost, hypotheses)
+    if c2w is None and not ring_first:
+        ring, _ = _ring(maps, graph, schedule, seed, on_progress)
+        if ring is not None:
+            yield ring
+
+
+def _ring(
+    maps: IntegratedDepthMaps,
+    graph: ViewGraph,
+    schedule: multiway.PairwiseSchedule,
+    seed: int,
+    on_progress: multiway.Progress | None,
+) -> tuple[Start | None, tuple[Hypothesis, ...]]:
+    """A ring of views in order, None if pairs of neighbors contradict it, and the hypotheses that were tried."""
+    state, initial, hypotheses = best_ring(maps, graph.level, schedule, on_progress)
+    if graph.confirmed_fraction(state.R) < _MIN_CONFIRMED:
+        return None, hypotheses
+    result = multiway.refine(maps, state, initial, schedule, seed, on_progress)
+    return Start("ring", result.poses, result.poses, result.cost, hypotheses), hypotheses
 
 
 def _from_rough_poses(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
@@ -119,6 +119,20 @@ class PyramidLevel:
         """The level with fewer points per view; a random selection, since the points are in random order."""
         kept = slice(points)
         return replace(self, points=self.points[:, kept], normals=self.normals[:, kept], weights=self.weights[:, kept])
+
+    def subset(self, views: Int[np.ndarray, " m"]) -> PyramidLevel:
+        """The level of some views, in the given order."""
+        index = torch.from_numpy(views)
+        rows = self.table.view(len(self.points), -1, self.table.shape[1])
+        return replace(
+            self,
+            table=rows[index].reshape(-1, self.table.shape[1]),
+            K=self.K[index],
+            centers=self.centers[index],
+            points=self.points[index],
+            normals=self.normals[index],
+            weights=self.weights[index],
+        )
 
 
 def make_level(maps: IntegratedDepthMaps, step: int, points: int, rng: np.random.Generator) -> PyramidLevel:

@@ -85,6 +85,15 @@ class ViewGraph:
         """Search the hypotheses of all pairs."""
         self.search_pairs(np.argwhere(np.triu(np.ones((self.num_views, self.num_views), bool), 1)), on_progress)
 
+    def subgraph(self, views: Int[np.ndarray, " m"]) -> ViewGraph:
+        """The graph of some views, numbered in their order, with the hypotheses that are known already."""
+        graph = ViewGraph(self.level.subset(views), self.options)
+        number = {view: k for k, view in enumerate(views.tolist())}
+        graph.hypotheses = {
+            (number[i], number[j]): found for (i, j), found in self.hypotheses.items() if i in number and j in number
+        }
+        return graph
+
     def confirmed_fraction(self, R: Float[np.ndarray, "n 3 3"], neighbors: int = 2) -> float:
         """Fraction of the pairs of neighboring views whose best hypothesis agrees with given poses.
 
@@ -210,6 +219,26 @@ class ViewGraph:
                 candidates.propose(state, placed, view)
         return state
 
+    def extended(self, state: Sim3, placed: Int[np.ndarray, " p"]) -> Sim3:
+        """Place all other views beside those that are placed, each by its best candidate.
+
+        Every other view needs hypotheses with some placed views.
+
+        Args:
+            state: similarities of the placed views.
+            placed: their indices.
+        """
+        n = self.num_views
+        everything = Sim3(np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 3)), np.ones(n)).replaced(placed, state)
+        candidates = _Candidates(self, self.options.few_comparisons[0])
+        for view in placed.tolist():
+            candidates.add(everything, placed.tolist(), view)
+        while len(candidates.views):
+            view, similarity = candidates.best()
+            everything = everything.replaced(view, similarity)
+            candidates.remove([view])
+        return everything
+
     def _optimize(self, state: Sim3, placed: Int[np.ndarray, " p"]) -> Sim3:
         """Optimize the placed views together."""
         pairs = placed[self._pairs(state.R[placed])]
@@ -233,10 +262,11 @@ class _Candidates:
 
     def add(self, state: Sim3, placed: list[int], source: int) -> None:
         """Add the candidates that one of the placed views implies, and compare them with all placed views."""
-        unplaced = [view for view in range(self.graph.num_views) if view not in placed]
+        hypotheses = self.graph.hypotheses
+        unplaced = [v for v in range(self.graph.num_views) if (v, source) in hypotheses and v not in placed]
         if not unplaced:
             return
-        found = [self.graph.hypotheses[view, source].relative for view in unplaced]
+        found = [hypotheses[view, source].relative for view in unplaced]
         relative = _concatenate(found)
         count = len(relative)
         first = len(self.views)
