@@ -19,7 +19,7 @@ class IntegrateCommand:
     """Integrate the normal maps of a scene to depth maps, up to one scale factor per connected part of each mask.
 
     Writes integration/depth/NN.npy (z depth) and integration/perspective/NN.npy (distance along the ray) to the scene
-    folder: float32, zero off the mask, with a mean log depth of zero.
+    folder: float32, zero where there is no normal, with a mean log depth of zero.
     """
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
@@ -77,7 +77,7 @@ class IntegrateCommand:
         def integrate(view: int) -> None:
             normals = scene.normals[view].astype(np.float64)
             depth = integrate_normals(normals, scene.masks[view], scene.K[view], k=self.k, max_rounds=self.max_rounds)
-            depth = np.nan_to_num(depth)  # zero off the mask
+            depth = np.where(scene.valid[view], depth, 0)
             ray_lengths = np.linalg.norm(pixel_directions(scene.K[view], pixels), axis=-1)
             for folder, values in zip(folders, (depth, depth * ray_lengths)):
                 np.save(folder / f"{scene.names[view]}.npy", values.astype(np.float32))

@@ -19,6 +19,7 @@ class PrepareCommand:
     Formats: diligent-mv (as released, one object or all), rnb-neus, neus (IDR and DTU, with added normal maps), monosdf,
     nerfstudio (transforms.json), colmap, metashape (XML), plain (normal maps without poses). Normal maps are expected in
     normal*/ and masks in mask*/, named like the views; without masks, the object is where the normal maps are not zero.
+    Where the object has no normals, they are zero, NaN, or black in mask_valid*/; these holes are kept.
     Lens distortion is removed. OUT is created only once it is complete.
     """
 
@@ -108,9 +109,11 @@ class PrepareCommand:
         from pmni_nerfstudio.importers.assemble import assemble
         from pmni_nerfstudio.importers.registry import FORMATS
         from pmni_nerfstudio.importers.source import ImportOptions
+        from pmni_nerfstudio.importers.validity import with_validity
 
         with new_scene_folder(out, source, self.overwrite, is_scene) as fresh:
-            imported = FORMATS[name].read(source, ImportOptions(self.normals, self.focal, self.fov))
+            options = ImportOptions(self.normals, self.focal, self.fov)
+            imported = with_validity(source, FORMATS[name].read(source, options))
             print(f"{source}: {imported.description}")
             axes = None if self.axes == "auto" else self.axes
             try:

@@ -54,7 +54,7 @@ class AxisEvidence:
     """Cues measured in one view, one value for each of the M `axis_corrections()`."""
 
     facing: np.ndarray
-    """(M,) fraction of the mask's pixels whose normal faces the camera."""
+    """(M,) fraction of the normals that face the camera."""
     rim: np.ndarray
     """(M,) agreement of the normals with the outward direction of the mask at its rim, in [-1, 1].
 
@@ -116,20 +116,23 @@ def measure_axes(normals: np.ndarray, mask: np.ndarray, K: np.ndarray, camera_fr
     """Measure the three cues in one view for all `axis_corrections()`.
 
     Args:
-        normals: (H, W, 3), unit length on the mask, OpenCV camera axes.
-        mask: (H, W) bool, not empty.
+        normals: (H, W, 3), OpenCV camera axes, zero where there is none; pixels without a normal are no evidence.
+        mask: (H, W) bool.
         K: (3, 3) intrinsics, pixel centers at integers.
         camera_from_stored: (3, 3) rotation by which these normals were computed from the stored ones.
     """
     candidates = np.stack([camera_from_stored @ c.axes @ camera_from_stored.T for c in axis_corrections()])
     candidates = candidates.astype(np.float32)
-    every = max(1, int(mask.sum()) // NUM_SAMPLES)
-    y, x = (index[::every] for index in np.nonzero(mask))
+    valid = mask & normals.any(axis=-1)
+    every = max(1, int(valid.sum()) // NUM_SAMPLES)
+    y, x = (index[::every] for index in np.nonzero(valid))
     rays = pixel_directions(K, np.stack([x, y], axis=-1)).astype(np.float32)
     # ray . (C n) for all pixels and all candidates C at once
     facing = np.einsum("pi,mij,pj->pm", rays, candidates, normals[y, x].astype(np.float32), optimize=True) < 0
     return AxisEvidence(
-        facing.mean(axis=0), _rim_agreement(normals, mask, candidates), _integrability(normals, mask, candidates)
+        facing.mean(axis=0),
+        _rim_agreement(normals, mask, valid, candidates),
+        _integrability(normals, valid, candidates),
     )
 
 
@@ -203,12 +206,13 @@ def check_axes(
     ]
 
 
-def _rim_agreement(normals: np.ndarray, mask: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def _rim_agreement(normals: np.ndarray, mask: np.ndarray, valid: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Agreement (M,) of corrected normals with the outward direction of the mask at its rim; 0 without evidence.
 
     Args:
         normals: (H, W, 3).
         mask: (H, W).
+        valid: (H, W), mask pixels with a normal.
         candidates: corrections (M, 3, 3) in camera axes.
     """
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
@@ -217,7 +221,7 @@ def _rim_agreement(normals: np.ndarray, mask: np.ndarray, candidates: np.ndarray
     border = 4
     frame = np.zeros_like(mask)
     frame[border:-border, border:-border] = True
-    y, x = np.nonzero(rim & frame)
+    y, x = np.nonzero(rim & frame & valid)
     if len(y) < MIN_RIM_PIXELS:
         return np.zeros(len(candidates))
     outward = -np.stack([cv2.Sobel(blurred, cv2.CV_32F, *axis)[y, x] for axis in ((1, 0), (0, 1))], axis=-1)
@@ -232,9 +236,9 @@ def _rim_agreement(normals: np.ndarray, mask: np.ndarray, candidates: np.ndarray
     return np.divide(products.sum(axis=1), weight, out=np.zeros_like(weight), where=enough).mean(axis=1)
 
 
-def _integrability(normals: np.ndarray, mask: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Correlation (M,) of d/dy (n_x / n_z) with d/dx (n_y / n_z), both times n_z squared, inside the mask."""
-    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+def _integrability(normals: np.ndarray, valid: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Correlation (M,) of d/dy (n_x / n_z) with d/dx (n_y / n_z), both times n_z squared, inside the valid pixels."""
+    inside = cv2.erode(valid.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     inside[[0, -1]] = inside[:, [0, -1]] = False
     every = max(1, int(inside.sum()) // NUM_SAMPLES)
     y, x = (index[::every] for index in np.nonzero(inside))

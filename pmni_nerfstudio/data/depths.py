@@ -17,11 +17,11 @@ def read_depths(scene: Scene | SplitViews) -> Float[np.ndarray, "N H W"]:
     """Read the depth maps of all views: z depth at the resolution of the scene, with one unknown scale per view.
 
     Returns:
-        (N, H, W) float32, 0 where unknown and off the mask. Half precision has a resolution of a thousandth of the
+        (N, H, W) float32, 0 where unknown and where there is no normal. Half precision has a resolution of a thousandth of the
         distance, which is too coarse for cameras 15 radii away.
 
     Raises:
-        SceneError: the scene has no depth maps, or one has a wrong size or no depth on its mask.
+        SceneError: the scene has no depth maps, or one has a wrong size or no depth where there are normals.
     """
     if scene.depth_files is None:
         raise SceneError(
@@ -29,18 +29,21 @@ def read_depths(scene: Scene | SplitViews) -> Float[np.ndarray, "N H W"]:
             "run `pmni integrate`, or set the weights of the depth losses to 0"
         )
     depths = np.empty((scene.num_views, scene.height, scene.width), dtype=np.float32)
-    for depth, file, mask in zip(depths, scene.depth_files, scene.masks, strict=True):
+    for depth, file, valid in zip(depths, scene.depth_files, scene.valid, strict=True):
         original = read_depth(file)
-        ratio = np.divide(original.shape, mask.shape)
+        ratio = np.divide(original.shape, valid.shape)
         # Resampled sizes are rounded to whole pixels.
-        if abs(ratio[0] / ratio[1] - 1) > 1 / min(mask.shape):
+        if abs(ratio[0] / ratio[1] - 1) > 1 / min(valid.shape):
             raise SceneError(
                 f"{file}: {original.shape[1]}x{original.shape[0]} pixels do not match maps of "
                 f"{scene.width}x{scene.height}; run `pmni integrate` again"
             )
         # Nearest neighbor: an average across a depth discontinuity would be a depth without a surface.
         depth[:] = cv2.resize(original, (scene.width, scene.height), interpolation=cv2.INTER_NEAREST_EXACT)
-        depth[~mask] = 0
+        # Integration continues depths over holes, and other programs may do the same.
+        depth[~valid] = 0
         if not depth.any():
-            raise SceneError(f"{file}: has no depth on the mask (zero or not finite); run `pmni integrate` again")
+            raise SceneError(
+                f"{file}: has no depth on the mask (zero or not finite); run `pmni integrate` again"
+            )
     return depths

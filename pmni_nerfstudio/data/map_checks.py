@@ -14,8 +14,17 @@ from pmni_nerfstudio.errors import SceneError
 
 MISSING_LENGTH = 0.1
 """Normals shorter than this are missing. 8-bit background (128, 128, 128) has a length of 0.007."""
-MAX_MISSING = 0.1
-"""Largest permitted fraction of the mask without normals. A mask one pixel too wide in a small image has about 5%."""
+MIN_VALID = 0.1
+"""Least fraction of a mask's pixels that need a normal; the others are holes, such as shadows and highlights."""
+NOTABLE_HOLES = 0.01
+"""Largest fraction of a mask's pixels without a normal that is not reported."""
+WIDE_MASK_PX = 2.3
+"""Width of a rim without normals, in pixels, up to which the mask counts as too wide."""
+WIDE_MASK_SHARE = 0.9
+"""Least fraction of the contour's pixels without normals that such a rim covers. In laser scans, whose holes reach the
+contour as well, they were up to 81%; around masks that are one pixel too wide, all."""
+WIDE_MASK_CONTOUR = 0.25
+"""Least fraction of the contour that such a rim covers; a mask shifted by a pixel has one along half of the contour."""
 LENGTH_TOLERANCE = 0.05
 """Tolerance of a normal's length; 8-bit quantization alone causes up to 0.007."""
 MAX_OFF_LENGTH = 0.01
@@ -24,6 +33,8 @@ MAX_VALUE = 1e6
 """Components of larger magnitude are treated as infinite, since their squares overflow."""
 MAX_EDGE = 0.02
 """Largest fraction of an image's border pixels that a mask may cover without a warning."""
+MAX_LISTED = 12
+"""Most views that one message lists."""
 MAX_MEDIAN_ERROR = 0.2
 """Maps whose median length differs from 1 by more than this do not contain normals."""
 
@@ -92,46 +103,43 @@ def check_size(path: Path, shape: tuple[int, ...], expected: tuple[int, ...], re
         )
 
 
-def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Check a normal map on its mask and normalize it: unit length on the mask, zero elsewhere, axes unchanged.
+def clean_normals(
+    path: Path, stored: np.ndarray, mask: np.ndarray, measured: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Check a normal map on its mask and normalize it: unit length where there is a normal, zero elsewhere.
 
-    Mask pixels without a normal are removed from the mask if they touch the background, as around maps narrower than the
-    mask. Holes inside the object stay in the mask, because they would carve the visual hull, and take the normal of the
-    nearest pixel.
+    Mask pixels without a normal, or with NaN, are holes: they stay in the mask, which is the silhouette. Only a thin rim
+    around the whole object is removed, since then the mask is wider than the object, unless `measured` tells that the
+    mask is right.
 
     Args:
         path: normal map, for messages.
-        stored: (H, W, 3) float32, as returned by `read_normals`.
+        stored: (H, W, 3) float32, as returned by `read_normals`; axes are not changed.
         mask: (H, W) bool.
+        measured: (H, W) bool, pixels whose normals count; None: all.
 
     Returns:
         Normals (H, W, 3) float32, mask (H, W) bool, and warnings of one line each.
 
     Raises:
-        SceneError: values are not finite, too many normals are missing, or lengths are not those of normals.
+        SceneError: normals are infinite, hardly any are on the mask, or lengths are not those of normals.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        # False for NaN, and for zero.
+        found = np.linalg.norm(stored, axis=-1) >= MISSING_LENGTH
+    if measured is not None:
+        found &= measured
     count = int(mask.sum())
-    values = stored[mask]
-    broken = count - int((np.abs(values) < MAX_VALUE).all(axis=1).sum())  # false for NaN
+    infinite = mask & (np.abs(stored) >= MAX_VALUE).any(axis=-1)
+    if measured is not None:
+        infinite &= measured
+    broken = int(infinite.sum())
     if broken:
         raise SceneError(f"{path}: {_share(broken, count)} of the mask's normals are not finite; export the file again")
-    warnings = []
+    has_normal = mask & found
+    warnings = _check_coverage(path, mask, found)
+    values = stored[has_normal]
     length = np.linalg.norm(values, axis=1)
-    missing = np.zeros_like(mask)
-    missing[mask] = length < MISSING_LENGTH
-    num_missing = int(missing.sum())
-    if num_missing > MAX_MISSING * count:
-        outside = np.linalg.norm(stored[~mask], axis=1) >= MISSING_LENGTH
-        is_inverted = num_missing > 0.9 * count and outside.any()
-        raise SceneError(
-            f"{path}: {_share(num_missing, count)} of the mask's pixels have no normal (zero); "
-            + (
-                "the mask is inverted, paint the object white"
-                if is_inverted
-                else "shrink the mask to the pixels with normals"
-            )
-        )
-    length = length[length >= MISSING_LENGTH]
     _check_lengths(path, values, length)
     off = int((np.abs(length - 1) > LENGTH_TOLERANCE).sum())
     if off > MAX_OFF_LENGTH * count:
@@ -139,21 +147,73 @@ def clean_normals(path: Path, stored: np.ndarray, mask: np.ndarray) -> tuple[np.
             f"{path}: {_share(off, count)} of the mask's normals have a length that differs from 1 by more than {LENGTH_TOLERANCE}; "
             "they were normalized"
         )
-    normals = np.where(mask[..., None], stored, np.float32(0))
-    if num_missing:
-        has_normal = mask & ~missing
-        inside = missing & ndimage.binary_fill_holes(has_normal)
-        nearest = np.asarray(ndimage.distance_transform_edt(~has_normal, return_distances=False, return_indices=True))
-        normals[inside] = normals[nearest[0][inside], nearest[1][inside]]
-        mask = has_normal | inside
-        num_inside = int(inside.sum())
+    if measured is None and (rim := wide_rim(mask, has_normal)).any():
+        mask = mask & ~rim
         warnings.append(
-            f"{path}: {num_missing} of the mask's {count} pixels have no normal; {num_missing - num_inside} at the "
-            f"contour were removed from the mask, {num_inside} inside were filled from their neighbors"
+            f"{path}: {int(rim.sum())} of the mask's {count} pixels are a rim without normals around the object; they "
+            "were removed from the mask"
         )
-    normals[~mask] = 0
-    normals[mask] /= np.linalg.norm(normals[mask], axis=1, keepdims=True)
+    normals = np.where(has_normal[..., None], stored, np.float32(0))
+    normals[has_normal] /= np.linalg.norm(normals[has_normal], axis=1, keepdims=True)
     return normals, mask, warnings
+
+
+def wide_rim(mask: np.ndarray, has_normal: np.ndarray) -> np.ndarray:
+    """Rim without normals around the object, by which a mask (H, W) is too wide; empty if it seems to be right.
+
+    A mask that is a pixel or two too wide has such a rim wherever its contour has no normals. Holes that reach the
+    contour are wider in places.
+    """
+    missing = mask & ~has_normal
+    inner = np.asarray(ndimage.binary_erosion(mask, border_value=1), dtype=bool)
+    contour = mask & np.logical_not(inner)
+    if (missing & contour).sum() <= WIDE_MASK_CONTOUR * contour.sum():
+        return np.zeros_like(mask)
+    near = np.asarray(ndimage.distance_transform_edt(~has_normal)) <= WIDE_MASK_PX
+    if near[missing & contour].mean() < WIDE_MASK_SHARE:
+        return np.zeros_like(mask)
+    return missing & near & ~np.asarray(ndimage.binary_fill_holes(has_normal))
+
+
+def warn_of_holes(files: Sequence[Path], masks: np.ndarray, missing: np.ndarray) -> list[str]:
+    """One line on the views of whose masks (N, H, W) a notable number of pixels, `missing` (N,), have no normal."""
+    areas = masks.sum(axis=(1, 2))
+    views = np.flatnonzero(missing > NOTABLE_HOLES * areas)
+    if not views.size:
+        return []
+    listed = [f"{files[i].stem}: {missing[i]} ({missing[i] / areas[i]:.0%})" for i in views[:MAX_LISTED]]
+    more = [f"{views.size - MAX_LISTED} more"] if views.size > MAX_LISTED else []
+    return [
+        f"{files[0].parent}: pixels of the mask without a normal, which count for the silhouette only, in {views.size} of "
+        f"{len(files)} views: {', '.join(listed + more)}"
+    ]
+
+
+def _check_coverage(path: Path, mask: np.ndarray, found: np.ndarray) -> list[str]:
+    """Check that a mask (H, W) and the pixels with normals (H, W) show the same object; returns warnings."""
+    count, inside = int(mask.sum()), int((found & mask).sum())
+    outside = int((found & ~mask).sum())
+    missing = count - inside
+    what = f"{path}: {_share(missing, count)} of the mask's pixels have no normal (zero or NaN)"
+    if inside < MIN_VALID * count:
+        raise SceneError(
+            f"{what}; "
+            + (
+                "the mask is inverted, paint the object white"
+                if outside
+                else f"at least {MIN_VALID:.0%} are needed, export the file again or remove the view from all folders"
+            )
+        )
+    if inside < 0.5 * count and outside > inside:
+        raise SceneError(
+            f"{what}, and most normals ({outside} of {inside + outside}) are outside of the mask; check that the mask is of "
+            "this view and that the object is white"
+        )
+    # Maps with normals everywhere are not evidence against the mask.
+    is_dense_outside = outside * count > 0.5 * inside * (mask.size - count)
+    if min(missing, outside) > 0.1 * count and not is_dense_outside:
+        return [f"{what}, while {outside} pixels outside have one; check that the mask is of this view"]
+    return []
 
 
 def _check_lengths(path: Path, values: np.ndarray, length: np.ndarray) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,11 +17,27 @@ class Observations:
     names: tuple[str, ...]
     """Name of each view: the stem of its files."""
     normals: Float[np.ndarray, "n h w 3"]
-    """OpenCV camera axes, unit length on the mask and zero off it."""
+    """OpenCV camera axes: unit length where a normal was measured, zero elsewhere."""
     masks: Bool[np.ndarray, "n h w"]
-    """True on the object."""
+    """True on the object: its silhouette, whether or not it has normals there."""
     K: Float[np.ndarray, "n 3 3"]
     """Intrinsics in pixels, pixel centers at integers."""
+
+    @cached_property
+    def valid(self) -> Bool[np.ndarray, "n h w"]:
+        """True on mask pixels with a normal; the masks themselves if all have one.
+
+        Shadows, highlights and the blind spots of a scanner are holes: part of the mask, but not valid.
+        """
+        valid = np.empty_like(self.masks)
+        for view, (normals, mask) in enumerate(zip(self.normals, self.masks)):  # one by one, against a large copy
+            valid[view] = mask & normals.any(axis=-1)
+        return self.masks if np.array_equal(valid, self.masks) else valid
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether mask pixels of any view have no normal."""
+        return self.valid is not self.masks
 
     @property
     def num_views(self) -> int:

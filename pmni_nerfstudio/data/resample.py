@@ -2,7 +2,7 @@
 """Resampling of maps and their intrinsics.
 
 Pixels are areas with their centers at integers: pixel x covers [x - 0.5, x + 0.5]. Downsampling averages over areas,
-upsampling interpolates linearly. Normals are weighted by the mask, so that the background has no influence.
+upsampling interpolates linearly. Pixels without a normal have no influence on the normals.
 """
 
 from __future__ import annotations
@@ -48,18 +48,26 @@ def resample_normals(normals: np.ndarray, mask: np.ndarray, new_size: tuple[int,
     """Resample normals and their mask.
 
     Args:
-        normals: (H, W, 3) float32, unit length on the mask, in any axes.
+        normals: (H, W, 3) float32 in any axes, unit length or, without a normal, zero.
         mask: (H, W) bool.
         new_size: width, height.
 
     Returns:
-        normals (H', W', 3) float32, unit length on the new mask and zero off it, and the new mask (H', W') bool. Pixels
-        in which opposite normals cancel have no direction and are removed from the mask.
+        normals (H', W', 3) float32 and the new mask (H', W') bool. A new pixel has a normal, of unit length, if at least
+        half of its part of the mask has normals, and these do not cancel.
     """
+    new_mask = resample_mask(mask, new_size)
+    share = _resize(mask.astype(np.float32), new_size)
+    valid = mask & normals.any(axis=-1)
+    valid_share = _resize(valid.astype(np.float32), new_size)
     total = _resize(np.where(mask[..., None], normals, np.float32(0)), new_size)
+    return normalized(total, new_mask & (2 * valid_share >= share)), new_mask
+
+
+def normalized(total: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Averaged normals (H, W, 3) at unit length; zero where `where` (H, W) is false, or where opposite normals cancel."""
     length = np.linalg.norm(total, axis=-1, keepdims=True)
-    new_mask = resample_mask(mask, new_size) & (length[..., 0] > 1e-3)
-    return np.divide(total, length, out=np.zeros_like(total), where=new_mask[..., None]), new_mask
+    return np.divide(total, length, out=np.zeros_like(total), where=where[..., None] & (length > 1e-3))
 
 
 def _resize(array: np.ndarray, new_size: tuple[int, int]) -> np.ndarray:

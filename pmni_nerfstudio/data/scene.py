@@ -4,7 +4,8 @@
 The layout is that in which SuperNormal (Cao and Taketomi, CVPR 2024) and PMNI (CVPR 2025) release DiLiGenT-MV:
 
     SCENE/
-      mask/NN.png                    white on the object
+      mask/NN.png                    white on the object: its silhouette
+      mask_valid/NN.png              optional: white where normals count (see map_checks.clean_normals)
       normal_camera_space*/NN.exr    .exr, .png or .npy; x right, y up, z towards the viewer
       normal_world_space*/NN.exr     normals in world axes; needs poses
       cameras_sphere.npz             world_mat_i, scale_mat_i of view i (see camera_files.py), or
@@ -32,7 +33,14 @@ from pmni_nerfstudio.data import camera_files, images
 from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, measure_axes
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
-from pmni_nerfstudio.data.map_checks import check_mask, check_size, clean_normals, warn_of_copies, warn_of_masks
+from pmni_nerfstudio.data.map_checks import (
+    check_mask,
+    check_size,
+    clean_normals,
+    warn_of_copies,
+    warn_of_holes,
+    warn_of_masks,
+)
 from pmni_nerfstudio.data.observations import Observations
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
 from pmni_nerfstudio.errors import SceneError
@@ -40,6 +48,7 @@ from pmni_nerfstudio.errors import SceneError
 T = TypeVar("T")
 
 MASKS = "mask"
+VALID = "mask_valid"
 CAMERA_SPACE = "normal_camera_space"
 WORLD_SPACE = "normal_world_space"
 TRUE_NORMALS = "normal_camera_space_GT"
@@ -129,7 +138,10 @@ def read_scene(
     except ValueError as error:
         raise SceneError(f"{root}: scale_factor {error}") from error
     K = resample_intrinsics(K, (width, height), size)
-    normals, masks, normal_warnings = _read_normals(folder, normal_files, masks, K, spaces, size)
+    valid_files = None
+    if (root / VALID).is_dir():
+        valid_files = files_in_order(names, list_files(root / VALID, images.MASK_SUFFIXES), root / VALID, root / MASKS)
+    normals, masks, normal_warnings = _read_normals(folder, normal_files, valid_files, masks, K, spaces, size)
     if c2w is None:  # with poses, identical cameras reveal copies; a symmetric object may have equal views
         normal_warnings += warn_of_copies(normal_files, normals)
     mesh_file = root / MESH
@@ -211,6 +223,7 @@ def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _read_normals(
     folder: Path,
     files: Sequence[Path],
+    valid_files: Sequence[Path] | None,
     masks: np.ndarray,
     K: np.ndarray,
     spaces: Sequence[np.ndarray],
@@ -221,6 +234,7 @@ def _read_normals(
     Args:
         folder: folder of the normal maps.
         files: normal map of each view.
+        valid_files: image of each view that tells where normals count; None: everywhere.
         masks: (N, H, W).
         K: (N, 3, 3) intrinsics at the new size.
         spaces: rotations (N, 3, 3) from stored to OpenCV camera axes, and, with poses, those for the other space.
@@ -234,18 +248,25 @@ def _read_normals(
     normals = np.empty((count, size[1], size[0], 3), dtype=np.float16)
     new_masks = np.empty((count, size[1], size[0]), dtype=bool)
 
+    missing = np.empty(count, dtype=int)
+
     def read(view: int) -> tuple[list[str], list[AxisEvidence]]:
         stored = images.read_normals(files[view])
         check_size(files[view], stored.shape, (height, width), folder.parent / MASKS)
-        maps, mask, warnings = clean_normals(files[view], stored, masks[view])
+        measured = None
+        if valid_files is not None:
+            measured = images.read_mask(valid_files[view])
+            check_size(valid_files[view], measured.shape, (height, width), folder.parent / MASKS)
+        maps, mask, warnings = clean_normals(files[view], stored, masks[view], measured)
         maps = maps @ spaces[0][view].T.astype(np.float32)
         if size != (width, height):
             maps, mask = resample_normals(maps, mask, size)
-            if not mask.any() or mask.all():
+            if not maps.any() or mask.all():
                 raise SceneError(
-                    f"{files[view]}: at {size[0]}x{size[1]} its mask is empty or full; use a larger scale_factor"
+                    f"{files[view]}: at {size[0]}x{size[1]} its mask is full, or has no normals; use a larger scale_factor"
                 )
         normals[view], new_masks[view] = maps, mask
+        missing[view] = (mask & ~maps.any(axis=-1)).sum()
         evidence = [measure_axes(maps, mask, K[view], spaces[0][view])]
         for space in spaces[1:]:
             turn = (space[view] @ spaces[0][view].T).astype(np.float32)
@@ -255,7 +276,7 @@ def _read_normals(
         return warnings, evidence
 
     views = _for_each(read, count)
-    warnings = [line for lines, _ in views for line in lines]
+    warnings = [line for lines, _ in views for line in lines] + warn_of_holes(files, new_masks, missing)
     own, *other = zip(*(evidence for _, evidence in views))
     warnings += check_axes(folder, files, own, folder.name.startswith(WORLD_SPACE), *other)
     return normals, new_masks, warnings

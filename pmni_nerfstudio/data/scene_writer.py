@@ -43,7 +43,8 @@ def write_scene(
         c2w: (N, 4, 4), camera to unit-sphere world, OpenCV axes. If None, intrinsics.json is written.
         world_from_unit: (4, 4), similarity from the unit-sphere world to the data world.
         masks: (N, H, W) bool.
-        normals: (N, H, W, 3), OpenCV camera axes, unit length on the mask.
+        normals: (N, H, W, 3), OpenCV camera axes, unit length or, where there is none, zero. If mask pixels of any view
+            have none, mask_valid/ is written as well.
         mesh: ground-truth surface in the data world.
         depths: (N, H, W), z depth, zero or NaN where unknown.
 
@@ -68,17 +69,21 @@ def write_scene(
         raise ValueError("K: without poses, all views share their intrinsics")
 
     mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
+    valid = masks.astype(bool) & normals.any(axis=-1)
+    valid_files = [root / scene.VALID / f"{name}.png" for name in names] if (valid != masks).any() else []
     normal_files = [root / scene.TRUE_NORMALS / f"{name}.exr" for name in names]
     depth_files = [root / scene.DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
     camera_file = root / (scene.CAMERAS if c2w is not None else scene.INTRINSICS)
     mesh_files = [root / scene.MESH] if mesh is not None else []
-    _check_other_files(root, {*mask_files, *normal_files, *depth_files, camera_file, *mesh_files})
-    for file in (mask_files[0], normal_files[0], *depth_files[:1]):
+    _check_other_files(root, {*mask_files, *valid_files, *normal_files, *depth_files, camera_file, *mesh_files})
+    for file in (mask_files[0], normal_files[0], *valid_files[:1], *depth_files[:1]):
         file.parent.mkdir(parents=True, exist_ok=True)
     for view in range(count):
         write_png(mask_files[view], masks[view].astype(bool))
         stored = flip_y_and_z(normals[view])
         write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
+    for file, pixels in zip(valid_files, valid):
+        write_png(file, pixels)
     if depths is not None:
         for file, depth in zip(depth_files, depths):
             with atomic_path(file) as temporary:
@@ -96,6 +101,7 @@ def _check_other_files(root: Path, planned: set[Path]) -> None:
     """Raise SceneError if a scene folder contains other files than the planned ones."""
     folders = [
         root / scene.MASKS,
+        root / scene.VALID,
         root / scene.DEPTHS,
         root / scene.IMAGES,
         *root.glob(f"{scene.CAMERA_SPACE}*"),

@@ -168,13 +168,13 @@ class NormalScore:
     """Error of the rendered normals of one view."""
 
     mae_deg: float
-    """Mean angular error in degrees over pixels of the mask that show the surface; 180 if there are none."""
+    """Mean angular error in degrees over pixels with reference normals that show the surface; 180 if there are none."""
     median_deg: float
     """Median angular error in degrees over the same pixels."""
     mask_iou: float
     """Intersection over union of the mask and the rendered silhouette."""
     pixels: int
-    """Number of pixels evaluated."""
+    """Number of pixels whose normals were compared."""
 
 
 def score_normals(rendered: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> NormalScore:
@@ -182,15 +182,16 @@ def score_normals(rendered: np.ndarray, reference: np.ndarray, mask: np.ndarray)
 
     Args:
         rendered: (H, W, 3) normals, zero where no surface is visible.
-        reference: (H, W, 3) normals, unit on the mask.
+        reference: (H, W, 3) normals, zero where there is none.
         mask: (H, W) bool, pixels of the object.
     """
     seen = (rendered != 0).any(axis=-1)
     both = seen & mask
-    errors = angular_error_deg(rendered[both], reference[both]) if both.any() else np.array([180.0])
+    compared = both & (reference != 0).any(axis=-1)
+    errors = angular_error_deg(rendered[compared], reference[compared]) if compared.any() else np.array([180.0])
     return NormalScore(
         mae_deg=float(errors.mean()),
         median_deg=float(np.median(errors)),
         mask_iou=float(both.sum() / max((seen | mask).sum(), 1)),
-        pixels=int(both.sum()),
+        pixels=int(compared.sum()),
     )

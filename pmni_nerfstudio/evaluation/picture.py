@@ -33,7 +33,7 @@ class PictureView(TypedDict):
     """One row of a comparison picture; normals are in OpenCV camera axes."""
 
     input: np.ndarray
-    """(H, W, 3) input normals."""
+    """(H, W, 3) input normals, zero where there is none."""
     rendered: np.ndarray
     """(H, W, 3) rendered normals, zero where there is no surface."""
     mask: np.ndarray
@@ -124,7 +124,9 @@ def comparison_picture(
     Ks = resample_intrinsics(np.broadcast_to(K, (len(views), 3, 3)), (1, 1), (MESH_SCALE, MESH_SCALE))
     for row, view, pose, k, window in zip(axes, views, c2w, Ks, windows, strict=True):
         mask = view["mask"]
-        error = np.where(mask, angular_error_deg(view["rendered"], view["input"]), np.nan)
+        error = np.where(
+            mask & (view["input"] != 0).any(-1), angular_error_deg(view["rendered"], view["input"]), np.nan
+        )
         has_surface = (view["rendered"] != 0).any(-1)
         row[0].imshow(normals_to_rgb(view["input"], mask[..., None])[window])
         row[1].imshow(normals_to_rgb(view["rendered"], has_surface[..., None])[window])

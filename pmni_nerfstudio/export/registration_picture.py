@@ -40,7 +40,7 @@ def write_registration_picture(path: Path, views: Views, registration: Registrat
         mask = views.masks[view]
         rendered = rendered_normals(views, poses, registration.surface, int(view))
         seen = np.linalg.norm(rendered, axis=-1) > 0.5
-        error = np.where(mask & seen, angular_error_deg(rendered, views.normals[view]), np.nan)
+        error = np.where(views.valid[view] & seen, angular_error_deg(rendered, views.normals[view]), np.nan)
         rows, columns = (np.flatnonzero(mask.any(axis=a)) for a in (1, 0))
         window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         column[0].imshow(normals_to_rgb(views.normals[view], mask[..., None])[window])

@@ -155,9 +155,9 @@ def _load_all(
         maps = stored @ _camera_from_stored(frame, axes).T.astype(np.float32)
         maps, mask = undistort(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
         normals[view], masks[view] = resize(maps, mask, size)
-        if not masks[view].any() or masks[view].all():
+        if not normals[view].any() or masks[view].all():
             raise SceneError(
-                f"{frame.normals}: its mask is empty or full at {size[0]}x{size[1]}; give a larger --size or check the "
+                f"{frame.normals}: its mask is full, or has no normals, at {size[0]}x{size[1]}; give a larger --size or check the "
                 "camera's distortion"
             )
     return normals, masks, K, source_K, warnings

@@ -20,6 +20,7 @@ from pmni_nerfstudio.importers.source import Axes
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 _NORMAL_WORDS = ("normal",)
 _MASK_WORDS = ("mask", "silhouette")
+_VALID_WORDS = ("mask_valid",)
 _IMAGE_WORDS = ("image", "img", "rgb", "photo", "color", "colour")
 
 
@@ -55,6 +56,11 @@ def find_normals(root: Path, choice: str | None = None) -> dict[str, Path]:
 def find_masks(root: Path) -> dict[str, Path]:
     """Masks by view name; empty if there are none."""
     return _find(root, _MASK_WORDS, (*MASK_SUFFIXES, ".npy"))
+
+
+def find_valid(root: Path) -> dict[str, Path]:
+    """Images that tell where normals count (mask_valid/NN.png and the like), by view name; empty if there are none."""
+    return _find(root, _VALID_WORDS, (*MASK_SUFFIXES, ".npy"))
 
 
 def find_images(root: Path) -> dict[str, Path]:
@@ -101,10 +107,14 @@ def _find(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> dict[s
 def _folders(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
     """Folders whose names start with one of the words and that directly hold files with one of the suffixes."""
     return [
-        path
-        for path in entries(root)
-        if path.is_dir() and path.name.lower().startswith(tuple(words)) and _in_folder(path, suffixes)
+        path for path in entries(root) if path.is_dir() and _starts(path.name, words) and _in_folder(path, suffixes)
     ]
+
+
+def _starts(name: str, words: Sequence[str]) -> bool:
+    """Whether a name starts with one of the words; mask_valid is not a mask."""
+    lower = name.lower()
+    return lower.startswith(tuple(words)) and (words is _VALID_WORDS or not lower.startswith(_VALID_WORDS))
 
 
 def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -126,6 +136,8 @@ def _by_words(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> di
     pattern = re.compile(rf"(?:(?:{alternatives})[a-z]*[_\-. ]+(\w.*)|(.*?)[_\-. ]+(?:{alternatives})[\w\-. ]*)", re.I)
     found: dict[str, Path] = {}
     for path in entries(root):
+        if words is _MASK_WORDS and any(word in path.stem.lower() for word in _VALID_WORDS):
+            continue
         if path.is_file() and path.suffix.lower() in suffixes and (parts := pattern.fullmatch(path.stem)):
             found.setdefault(parts[1] or parts[2], path)
     if len(found) > 1:
@@ -136,7 +148,7 @@ def _by_words(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> di
             inside = [
                 path
                 for path in entries(folder)
-                if path.suffix.lower() in suffixes and path.stem.lower().startswith(tuple(words)) and path.is_file()
+                if path.suffix.lower() in suffixes and _starts(path.stem, words) and path.is_file()
             ]
             if inside:
                 found[folder.name.removesuffix(".data")] = inside[0]

@@ -62,6 +62,8 @@ class Frame:
     """Rigid camera-to-world pose (4, 4) in the source's world, OpenCV axes; None if unknown."""
     image: Path | None = None
     """Photograph, with the aspect ratio of the normal map."""
+    valid: Path | None = None
+    """Image that is white where normals count; None: wherever they are not zero."""
 
 
 @dataclass(frozen=True, eq=False)

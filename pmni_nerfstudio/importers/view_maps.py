@@ -13,7 +13,7 @@ from PIL import Image
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.data.images import read_mask, read_normals, read_npy
 from pmni_nerfstudio.data.map_checks import MISSING_LENGTH, check_mask, clean_normals
-from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask, resample_normals
+from pmni_nerfstudio.data.resample import normalized, resample_intrinsics, resample_mask, resample_normals
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.importers.file_matching import PHOTO_SUFFIXES, match
 from pmni_nerfstudio.importers.matlab import read_mat
@@ -69,7 +69,7 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Read and check the maps of a view.
 
     Returns:
-        normals: (H, W, 3) float32 in their stored axes, unit length on the mask, zero elsewhere.
+        normals: (H, W, 3) float32 in their stored axes, unit length or, off the mask and in holes, zero.
         mask: (H, W) bool.
         warnings: one line each.
 
@@ -89,14 +89,21 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
                 "set the normals of the background to zero"
             )
     else:
-        mask = read_npy(frame.mask) > 0.5 if frame.mask.suffix.lower() == ".npy" else read_mask(frame.mask)
-        if mask.ndim != 2:
-            raise SceneError(f"{frame.mask}: holds an array of shape {mask.shape}; save masks as (height, width)")
-        if mask.shape != (height, width):
-            _check_ratio(frame.mask, mask.shape[::-1], (width, height), frame.normals)
-            mask = resample_mask(mask, (width, height))
+        mask = _read_mask(frame.mask, (width, height), frame.normals)
         check_mask(frame.mask, mask)
-    return clean_normals(frame.normals, stored, mask)
+    measured = None if frame.valid is None else _read_mask(frame.valid, (width, height), frame.normals)
+    return clean_normals(frame.normals, stored, mask, measured)
+
+
+def _read_mask(path: Path, size: tuple[int, int], normals: Path) -> np.ndarray:
+    """Mask (H, W) at the width and height of a normal map."""
+    mask = read_npy(path) > 0.5 if path.suffix.lower() == ".npy" else read_mask(path)
+    if mask.ndim != 2:
+        raise SceneError(f"{path}: holds an array of shape {mask.shape}; save masks as (height, width)")
+    if mask.shape[::-1] != size:
+        _check_ratio(path, mask.shape[::-1], size, normals)
+        mask = resample_mask(mask, size)
+    return mask
 
 
 def mask_of_view(
@@ -163,7 +170,7 @@ def undistort(
     """Resample the maps of a view for a pinhole camera of the same pose; the normals keep their directions.
 
     Args:
-        normals: (H, W, 3) float32, unit length on the mask, zero elsewhere.
+        normals: (H, W, 3) float32, unit length or zero.
         mask: (H, W) bool.
         K: intrinsics (3, 3) of the maps.
         lens: distortion of the maps.
@@ -176,10 +183,11 @@ def undistort(
         return normals, mask
     x, y = _undistortion_map(mask.shape, K, lens, new_K)
     share = cv2.remap(mask.astype(np.float32), x, y, cv2.INTER_LINEAR)  # zero outside the frame
+    valid = mask & normals.any(axis=-1)
+    valid_share = cv2.remap(valid.astype(np.float32), x, y, cv2.INTER_LINEAR)
     total = cv2.remap(normals, x, y, cv2.INTER_LINEAR)
-    length = np.linalg.norm(total, axis=-1, keepdims=True)
-    new_mask = (share >= 0.5) & (length[..., 0] > 1e-3)
-    return np.divide(total, length, out=np.zeros_like(total), where=new_mask[..., None]), new_mask
+    new_mask = share >= 0.5
+    return normalized(total, new_mask & (2 * valid_share >= share)), new_mask
 
 
 def resize(normals: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

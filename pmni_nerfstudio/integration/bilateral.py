@@ -19,9 +19,12 @@ from scipy.sparse.linalg import SuperLU, aslinearoperator, cg, splu
 from scipy.special import expit
 
 from pmni_nerfstudio.geometry.cameras import pixel_directions
+from pmni_nerfstudio.geometry.hole_filling import fill_holes
 
 _MIN_COSINE = 1e-3
 """Least |n . p|, because the depth gradient of a surface seen edge-on is unbounded."""
+_HOLE_WEIGHT = 0.1
+"""Factor on the equations of pixels without a normal, which only continue the depth of the others."""
 _MAX_CG_STEPS = 12
 """Conjugate gradient steps preconditioned by an older factorization; if these do not suffice, a new one is cheaper."""
 
@@ -53,8 +56,10 @@ def integrate_normals(
     Parts of the mask that are not connected (4-connectivity) have independent scale factors; each is scaled to a mean log
     depth of zero. An isolated pixel has depth 1.
 
+    Over holes, which have no normals, the depth is continued smoothly; it then keeps the scale of the parts around them.
+
     Args:
-        normals: unit normals, OpenCV camera axes.
+        normals: unit normals, OpenCV camera axes; zero in holes.
         mask: pixels to integrate.
         K: intrinsics in pixels, pixel centers at integers.
         k: sharpness of the choice between the two neighbors; 0 gives plain least squares without discontinuities. The
@@ -66,19 +71,23 @@ def integrate_normals(
         max_rounds: maximum number of alternations of weights and depth; a dozen give a rough depth map.
 
     Returns:
-        z depth in camera axes, float64, NaN off the mask.
+        z depth in camera axes, float64, NaN off the mask, and everywhere if there are no normals.
     """
     out = np.full(mask.shape, np.nan)
-    if not mask.any():
+    valid = mask & normals.any(axis=-1)
+    if not valid.any():
         return out
     number = np.full(mask.shape, -1)
     count = int(mask.sum())
     number[mask] = np.arange(count)
     y, x = np.nonzero(mask)
     rays = pixel_directions(K, np.stack([x, y], axis=-1))
-    n = np.asarray(normals[mask], dtype=np.float64)
+    n = np.asarray(fill_holes(normals, mask, valid)[mask], dtype=np.float64)
     cosine = (n * rays).sum(axis=1)
     cosine = np.where(np.abs(cosine) < _MIN_COSINE, np.copysign(_MIN_COSINE, cosine), cosine)
+    is_hole = ~valid[mask]
+    n[is_hole] *= _HOLE_WEIGHT
+    cosine[is_hole] *= _HOLE_WEIGHT
     axes = [
         _edges(number[:, :-1], number[:, 1:], K[0, 0] * cosine, n[:, 0]),
         _edges(number[:-1], number[1:], K[1, 1] * cosine, n[:, 1]),

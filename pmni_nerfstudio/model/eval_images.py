@@ -39,16 +39,16 @@ def image_metrics(
 
     Args:
         outputs: Outputs of the view: `normals_camera` and `accumulation`.
-        observed: Unit normals in camera space, OpenCV axes.
+        observed: Normals in camera space, OpenCV axes; zero where there is none.
         mask: Mask of the object.
 
     Returns:
-        Error in degrees, 0 on pixels outside the mask or the rendered surface; metrics by name.
+        Error in degrees, 0 on pixels without a normal or outside the rendered surface; metrics by name.
     """
     rendered, surface = outputs["normals_camera"], outputs["accumulation"] > 0.5
-    both = (mask & surface)[..., 0]
+    both = (mask & surface)[..., 0] & observed.ne(0).any(dim=-1)
     if not bool(both.any()):
-        CONSOLE.log("Evaluation: the surface is not visible inside this view's mask.")
+        CONSOLE.log("Evaluation: the surface is not visible where this view has normals.")
     error_deg = torch.where(both, torch.rad2deg(angles(rendered, observed)), 0.0)
     return error_deg, {
         "normal_mae_deg": float(error_deg[both].mean()) if bool(both.any()) else 180.0,

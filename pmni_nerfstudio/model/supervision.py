@@ -103,12 +103,13 @@ class Supervision:
         accumulation = outputs["accumulation"][:, 0]
         # A ray that is hardly opaque has no meaningful normal.
         opaque = mask * valid * (accumulation.detach() > 0.5)
+        measured = opaque * batch["normal"].ne(0).any(dim=-1)  # not in holes, whose normals are zero
         view = batch["indices"][:, 0].to(mask.device)
         result: Dict[str, Tensor] = {}
         if weights["normal"]:
             to_camera = poses.w2c_opencv()[:, :, :3].index_select(0, view)
             rendered = (to_camera * outputs["normal_world"][:, None, :]).sum(dim=-1)
-            result["normal"] = losses.normal_loss(rendered, batch["normal"], opaque, self.normal_kind)
+            result["normal"] = losses.normal_loss(rendered, batch["normal"], measured, self.normal_kind)
         if weights["mask"]:
             result["mask"] = self._mask_loss(outputs, mask, field, grid)
         if weights["eikonal"]:
@@ -116,7 +117,7 @@ class Supervision:
         if weights["depth"]:
             z = outputs["depth"][:, 0] / outputs["directions_norm"][:, 0]
             integrated = self._depth_at(batch["indices"], mask.device)
-            known = (opaque > 0) & (integrated > 0)
+            known = (measured > 0) & (integrated > 0)
             result["depth"] = losses.depth_loss(z, integrated, view, known, self._views.num_views)
         if weights["sdf_on_points"] or weights["point_consistency"]:
             result |= self._point_losses(batch, weights, field, poses)

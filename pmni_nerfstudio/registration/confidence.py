@@ -30,7 +30,7 @@ class ViewAgreement:
     median_deg: Float[np.ndarray, " n"]
     """Median of the same angles."""
     inlier_ratio: Float[np.ndarray, " n"]
-    """Fraction of the mask's pixels where the surface is visible and its normal within three times the median angle of
+    """Fraction of the pixels with normals where the surface is visible and its normal within three times the median angle of
     all views, but at least 5 and at most 30 degrees."""
     iou: Float[np.ndarray, " n"]
     """Intersection over union of mask and rendered silhouette."""
@@ -60,7 +60,7 @@ def view_agreement(views: Views, poses: Poses, surface: Surface) -> ViewAgreemen
     errors = [_errors_deg(small, poses, surface, depths, visible, i) for i in range(len(views))]
     medians = np.array([np.median(e) if len(e) else 180.0 for e in errors])
     threshold = min(max(3 * float(np.median(medians)), 5.0), _MAX_INLIER_DEG)
-    areas = small.masks.sum(axis=(1, 2))
+    areas = small.valid.sum(axis=(1, 2))
     union = (visible | small.masks).sum(axis=(1, 2))
     return ViewAgreement(
         residual_deg=np.array([e.mean() if len(e) else 180.0 for e in errors]),
@@ -98,7 +98,7 @@ def _errors_deg(
     views: Views, poses: Poses, surface: Surface, depths: np.ndarray, visible: np.ndarray, view: int
 ) -> Float[np.ndarray, " p"]:
     """Angles between observed and rendered normals of one view, in degrees."""
-    y, x = np.nonzero(views.masks[view] & visible[view])
+    y, x = np.nonzero(views.valid[view] & visible[view])
     normals = _normals_at(views, poses, surface, view, np.stack([x, y], axis=1), depths[view, y, x])
     cosine = (normals * views.normals[view, y, x]).sum(axis=1)
     return np.rad2deg(np.arccos(cosine.clip(-1, 1)))

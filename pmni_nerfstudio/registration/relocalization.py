@@ -70,7 +70,7 @@ def relocalize_view(
 def _coarse_scores(one: Views, candidates: Poses, surface: Surface) -> Float[np.ndarray, " c"]:
     """Disagreement of one view with the surface at each candidate pose; lower is better.
 
-    The squared chord between normals, summed over the pixels that mask and rendered silhouette share, plus 2 for each
+    The squared chord between normals, summed over the valid pixels in the rendered silhouette, plus 2 for each
     pixel that only one of them has; per pixel of the mask.
     """
     step = max(1, int(np.sqrt(one.height * one.width / _PIXELS)))
@@ -84,7 +84,7 @@ def _coarse_scores(one: Views, candidates: Poses, surface: Surface) -> Float[np.
     )
     depths = surface.depths(copies, candidates, np.ones(copies.masks.shape, dtype=bool))
     visible, mask = np.isfinite(depths), copies.masks
-    k, y, x = np.nonzero(visible & mask)
+    k, y, x = np.nonzero(visible & small.valid)
     camera = pixel_directions(small.K[0], np.stack([x, y], axis=1)) * depths[k, y, x, None]
     world = np.einsum("pji,pj->pi", candidates.R[k], camera - candidates.t[k])
     normals = np.einsum("pij,pj->pi", candidates.R[k], surface.normals_at(world))

@@ -36,10 +36,10 @@ class Views(Observations):
         return Views(names, self.normals[index], self.masks[index], self.K[index])
 
     def blurred(self, sigma_px: float) -> Views:
-        """Views whose normals are smoothed within the mask; see `blur_normals`."""
+        """Views whose normals are smoothed within their valid pixels; see `blur_normals`."""
         if sigma_px <= 0:
             return self
-        normals = np.stack([blur_normals(n, m, sigma_px) for n, m in zip(self.normals, self.masks)])
+        normals = np.stack([blur_normals(n, m, sigma_px) for n, m in zip(self.normals, self.valid)])
         return replace(self, normals=normals)
 
     def downsampled(self, step: int) -> Views:
@@ -91,11 +91,11 @@ def views_of_scene(scene: Observations, indices: Sequence[int] | None = None, ma
 
 
 def blur_normals(
-    normals: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], sigma_px: float
+    normals: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], sigma_px: float
 ) -> Float[np.ndarray, "h w 3"]:
-    """Smooth unit normals within the mask by normalized convolution with a Gaussian; unit again, zero off the mask."""
-    weight = mask.astype(np.float32)
+    """Smooth unit normals within the valid pixels by normalized convolution with a Gaussian; unit again, zero elsewhere."""
+    weight = valid.astype(np.float32)
     total = cv2.GaussianBlur(normals * weight[..., None], (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
     # Normalizing the length replaces the division by the sum of weights.
     length = np.linalg.norm(total, axis=-1, keepdims=True)
-    return np.where(mask[..., None], total / np.maximum(length, 1e-12), 0).astype(np.float32)
+    return np.where(valid[..., None], total / np.maximum(length, 1e-12), 0).astype(np.float32)

@@ -39,7 +39,7 @@ class ViewStrip:
     size: tuple[int, int]
     """Width and height of the pictures in pixels."""
     mae_deg: float | None
-    """Mean angular error of the normals over pixels of the mask that show the surface, from `pmni eval`."""
+    """Mean angular error of the normals over pixels with reference normals that show the surface, from `pmni eval`."""
     mask_iou: float | None
     rot_deg: float | None
     """Rotation error of the pose, if ground truth is known."""
@@ -50,7 +50,7 @@ class ViewStrip:
 def errors_deg(result: StoredResult) -> list[np.ndarray]:
     """Angular errors of each view, (h, w) float16 degrees, cropped to the object.
 
-    They are NaN off the mask and 90 where the result has no surface.
+    They are NaN where there is no reference normal, and 90 where the result has no surface.
 
     Raises:
         PmniError: The rendered maps differ in size from the scene's.
@@ -66,7 +66,8 @@ def errors_deg(result: StoredResult) -> list[np.ndarray]:
                 f"are {scene.width}x{scene.height}; evaluate again with pmni eval"
             )
         angle = angular_error_deg(rendered[window], reference[i][window])
-        found.append(np.where(scene.masks[i][window], angle, np.nan).astype(np.float16))
+        known = scene.masks[i][window] & (reference[i][window] != 0).any(axis=-1)
+        found.append(np.where(known, angle, np.nan).astype(np.float16))
     return found
 
 

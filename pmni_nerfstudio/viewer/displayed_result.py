@@ -100,8 +100,8 @@ class DisplayedResult:
         vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
         sums, counts = np.zeros((2, len(vertices)))
         tolerance = depth_tolerance(mesh)
-        for K, pose, observed, mask in zip(self.scene.K, c2w, self.scene.normals, self.scene.masks):
-            index, (rows, columns), _ = seen_points(vertices, normals, mask, K, pose, self.rays, tolerance)
+        for K, pose, observed, valid in zip(self.scene.K, c2w, self.scene.normals, self.scene.valid):
+            index, (rows, columns), _ = seen_points(vertices, normals, valid, K, pose, self.rays, tolerance)
             normal_map = torch.from_numpy(observed.astype(np.float32)).permute(2, 0, 1)
             seen = lookup(normal_map, np.stack([columns, rows], axis=-1)) @ pose[:3, :3].T
             sums[index] += angular_error_deg(seen, normals[index])

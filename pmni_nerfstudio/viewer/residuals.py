@@ -41,7 +41,8 @@ class ViewResiduals:
         if "normal_world" not in outputs:
             return
         view = batch["indices"][:, 0].to(outputs["normal_world"].device)
-        valid = (batch["mask"][:, 0] > 0.5) & (outputs["accumulation"][:, 0] > 0.5)
+        measured = (batch["mask"][:, 0] > 0.5) & batch["normal"].ne(0).any(dim=-1)
+        valid = measured & (outputs["accumulation"][:, 0] > 0.5)
         to_camera = self._model.camera_optimizer.w2c_opencv()[view[valid], :, :3]
         rendered = (to_camera * outputs["normal_world"][valid][:, None, :]).sum(dim=-1)
         observed = batch["normal"][valid].to(rendered)

@@ -110,11 +110,28 @@ def test_masks_are_thresholded_at_half_of_the_area() -> None:
     assert small.sum() == 1
 
 
-def test_opposite_normals_are_removed_from_the_mask() -> None:
+def test_holes_keep_their_place_and_have_no_influence() -> None:
+    """A new pixel has a normal if half of its part of the mask has; the mask does not depend on holes."""
+    normals, mask = np.zeros((16, 16, 3), np.float32), np.zeros((16, 16), bool)
+    mask[:, 2:14] = True
+    normals[mask] = [0.6, 0, -0.8]
+    whole, _ = resample_normals(normals, mask, (8, 8))
+    holed = normals.copy()
+    holed[4:8, 4:8] = 0  # four new pixels
+    holed[0, 2:4] = 0  # half of one
+    holed[10, 10] = 0  # a quarter of one
+    small, small_mask = resample_normals(holed, mask, (8, 8))
+    np.testing.assert_array_equal(small_mask, resample_mask(mask, (8, 8)))
+    assert not small[2:4, 2:4].any()
+    small[2:4, 2:4] = whole[2:4, 2:4]
+    np.testing.assert_allclose(small, whole, atol=1e-6)
+
+
+def test_opposite_normals_have_no_mean() -> None:
     normals = np.zeros((16, 16, 3), np.float32)
     normals[..., 0] = np.where(np.arange(16) % 2, 1, -1)
-    _, mask = resample_normals(normals, np.ones((16, 16), bool), (8, 8))
-    assert not mask.any()
+    small, mask = resample_normals(normals, np.ones((16, 16), bool), (8, 8))
+    assert mask.all() and not small.any()
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf"), 0.01])

@@ -31,10 +31,12 @@ from helpers.scene_files import (
     change_normals,
     change_pose,
     ellipsoid,
+    hardly_any,
     quantise,
     set_entry,
+    shifted,
     use_intrinsics,
-    with_nan,
+    with_infinities,
     without_left_part,
 )
 from helpers.scenes import look_at
@@ -135,8 +137,11 @@ ROWS: list[tuple[str, Break, str, str]] = [
     ("full mask", lambda r: change_mask(r, np.ones_like), "mask/9.png", "all foreground"),
     ("broken mask", lambda r: (r / "mask/9.png").write_text("x"), "mask/9.png", "not a readable image"),
     ("broken normals", lambda r: (r / NORMALS / "9.exr").write_text("x"), f"{NORMALS}/9.exr", "not an EXR"),
-    ("NaN normals", lambda r: change_normals(r, with_nan, ["2"]), f"{NORMALS}/2.exr", r"3 \(.*not finite"),
-    ("many missing normals", lambda r: change_normals(r, without_left_part, ["2"]), f"{NORMALS}/2.exr", "no normal.*shrink the mask"),
+    ("infinite normals", lambda r: change_normals(r, with_infinities, ["2"]), f"{NORMALS}/2.exr", r"3 \(.*not finite"),
+    ("hardly any normals", lambda r: change_normals(r, hardly_any, ["2"]), f"{NORMALS}/2.exr", "no normal.*at least 10% are needed"),
+    ("NaN normals", lambda r: change_normals(r, lambda n: n * np.float32(np.nan), ["2"]), f"{NORMALS}/2.exr", r"\(100.0%\).*no normal"),
+    ("inverted mask", lambda r: change_mask(r, np.logical_not), f"{NORMALS}/9.exr", "no normal.*the mask is inverted"),
+    ("mask of another view", lambda r: change_normals(r, lambda n: shifted(n, 24), ["2"]), f"{NORMALS}/2.exr", "most normals .* outside of the mask"),
     ("long normals", lambda r: change_normals(r, lambda n: 3 * n), f"{NORMALS}/1.exr", "median length .* is 3"),
     ("colors to 1", lambda r: change_normals(r, lambda n: (n + 1) / 2), f"{NORMALS}/1.exr", "colors from 0 to 1"),
     ("colors to 255", lambda r: change_normals(r, lambda n: (n + 1) * 127.5), f"{NORMALS}/1.exr", "colors from 0 to 255"),
@@ -682,9 +687,24 @@ def normals_ten_percent_short(root: Path) -> None:
     change_normals(root, lambda n: n * np.float32(0.9), ["9"])
 
 
-@warning(f"{NORMALS}/9.exr", "at the contour were removed from the mask")
+@warning(f"{NORMALS}/9.exr", "a rim without normals around the object; they were removed from the mask")
 def mask_a_pixel_too_wide(root: Path) -> None:
     change_mask(root, lambda m: m | np.roll(m, 1, axis=1))
+
+
+@warning(f"{NORMALS}/9.exr", "a rim without normals around the object; they were removed from the mask")
+def mask_two_pixels_too_wide(root: Path) -> None:
+    change_mask(root, lambda m: m | np.roll(m, 2, axis=1) | np.roll(m, -2, axis=1))
+
+
+@warning(f"{NORMALS}/9.exr", "have no normal .*pixels outside have one; check that the mask is of this view")
+def mask_that_is_shifted(root: Path) -> None:
+    change_mask(root, lambda m: np.roll(m, 8, axis=1))
+
+
+@warning(NORMALS, r"without a normal, which count for the silhouette only, in 1 of 4 views: 2: \d+ \((4|5)\d%\)$")
+def half_of_the_normals_missing(root: Path) -> None:
+    change_normals(root, without_left_part, ["2"])
 
 
 @warning(f"{NORMALS}/9.exr", "same normals as 1.exr")

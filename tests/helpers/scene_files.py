@@ -85,9 +85,20 @@ def use_intrinsics(root: Path, text: str | None = None, **changes) -> None:
     (root / "intrinsics.json").write_text(json.dumps(values) if text is None else text)
 
 
-def with_nan(normals: np.ndarray) -> np.ndarray:
-    normals[HEIGHT // 2, WIDTH // 2 : WIDTH // 2 + 3] = np.nan
+def with_infinities(normals: np.ndarray) -> np.ndarray:
+    normals[HEIGHT // 2, WIDTH // 2 : WIDTH // 2 + 3] = np.inf
     return normals
+
+
+def hardly_any(normals: np.ndarray) -> np.ndarray:
+    """A map with normals in a few columns only."""
+    normals[:, : WIDTH // 2 - 1], normals[:, WIDTH // 2 + 1 :] = 0, np.nan
+    return normals
+
+
+def shifted(normals: np.ndarray, columns: int) -> np.ndarray:
+    """A map moved to the right."""
+    return np.roll(normals, columns, axis=1)
 
 
 def without_left_part(normals: np.ndarray) -> np.ndarray:

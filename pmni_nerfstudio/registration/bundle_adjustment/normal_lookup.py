@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni_nerfstudio.geometry.hole_filling import fill_holes
 from pmni_nerfstudio.registration.views import Views
 
 NORMAL, INTERIOR, WEIGHT, ALONG_X, ALONG_Y = slice(0, 3), 3, 4, slice(5, 8), slice(8, 11)
@@ -26,8 +27,9 @@ def eroded(masks: Bool[np.ndarray, "n h w"]) -> Bool[np.ndarray, "n h w"]:
 def lookup_channels(views: Views, curvature: float) -> list[Float[Tensor, "11 h w"]]:
     """Channels to interpolate for each view.
 
-    They are the normal; 1 where all pixels of the 3x3 neighborhood are on the mask; the curvature-based weight; and the
-    normal's central differences along x and y, per pixel.
+    They are the normal; 1 at pixels with a normal whose 3x3 neighborhood is on the mask; the curvature-based weight; and
+    the normal's central differences along x and y, per pixel. Over holes the normals are continued, so that the
+    differences at their rims are sound.
 
     The error of an interpolated normal grows with the second difference c of its neighbors, so it is weighted by
     curvature^2 / (curvature^2 + c^2). On exact maps of 153x128 pixels this alone reduced the error of poses fitted to the
@@ -39,8 +41,10 @@ def lookup_channels(views: Views, curvature: float) -> list[Float[Tensor, "11 h 
         curvature: second difference of a normal map, in radians per squared pixel, at which the weight is 1/2.
     """
     out = []
-    for normals, interior in zip(views.normals, eroded(views.masks)):
-        n = torch.from_numpy(np.ascontiguousarray(np.moveaxis(normals, -1, 0)))
+    for normals, mask, valid, inner in zip(views.normals, views.masks, views.valid, eroded(views.masks)):
+        interior = inner & valid
+        filled = fill_holes(normals, mask, valid) if valid.any() else normals
+        n = torch.from_numpy(np.ascontiguousarray(np.moveaxis(filled, -1, 0)))
         second = torch.zeros_like(n[:1])
         second[0, :, 1:-1] += (n[:, :, 2:] + n[:, :, :-2] - 2 * n[:, :, 1:-1]).square().sum(dim=0)
         second[0, 1:-1] += (n[:, 2:] + n[:, :-2] - 2 * n[:, 1:-1]).square().sum(dim=0)

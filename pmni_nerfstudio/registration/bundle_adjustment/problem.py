@@ -131,7 +131,7 @@ class BundleProblem:
         """Each view's part of the gradient by the intrinsics, at the last linearization by them."""
 
     def _visible_points(self, poses: Poses, depths: Float[np.ndarray, "n h w"]) -> list[_VisiblePoints]:
-        """Points that each view sees: inside the mask, facing, not occluded, and seen by another view as well."""
+        """Points that each view sees: where it has normals, facing, not occluded, and seen by another view as well."""
         views, candidates = self.views, []
         count = np.zeros(len(self.points), dtype=np.int64)
         for i in range(len(views)):
@@ -140,7 +140,7 @@ class BundleProblem:
             row, column, inside = nearest(pixels, views.width, views.height)
             to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
             facing = (self.normals @ poses.R[i].T * to_view).sum(axis=1)
-            visible = inside & (facing > 0.15) & views.masks[i, row, column]
+            visible = inside & (facing > 0.15) & views.valid[i, row, column]
             visible &= camera[:, 2] < depths[i, row, column] + 2.5 * self.surface.voxel
             visible &= np.isfinite(depths[i, row, column])
             index = np.flatnonzero(visible)

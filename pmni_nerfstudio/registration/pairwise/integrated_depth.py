@@ -22,7 +22,12 @@ from pmni_nerfstudio.registration.views import Views
 Integrate = Callable[
     [Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"], Float[np.ndarray, "3 3"]], Float[np.ndarray, "h w"]
 ]
-"""Normal integration: normals (OpenCV camera axes), mask and K to z depth up to scale, NaN outside the mask."""
+"""Normal integration: normals (OpenCV camera axes, zero in holes), mask and K to z depth up to scale, NaN outside the
+mask."""
+
+
+KNOWN = 5
+"""Channel of `PyramidLevel.table` that exists if there are holes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,7 @@ class IntegratedDepthMaps:
 
     views: Views
     depths: Float[np.ndarray, "n h w"]
-    """z depth in the object frame's unit, float32; NaN outside the mask."""
+    """z depth in the object frame's unit, float32, continued over holes; NaN outside the mask."""
     centers: Float[np.ndarray, "n 3"]
     """Origin of the object frame in camera coordinates, in its unit."""
     distance: float
@@ -98,9 +103,10 @@ def _pixel_rays(views: Views) -> Float[np.ndarray, "n h w 3"]:
 class PyramidLevel:
     """Integrated depth maps and sampled surface points at one resolution; float32 tensors."""
 
-    table: Float[Tensor, "pixels 5"]
+    table: Float[Tensor, "pixels channels"]
     """Maps of all views, row by row: normal (camera axes), z depth, signed distance to the contour (object frame's
-    unit). Normals and depths extend a pixel or two beyond the mask, so that interpolation at its rim is sound."""
+    unit). Normals and depths extend a pixel or two beyond the mask, so that interpolation at its rim is sound. A sixth
+    channel exists only if any view has holes: 0 in holes, whose normals are unknown, 1 elsewhere."""
     height: int
     width: int
     K: Float[Tensor, "n 3 3"]
@@ -147,15 +153,21 @@ def make_level(maps: IntegratedDepthMaps, step: int, points: int, rng: np.random
     views = maps.views
     sigma = max(1.0, 0.6 * step)
     rows = []
-    for normals, mask, depth, contour_distance in zip(views.normals, views.masks, maps.depths, maps.contour_distances):
+    each = zip(views.normals, views.masks, views.valid, maps.depths, maps.contour_distances)
+    for normals, mask, valid, depth, contour_distance in each:
         weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
         n = cv2.GaussianBlur(normals, (0, 0), sigma)
         n /= np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
         z = cv2.GaussianBlur(np.where(mask, depth, 0), (0, 0), sigma) / np.maximum(weight, 1e-9)
         z = np.where(mask, depth, np.where(weight > 1e-4, z, maps.distance))
         if step == 1:
-            n = np.where(mask[..., None], normals, n)
-        rows.append(np.concatenate([n, z[..., None], contour_distance[..., None]], axis=-1)[::step, ::step])
+            n = np.where(valid[..., None], normals, n)
+        channels = [n, z[..., None], contour_distance[..., None]]
+        if views.has_holes:
+            # Where half of the blurred normals exist, their mean is as good as elsewhere.
+            share = cv2.GaussianBlur(valid.astype(np.float32), (0, 0), sigma) / np.maximum(weight, 1e-9)
+            channels.append(np.where(mask, (2 * share).clip(0, 1), 1)[..., None])
+        rows.append(np.concatenate(channels, axis=-1)[::step, ::step])
     table = np.stack(rows).astype(np.float32)
     n, height, width = table.shape[:3]
     small = views.strided(step)
@@ -163,7 +175,7 @@ def make_level(maps: IntegratedDepthMaps, step: int, points: int, rng: np.random
     sampled_points = np.zeros((n, points, 3), np.float32)
     sampled_normals, weights = np.zeros((n, points, 3), np.float32), np.zeros((n, points), np.float32)
     for i in range(n):
-        pixels = np.argwhere(small.masks[i])
+        pixels = np.argwhere(small.valid[i])
         pixels = pixels[rng.permutation(len(pixels))[:points]]
         y, x = pixels.T
         camera = rays[i, y, x] * table[i, y, x, 3:4]
@@ -177,7 +189,7 @@ def make_level(maps: IntegratedDepthMaps, step: int, points: int, rng: np.random
     kept = max(1, int((weights > 0).sum(axis=1).max()))
     order = np.argsort(weights <= 0, axis=1, kind="stable")[:, :kept, None]
     return PyramidLevel(
-        table=torch.from_numpy(table.reshape(-1, 5)),
+        table=torch.from_numpy(table.reshape(-1, table.shape[-1])),
         height=height,
         width=width,
         K=torch.from_numpy(small.K).float(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pmni_nerfstudio.geometry.sim3 import Sim3
 from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
-from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel, facing_weight
+from pmni_nerfstudio.registration.pairwise.integrated_depth import KNOWN, PyramidLevel, facing_weight
 
 _CHUNK = 1 << 14
 """Points processed at a time, so that intermediate values stay in the cache."""
@@ -57,7 +57,7 @@ def pair_terms(
     A point that faces the target's camera is expected to be visible. Projected into the mask, it has a normal residual
     and a point-to-plane distance; outside the mask, it counts with the kernel's upper limit. Every point, facing or not,
     also has a silhouette residual: its distance outside the mask. Points that project outside the image are unknown and
-    do not count.
+    do not count. Points that project into a hole of the target count for the silhouette only.
 
     Args:
         level: maps and points.
@@ -110,6 +110,8 @@ def _chunk_terms(
     # Weights of each point: inside the image (silhouette), facing the camera (expected), and on the mask (visible).
     present = level.weights[i] * inside
     expected = present * facing_weight(-(m * camera).sum(-1) * torch.rsqrt((camera * camera).sum(-1)))
+    if value.shape[-1] > KNOWN:
+        expected = expected * value[..., KNOWN]
     visible = expected * (-outside / level.pixel).clamp(0, 1)
 
     r_normal = m - n
@@ -134,8 +136,8 @@ def _chunk_terms(
     # Rows: three of the normal, one of the depth, one of the silhouette. The tangent plane moves with the point: along
     # itself, which has no effect, and by rotating with the target's normals.
     bend_u, bend_v = (along_u[..., :3] * offset).sum(-1), (along_v[..., :3] * offset).sum(-1)
-    by_u = torch.cat([-along_u[..., :3], bend_u[..., None], along_u[..., 4:]], dim=-1)
-    by_v = torch.cat([-along_v[..., :3], bend_v[..., None], along_v[..., 4:]], dim=-1)
+    by_u = torch.cat([-along_u[..., :3], bend_u[..., None], along_u[..., 4:5]], dim=-1)
+    by_v = torch.cat([-along_v[..., :3], bend_v[..., None], along_v[..., 4:5]], dim=-1)
     by_point = by_u[..., None] * u_y[..., None, :] + by_v[..., None] * v_y[..., None, :]
     by_point[..., 3, :] += n
     residual = torch.cat([r_normal, r_depth[..., None], r_silhouette[..., None]], dim=-1)
@@ -166,7 +168,7 @@ def _chunk_terms(
 
 def _bilinear(
     level: PyramidLevel, view: Int[Tensor, " q"], u: Float[Tensor, "q p"], v: Float[Tensor, "q p"]
-) -> tuple[Float[Tensor, "q p 5"], Float[Tensor, "q p 5"], Float[Tensor, "q p 5"]]:
+) -> tuple[Float[Tensor, "q p c"], Float[Tensor, "q p c"], Float[Tensor, "q p c"]]:
     """Bilinear values of the views' maps at pixels (u, v), and their derivatives along u and v."""
     left = u.clamp(0, level.width - 1.001).floor()
     top = v.clamp(0, level.height - 1.001).floor()

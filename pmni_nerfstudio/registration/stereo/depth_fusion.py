@@ -124,7 +124,7 @@ def depth_consistency(
     """Number of neighboring views that confirm and that contradict the depth of each masked pixel.
 
     A view confirms a point if its own depth and normal there agree. It contradicts the point if it sees the background
-    or a surface behind the point.
+    or a surface behind the point. Holes confirm nothing, and are confirmed by nothing.
 
     Args:
         views: views with normals and masks.
@@ -145,16 +145,16 @@ def depth_consistency(
         y, x = np.nonzero(mask)
         rays = pixel_directions(views.K[i], np.stack([x, y], axis=1))
         points = (rays * depths[i, y, x][:, None] - poses.t[i]) @ poses.R[i]
-        normals = world[i, y, x]
+        normals, measured = world[i, y, x], views.valid[i, y, x]
         for j in neighbors[i]:
             camera = poses.to_camera(int(j), points)
             row, column, inside = nearest(project(camera, views.K[j]), views.width, views.height)
             seen = inside & (camera[:, 2] > 0)
             relative = camera[:, 2] / depths[j, row, column] - 1
-            on_mask = views.masks[j, row, column]
+            on_mask, valid = views.masks[j, row, column], views.valid[j, row, column]
             alike = (world[j, row, column] * normals).sum(axis=1) > np.cos(np.radians(angle_deg))
-            confirmed[i, y, x] += seen & on_mask & alike & (np.abs(relative) < tolerance)
-            contradicted[i, y, x] += seen & (~on_mask | (relative < -2 * tolerance))
+            confirmed[i, y, x] += seen & valid & measured & alike & (np.abs(relative) < tolerance)
+            contradicted[i, y, x] += seen & (~on_mask | valid & (relative < -2 * tolerance))
     return confirmed, contradicted
 
 

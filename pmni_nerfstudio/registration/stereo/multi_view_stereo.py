@@ -71,7 +71,7 @@ class DepthMaps:
     z: Float[np.ndarray, "n h w"]
     """Depth of each masked pixel; undefined off the mask."""
     weights: Float[np.ndarray, "n h w"]
-    """Confidence of each depth, 0 to 1; 0 off the mask."""
+    """Confidence of each depth, 0 to 1; 0 off the mask and in holes."""
 
 
 def stereo_surface(views: Views, poses: Poses, resolution: int, options: StereoOptions = StereoOptions()) -> Surface:
@@ -222,7 +222,7 @@ def _integrate_and_check(
         solution = integrate_depths(found, confidence, maps.along_x, maps.along_y, footprint, step, options.integration)
         confirmed, contradicted = check(solution, tolerance / 1.5)
     confidence = (confirmed / options.agreeing).clip(0, 1) * (confirmed > contradicted)
-    weights = np.where(confirmed >= contradicted, np.maximum(confidence, options.doubtful_weight), 0.0) * views.masks
+    weights = np.where(confirmed >= contradicted, np.maximum(confidence, options.doubtful_weight), 0.0) * views.valid
     return solution, torch.from_numpy(weights.astype(np.float32))
 
 

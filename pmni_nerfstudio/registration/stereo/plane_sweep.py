@@ -92,7 +92,7 @@ def _view_directions(views: Views, view: int) -> Float[Tensor, "h w 3"]:
 
 
 def world_normal_channels(views: Views, poses: Poses) -> Float[Tensor, "n 4 h w"]:
-    """World normals and mask of each view, as channels to interpolate."""
+    """World normals and mask of each view, as channels to interpolate; normals are zero in holes."""
     world = np.einsum("nhwc,ncd->nhwd", views.normals, poses.R.astype(np.float32))
     stacked = np.concatenate([world, views.masks[..., None].astype(np.float32)], axis=-1)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, 1)))
@@ -113,7 +113,8 @@ def matching_costs(
     """Matching cost of each depth hypothesis of each pixel of one view.
 
     The cost is the mean distance between the pixel's world normal and those of the best matching neighbors, from 0 to
-    `truncation`, plus a penalty outside the visual hull. It is 0 off the mask.
+    `truncation`, plus a penalty outside the visual hull. It is 0 off the mask. A neighbor does not count where it has a
+    hole, and all costs of a pixel in a hole are the neutral cost of points that no neighbor sees.
 
     Args:
         views: views with normals and masks.
@@ -132,6 +133,8 @@ def matching_costs(
     R, t = (torch.from_numpy(a[view]).float() for a in (poses.R, poses.t))
     directions, origin = _view_directions(views, view)[mask] @ R, -t @ R  # a point is origin + z direction
     normals = channels[view, :3][:, mask]
+    holes = torch.from_numpy(views.masks & ~views.valid).float() if views.has_holes else None
+    measured = torch.from_numpy(views.valid[view][views.masks[view]])[:, None]
     # The lowest costs in order; infinite for neighbors that do not see the point.
     steps = depths.shape[1]
     lowest = torch.full((options.best, len(directions), steps), torch.inf)
@@ -149,6 +152,11 @@ def matching_costs(
         chord = (2 - 2 * cosine).clamp(min=0).sqrt().clamp(max=options.truncation)
         chord = torch.where(sampled[3] > 0.5, chord, options.truncation)
         usable = (position.abs().amax(dim=-1) <= 1) & (z > 1e-3) & (facing > options.facing * z)
+        if holes is not None:
+            usable &= (
+                F.grid_sample(holes[None, j : j + 1], position[None], "nearest", "border", align_corners=True)[0, 0]
+                < 0.5
+            )
         if occluders is not None:
             surface = torch.from_numpy(occluders[j])[None, None]
             nearest = F.grid_sample(surface, position[None], "nearest", "border", align_corners=True)[0, 0]
@@ -163,7 +171,7 @@ def matching_costs(
     chosen = torch.arange(options.best)[:, None, None] < counted
     mean = torch.where(chosen, lowest, 0.0).sum(dim=0) / counted.clamp(min=1)
     # Points that no neighbor sees get a neutral cost.
-    mean = torch.where(observers > 0, mean, 0.6 * options.truncation)
+    mean = torch.where((observers > 0) & measured, mean, 0.6 * options.truncation)
     points = (origin + depths[..., None] * directions[:, None]).reshape(-1, 3)
     outside = torch.from_numpy(lookup_volume(hull, points.numpy() / hull_extent)[:, 0]).view_as(mean)
     mean = mean + options.outside_hull * (outside > options.hull_slack_px * depths / float(views.focal[view]))
@@ -181,7 +189,7 @@ def log_depth_gradients(views: Views, view: int) -> tuple[Float[Tensor, "h w"], 
     normals = torch.from_numpy(views.normals[view])
     inverse = torch.from_numpy(np.linalg.inv(views.K[view])).float()
     facing = (normals * rays).sum(dim=-1)
-    usable = torch.from_numpy(views.masks[view]) & (facing < -0.05 * rays.norm(dim=-1))
+    usable = torch.from_numpy(views.valid[view]) & (facing < -0.05 * rays.norm(dim=-1))
     along = (-(normals @ inverse[:, axis]) / facing.clamp(max=-1e-3) for axis in (0, 1))
     x, y = (torch.where(usable, a, torch.nan) for a in along)
     return x, y

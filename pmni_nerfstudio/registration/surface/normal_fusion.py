@@ -58,7 +58,7 @@ def fuse_normals(
         to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
         facing = (surface_normals @ poses.R[i].T * to_view).sum(axis=1)
         near = np.abs(camera[:, 2] - depths[i, row, column]) < 1.5 * surface.voxel
-        seen = np.flatnonzero(inside & near & (facing > 0.05) & views.masks[i, row, column])
+        seen = np.flatnonzero(inside & near & (facing > 0.05) & views.valid[i, row, column])
         looked_up = lookup(maps[WITHOUT_DERIVATIVES], pixels[seen]).astype(np.float64)
         normals, _ = unit_normals(looked_up)
         confidence = looked_up[:, INTERIOR] * looked_up[:, WEIGHT]
