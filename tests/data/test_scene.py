@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.holes import holes_of
 from helpers.scene_files import (
     HEIGHT,
     NAMES,
@@ -325,18 +326,6 @@ def test_a_rim_without_normals_is_removed_from_the_mask(root: Path, truth: dict)
     assert not scene.normals[1][rim | hole].any()
     assert len(scene.warnings) == 1
     assert re.search(rf"2\.exr: {rim.sum()} of .* a rim without normals .* removed", scene.warnings[0])
-
-
-def holes_of(masks: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Holes (N, H, W) of 10 to 40% of each mask: discs, some of which reach the contour."""
-    rng = np.random.default_rng(seed)
-    holes = np.zeros_like(masks)
-    y, x = np.mgrid[: masks.shape[1], : masks.shape[2]]
-    for hole, mask in zip(holes, masks):
-        while (hole & mask).sum() < 0.1 * mask.sum():
-            row, column = rng.permutation(np.argwhere(mask))[0]
-            hole[mask & ((y - row) ** 2 + (x - column) ** 2 <= rng.uniform(3, 6) ** 2)] = True
-    return holes
 
 
 @pytest.mark.parametrize("way", ["zero", "NaN", "mask_valid", "mask_valid over any values"])

@@ -185,6 +185,18 @@ def test_normal_errors_are_averaged_over_pixels_of_mask_and_surface():
     assert nothing.mae_deg == 180 and nothing.mask_iou == 0 and nothing.pixels == 0
 
 
+def test_holes_of_the_reference_are_not_compared():
+    """A pixel without a reference normal counts for the silhouette alone."""
+    true = np.zeros((2, 2, 3)) + [0.0, 0.0, -1.0]
+    true[0, 0] = 0
+    rendered = np.array([[[0.0, 0.0, -1.0], [1.0, 0.0, -1.0]], [[0.0, 0.0, -1.0], [0.0, 0.0, 0.0]]], np.float32)
+    found = score_normals(rendered, true, np.ones((2, 2), dtype=bool))
+    assert found.pixels == 2 and found.mae_deg == pytest.approx(22.5)
+    assert found.mask_iou == pytest.approx(3 / 4)
+    nothing = score_normals(rendered, np.zeros_like(true), np.ones((2, 2), dtype=bool))
+    assert nothing.mae_deg == 180 and nothing.mask_iou == pytest.approx(3 / 4)
+
+
 def test_mesh_statistics():
     two = joined(ball(0.2), ball(0.3, (1.0, 0.0, 0.0)))
     statistics = mesh_statistics(two)

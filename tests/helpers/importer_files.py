@@ -85,9 +85,12 @@ def write_model(folder: Path, truth: AnalyticScene, suffix: str, names: list[str
 
 
 def as_colors(normals: np.ndarray, mask: np.ndarray, bits: int = 16) -> np.ndarray:
-    """Normals as pixels of a PNG, black off the mask."""
+    """Normals as pixels of a PNG, black off the mask and where there is none."""
     top = 2**bits - 1
-    return np.where(mask[..., None], np.round((normals + 1) / 2 * top), 0).astype(np.uint16 if bits == 16 else np.uint8)
+    has_normal = mask & normals.any(axis=-1)
+    return np.where(has_normal[..., None], np.round((normals + 1) / 2 * top), 0).astype(
+        np.uint16 if bits == 16 else np.uint8
+    )
 
 
 def write_maps(

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 import scipy.io
 import trimesh
+from helpers.holes import holes_of, scene_with_holes
 from helpers.importer_checks import angle_deg, assert_is, assert_maps, data_rays, prepare, shift_px
-from helpers.importer_files import NAMES, as_colors, world_mats, write_diligent, write_maps, write_transforms
+from helpers.importer_files import (
+    NAMES,
+    as_colors,
+    world_mats,
+    write_diligent,
+    write_maps,
+    write_model,
+    write_transforms,
+)
 from helpers.scenes import AnalyticScene, make_tilted_ellipsoid
 from PIL import ExifTags, Image
 
@@ -344,3 +353,73 @@ def test_exr_and_npy_maps(truth: AnalyticScene, tmp_path: Path):
             write_exr(folder / "normal" / f"{name}.exr", stored)
         write_png(folder / "mask" / f"{name}.png", truth.masks[view])
     assert_maps(prepare(folder, tmp_path / "out", focal=300.0), truth, 0.05)
+
+
+# ---- holes ----------------------------------------------------------------------------------------------------------
+
+
+def write_colmap(folder: Path, truth: AnalyticScene) -> None:
+    write_model(folder / "sparse" / "0", truth, ".txt", [f"{name}.jpg" for name in NAMES])
+    write_maps(folder, truth, NAMES)
+
+
+def write_neus(folder: Path, truth: AnalyticScene) -> None:
+    write_maps(folder, truth, NAMES, "opencv")
+    np.savez(folder / "cameras_sphere.npz", **world_mats(truth))
+
+
+def write_plain(folder: Path, truth: AnalyticScene) -> None:
+    write_maps(folder, truth, NAMES)
+    np.savetxt(folder / "K.txt", truth.K[0])
+
+
+HOLED_FORMATS = {
+    "plain": (write_plain, NAMES),
+    "neus": (write_neus, NAMES),
+    "colmap": (write_colmap, NAMES),
+    "nerfstudio": (write_transforms, [f"frame_{i + 1:05d}" for i in range(8)]),
+    "diligent-mv": (write_diligent, [f"view_{i + 1:02d}" for i in range(8)]),
+}
+
+
+@pytest.mark.parametrize("way", ["zero", "mask_valid"])
+@pytest.mark.parametrize("name", HOLED_FORMATS)
+def test_holes_are_kept(truth: AnalyticScene, tmp_path: Path, name: str, way: str, capsys):
+    write, views = HOLED_FORMATS[name]
+    holed = scene_with_holes(truth)
+    write(tmp_path / "src", holed if way == "zero" else truth)
+    expected = holed.normals.any(axis=-1)
+    if way == "mask_valid":
+        (tmp_path / "src" / "mask_valid").mkdir()
+        for view, valid in zip(views, expected):
+            write_png(tmp_path / "src" / "mask_valid" / f"{view}.png", valid)
+    scene = prepare(tmp_path / "src", tmp_path / "out", format=name)
+    np.testing.assert_array_equal(scene.masks, truth.masks)
+    np.testing.assert_array_equal(scene.valid, expected)
+    assert angle_deg(scene.normals.astype(np.float64), truth.normals)[expected].max() < 0.1
+    assert (tmp_path / "out" / "mask_valid").is_dir()
+    assert "which count for the silhouette only" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_holes_are_resampled(truth: AnalyticScene, tmp_path: Path):
+    write_plain(tmp_path / "src", scene_with_holes(truth))
+    whole = prepare(tmp_path / "src", tmp_path / "whole")
+    half = prepare(tmp_path / "src", tmp_path / "half", size="36x30")
+    assert half.valid.sum() / half.masks.sum() == pytest.approx(whole.valid.sum() / whole.masks.sum(), abs=0.03)
+    np.testing.assert_array_equal(half.masks[0], resample_mask(truth.masks[0], (36, 30)))
+
+
+def test_validity_is_recognized_by_words_and_required_for_all_views(truth: AnalyticScene, tmp_path: Path):
+    holes = holes_of(truth.masks)
+    (tmp_path / "src").mkdir()
+    for view, name in enumerate(NAMES):
+        file = str(tmp_path / "src" / name)
+        write_png(Path(f"{file}_normal.png"), as_colors(truth.stored_normals(view, "camera"), truth.masks[view]))
+        write_png(Path(f"{file}_mask.png"), truth.masks[view])
+        write_png(Path(f"{file}_mask_valid.png"), ~holes[view])
+    scene = prepare(tmp_path / "src", tmp_path / "out", focal=500.0)
+    np.testing.assert_array_equal(scene.masks, truth.masks)
+    np.testing.assert_array_equal(scene.valid, truth.masks & ~holes)
+    (tmp_path / "src" / f"{NAMES[3]}_mask_valid.png").unlink()
+    with pytest.raises(PmniError, match=f"has no image of the view {NAMES[3]}"):
+        prepare(tmp_path / "src", tmp_path / "again", focal=500.0)

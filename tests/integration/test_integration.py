@@ -7,6 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.holes import holes_of, scene_with_holes
+from helpers.scenes import make_sphere
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.depths import read_depths
@@ -159,6 +161,41 @@ def test_each_part_has_a_mean_log_depth_of_zero():
     columns = np.arange(WIDTH)
     for part in (split & (columns < 40), split & (columns > 40)):
         assert np.log(depth[part]).mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_holes_leave_the_depth_around_them_as_it_is():
+    truth, normals, mask = sphere()
+    hole = holes_of(mask[None], 0.3, (3, 8))[0]
+    assert 0.25 < hole.sum() / mask.sum() < 0.6
+    whole = integrate_normals(normals, mask, K)
+    depth = integrate_normals(np.where(hole[..., None], 0, normals), mask, K)
+    assert np.isfinite(depth[mask]).all() and np.isnan(depth[~mask]).all()
+    valid = mask & ~hole
+    assert relative_error(depth, truth, valid).mean() < 0.03 / 30  # 3% of the radius; the radius is 1/30 of the depth
+    assert relative_error(whole, truth, valid).mean() < 0.01 / 30
+    assert relative_error(depth, truth, mask).mean() < 0.06 / 30
+
+
+def test_parts_on_both_sides_of_a_shadow_keep_one_scale():
+    """A band without normals divides the mask: integrated apart, both sides would have the same mean depth."""
+    n = np.array([0.5, -0.3, -0.8]) / np.linalg.norm([0.5, -0.3, -0.8])
+    truth = (n[2] * 10.0) / (rays() @ n)
+    mask = np.ones((HEIGHT, WIDTH), dtype=bool)
+    normals = np.tile(n, (HEIGHT, WIDTH, 1))
+    normals[:, 30:45] = 0
+    assert relative_error(integrate_normals(normals, mask, K), truth, mask).max() < 2e-4
+    assert np.isnan(integrate_normals(np.zeros_like(normals), mask, K)).all()
+
+
+def test_depths_in_holes_are_unknown(tmp_path):
+    """`pmni integrate` writes zero there, and depths of other programs are ignored there."""
+    scene_with_holes(make_sphere()).write(tmp_path)
+    scene = read_scene(tmp_path)
+    assert scene.has_holes
+    assert ((read_depths(scene) > 0) == scene.valid).all()
+    main(["integrate", str(tmp_path), "--overwrite"])
+    assert ((np.load(tmp_path / "integration/depth" / f"{scene.names[2]}.npy") > 0) == scene.valid[2]).all()
+    assert ((read_depths(scene) > 0) == scene.valid).all()
 
 
 @pytest.mark.parametrize("left", ["one view", "no view", "another size", "another view's"])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, hit_sphere
+from helpers.holes import scene_with_holes
+from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, hit_sphere, make_sphere
 from helpers.training import make_config, set_up
 
 from pmni_nerfstudio.commands.synth import SynthCommand
@@ -131,6 +132,51 @@ def test_every_loss_has_a_weight_and_is_not_computed_without(sphere_folder: Path
     model.config.loss_weights = LossWeights(mask=(0.0,))
     bundle, batch = trainer.pipeline.datamanager.next_train(1)
     assert set(model.get_loss_dict(model(bundle), batch)) == {"normal_loss", "eikonal_loss"}
+
+
+def test_normal_and_depth_losses_ignore_holes(tmp_path: Path):
+    """Both are those of the batch without the pixels in holes; the mask loss is that of the whole batch."""
+    scene_with_holes(make_sphere()).write(tmp_path / "scene")
+    weights = LossWeights(normal=(1.0,), mask=(1.0,), depth=(1.0,))
+    trainer = set_up(
+        make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 10, pipeline__model__loss_weights=weights)
+    )
+    model = trainer.pipeline.model
+    bundle, batch = trainer.pipeline.datamanager.next_train(0)
+    outputs = model(bundle)
+    losses = model.get_loss_dict(outputs, batch)
+    hole = (batch["mask"][:, 0] > 0) & ~batch["normal"].any(dim=-1)
+    assert 0.05 < hole.sum() / (batch["mask"] > 0).sum() < 0.4
+    view = batch["indices"][:, 0]
+    rendered = (model.camera_optimizer.w2c_opencv()[view, :, :3] * outputs["normal_world"][:, None]).sum(dim=-1)
+    opaque = (batch["mask"][:, 0] > 0) & outputs["valid"][:, 0].bool() & (outputs["accumulation"][:, 0] > 0.5)
+    assert (opaque & hole).any()
+    error = (rendered - batch["normal"]).square().sum(dim=-1)
+    torch.testing.assert_close(losses["normal_loss"], error[opaque & ~hole].mean())
+    wrong = dict(batch, mask=torch.where(hole[:, None], 0.0, batch["mask"]))
+    cut = model.get_loss_dict(outputs, wrong)
+    torch.testing.assert_close(cut["normal_loss"], losses["normal_loss"])
+    torch.testing.assert_close(cut["depth_loss"], losses["depth_loss"])
+    assert cut["mask_loss"] > losses["mask_loss"]
+
+
+def test_training_recovers_a_sphere_with_holes(tmp_path: Path):
+    """A third of each mask has no normals, in other places in every view."""
+    scene_with_holes(make_sphere(), 0.25).write(tmp_path / "scene")
+    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 250))
+    trainer.train()
+    trainer.pipeline.model.eval()
+    metrics = trainer.pipeline.get_average_eval_image_metrics()
+    assert metrics["normal_mae_deg"] < 1.0 and metrics["mask_iou"] > 0.98
+    # Also where no normals were given.
+    outputs, error_px = trainer.pipeline.model, []
+    for camera, _ in trainer.pipeline.datamanager.fixed_indices_eval_dataloader:
+        found = outputs.get_outputs_for_camera(camera)
+        bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
+        exact, _ = hit_sphere(bundle.origins.double().numpy(), bundle.directions.double().numpy())
+        on = np.isfinite(exact) & (found["accumulation"][..., 0].numpy() > 0.5)
+        error_px.append(np.abs(found["depth"][..., 0].numpy() - exact)[on].mean() / (15.0 / float(camera.fx[0])))
+    assert np.mean(error_px) < 0.25
 
 
 @pytest.mark.slow

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.holes import views_with_holes
 from helpers.registration import lattice, rotation_errors_deg, true_surface, turned
 from helpers.scenes import capture
 
-from pmni_nerfstudio.geometry.cameras import pixel_grid
+from pmni_nerfstudio.geometry.cameras import pixel_grid, project
+from pmni_nerfstudio.geometry.interpolation import nearest
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Level, alternate
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
@@ -154,6 +156,37 @@ def test_alternation_recovers_poses_and_surface_and_is_deterministic():
     assert np.median(agreement.median_deg) < 4
     again, _ = alternate(views, rough, SHORT, seed=1)
     assert np.array_equal(again.R, poses.R) and np.array_equal(again.t, poses.t)
+
+
+def test_no_point_is_seen_through_a_hole():
+    _, views, truth = capture()
+    holed = views_with_holes(views)
+    p, whole = (problem(truth, views=v) for v in (holed, views))
+    for i, (seen, without) in enumerate(zip(p.visible, whole.visible)):
+        row, column, _ = nearest(
+            project(truth.to_camera(i, p.points[seen.index]), views.K[i]), views.width, views.height
+        )
+        assert holed.valid[i, row, column].all()
+        assert 0.5 * len(without.index) < len(seen.index) < len(without.index)
+    np.testing.assert_array_equal(p.contours[0], whole.contours[0])
+
+
+def test_agreement_with_a_surface_ignores_holes():
+    """At the true poses, views of which a fifth has no normals fit the surface as well as whole ones."""
+    _, views, truth = capture()
+    whole, holed = (view_agreement(v, truth, true_surface()) for v in (views, views_with_holes(views)))
+    np.testing.assert_array_equal(holed.iou, whole.iou)
+    np.testing.assert_allclose(holed.inlier_ratio, whole.inlier_ratio, atol=0.05)
+    np.testing.assert_allclose(holed.residual_deg, whole.residual_deg, atol=0.5)
+
+
+def test_alternation_recovers_poses_from_views_with_holes():
+    _, views, truth = capture()
+    poses, surface = alternate(views_with_holes(views), turned(truth, 5.0), SHORT, seed=1)
+    assert rotation_errors_deg(poses, truth).mean() < 0.5
+    agreement = view_agreement(views, poses, surface)  # also where no normals were given
+    assert agreement.iou.min() > 0.93
+    assert np.median(agreement.median_deg) < 4
 
 
 def test_alternation_with_fixed_poses_finds_the_surface():

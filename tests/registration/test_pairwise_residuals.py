@@ -8,13 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.holes import views_with_holes
 from helpers.pairwise import random_similarities, true_maps
+from helpers.scenes import capture
 from scipy.ndimage import map_coordinates
 
-from pmni_nerfstudio.geometry.cameras import pixel_directions, pixel_grid
+from pmni_nerfstudio.geometry.cameras import pixel_directions, pixel_grid, project
 from pmni_nerfstudio.geometry.sim3 import Sim3
+from pmni_nerfstudio.integration.bilateral import integrate_normals
 from pmni_nerfstudio.registration.pairwise import residuals
-from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel, facing_weight, make_level
+from pmni_nerfstudio.registration.pairwise.integrated_depth import (
+    PyramidLevel,
+    facing_weight,
+    integrate_views,
+    make_level,
+)
 from pmni_nerfstudio.registration.pairwise.pair_selection import choose_pairs
 from pmni_nerfstudio.registration.pairwise.residuals import Kernels, PairwiseProblem, pair_terms
 
@@ -27,21 +35,24 @@ def both(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack([array, array])).float()
 
 
-def plane_level(contour_distance: float = -1.0, tilt_deg: float = 0.0) -> PyramidLevel:
+def plane_level(contour_distance: float = -1.0, tilt_deg: float = 0.0, known: float | None = None) -> PyramidLevel:
     """Two equal views of a plane parallel to the image, with 50 points half a unit behind the object's center.
 
     Args:
         contour_distance: signed distance to the mask's contour, the same at all pixels.
         tilt_deg: angle between the points' normals and the plane's normal.
+        known: the sixth channel, the same at all pixels; without it there is none.
     """
     size, depth, focal = 41, 12.0, 600.0
     K = np.array([[focal, 0.5, 20.2], [0, 0.9 * focal, 19.7], [0, 0, 1]])
     table = np.tile([0.0, 0.0, -1.0, depth, contour_distance], (size * size, 1))
+    if known is not None:
+        table = np.concatenate([table, np.full((len(table), 1), known)], axis=1)
     pixels = np.random.default_rng(0).uniform(10, 30, (50, 2))
     center = np.array([0.1, -0.2, depth - 0.5])
     normal = [0.0, np.sin(np.radians(tilt_deg)), -np.cos(np.radians(tilt_deg))]
     return PyramidLevel(
-        table=both(table).reshape(-1, 5),
+        table=both(table).reshape(-1, table.shape[1]),
         height=size,
         width=size,
         K=both(K),
@@ -92,6 +103,20 @@ HALF_A_PIXEL = 0.5 * 12.0 / 600.0
             plane_level(0.1, 180), IDENTITY, 0.5 * geman_mcclure(0.1 / 0.15), 0.5, id="facing away, outside the mask"
         ),
         pytest.param(plane_level(), shifted(-30), 0, 0, id="behind the camera"),
+        pytest.param(plane_level(tilt_deg=20, known=0.0), shifted(0.2), 0, 0.5, id="in a hole"),
+        pytest.param(
+            plane_level(0.1, known=0.0),
+            IDENTITY,
+            0.5 * geman_mcclure(0.1 / 0.15),
+            0.5,
+            id="in a hole, outside the mask",
+        ),
+        pytest.param(
+            plane_level(tilt_deg=10, known=1.0), IDENTITY, geman_mcclure(chord(10) / 0.3), 1.5, id="beside holes"
+        ),
+        pytest.param(
+            plane_level(tilt_deg=10, known=0.5), IDENTITY, 0.5 * geman_mcclure(chord(10) / 0.3), 1, id="rim of a hole"
+        ),
     ],
 )
 def test_residuals_of_a_plane(level, similarity, loss, weight):
@@ -268,3 +293,26 @@ def test_points_outside_the_image_do_not_count():
     away = truth.replaced(1, replace(truth[[1]], t=truth.t[[1]] + 10 * truth.R[[1], :, 0]))
     terms, _ = PairwiseProblem(level, np.array([[0, 1]]), KERNELS).terms(away)
     assert (terms.loss[0], terms.weight[0]) == (0, 0)
+
+
+def test_holes_are_neither_sampled_nor_compared():
+    """Points come from pixels with normals, the sixth channel is low in holes, and silhouettes are as before."""
+    _, views, _ = capture()
+    holed = views_with_holes(views)
+    levels = []
+    for maps in (integrate_views(v, integrate_normals) for v in (views, holed)):
+        assert np.isfinite(maps.depths[maps.views.masks]).all()
+        levels.append(make_level(maps, 2, 500, np.random.default_rng(0)))
+    assert [level.table.shape[1] for level in levels] == [5, 6]
+    np.testing.assert_array_equal(*(level.table[:, 4].numpy() for level in levels))
+    table = levels[1].table.view(len(views), levels[1].height, levels[1].width, 6).numpy()
+    small = holed.strided(2)
+    assert (table[..., 5][~small.masks] == 1).all()
+    assert table[..., 5][small.masks & ~small.valid].mean() < 0.6
+    assert table[..., 5][small.valid].mean() > 0.9
+    # Points project to the pixels that they were sampled at.
+    for i in range(len(views)):
+        real = levels[1].weights[i] > 0
+        camera = (levels[1].points[i] + levels[1].centers[i])[real].double().numpy()
+        column, row = np.rint(project(camera, small.K[i])).astype(int).T
+        assert small.valid[i, row, column].all()

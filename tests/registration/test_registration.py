@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from helpers.holes import views_with_holes
 from helpers.registration import rotation_errors_deg, turned
 from helpers.scenes import capture, make_sphere
 from scipy.spatial import cKDTree
@@ -104,6 +105,17 @@ def test_files_of_register(rough_scene, registered):
     assert set(figures["versions"]) >= {"python", "torch", "pmni-nerfstudio"}
     assert len(json.loads((registered / "transforms.json").read_text())["frames"]) == scene.num_views
     assert (registered / "registration.png").stat().st_size > 20_000
+
+
+@pytest.mark.slow
+def test_register_brings_rough_poses_back_from_views_with_holes(rough_scene):
+    scene = read_scene(rough_scene)
+    views = views_with_holes(views_of_scene(scene))
+    assert 0.2 < 1 - views.valid.sum() / views.masks.sum() < 0.35
+    result = register(views, scene.c2w)
+    errors = rotation_errors_deg(Poses.from_c2w(result.c2w), truth_of(rough_scene))
+    assert errors.mean() < 0.4 and errors.max() < 1.2
+    assert result.verdict.name == "ok"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.holes import views_with_holes
 
 from pmni_nerfstudio.geometry.camera_rings import look_at
 from pmni_nerfstudio.geometry.cameras import pixel_directions, pixel_grid
@@ -83,6 +84,16 @@ def test_depths_are_found(seen, depths):
     assert confident.mean() > 0.6
     voxel = 2 / (RESOLUTION - 1)
     assert np.median(error) < 0.5 * voxel
+    assert np.mean(error[confident] < voxel) > 0.9
+
+
+def test_depths_are_found_beside_holes(seen):
+    views = views_with_holes(seen.views, 0.15)
+    depths = stereo_depths(views, seen.poses, OPTIONS)
+    assert not depths.weights[~views.valid].any()
+    error, confident = np.abs(depths.z - seen.z), (depths.weights > 0.5) & views.valid
+    voxel = 2 / (RESOLUTION - 1)
+    assert confident[views.valid].mean() > 0.5
     assert np.mean(error[confident] < voxel) > 0.9
 
 

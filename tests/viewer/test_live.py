@@ -196,26 +196,27 @@ def test_angular_error_against_the_normals_of_the_nearest_view(turn_deg: float, 
 
 
 def test_residuals_are_mean_angles_per_view(trainer: PmniTrainer):
-    """Known angles in two views, pixels off the mask in a third; views without pixels keep their residuals."""
+    """Known angles in two views, pixels off the mask in a third, and one in a hole; views without pixels keep their residuals."""
     model = trainer.pipeline.model
     rotation = model.camera_optimizer.w2c_opencv()[:, :, :3].detach()
-    view = torch.tensor([0, 0, 1, 1, 2])
-    observed = torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
-    aside = torch.nn.functional.normalize(torch.linalg.cross(observed, torch.ones(5, 3)), dim=-1)
-    angle = torch.deg2rad(torch.tensor([10.0, 20.0, 4.0, 4.0, 50.0]))[:, None]
+    view = torch.tensor([0, 0, 1, 1, 2, 0])
+    observed = torch.nn.functional.normalize(torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    aside = torch.nn.functional.normalize(torch.linalg.cross(observed, torch.ones(6, 3)), dim=-1)
+    angle = torch.deg2rad(torch.tensor([10.0, 20.0, 4.0, 4.0, 50.0, 60.0]))[:, None]
     rendered = observed * angle.cos() + aside * angle.sin()
     outputs = {
         "normal_world": (rotation[view].mT @ rendered[..., None])[..., 0],
-        "accumulation": torch.ones(5, 1),
+        "accumulation": torch.ones(6, 1),
     }
-    mask = torch.tensor([1.0, 1, 1, 1, 0])[:, None]
+    mask = torch.tensor([1.0, 1, 1, 1, 0, 1])[:, None]
+    observed[5] = 0
     batch = {"indices": torch.stack([view, view, view], dim=1), "mask": mask, "normal": observed}
     count = len(rotation)
     residuals = ViewResiduals(model, count)
     assert np.isnan(residuals.read()).all()
     before = np.arange(count) + 1.0
     residuals.set(before)
-    residuals.add_batch({"accumulation": torch.ones(5, 1)}, batch)
+    residuals.add_batch({"accumulation": torch.ones(6, 1)}, batch)
     np.testing.assert_array_equal(residuals.read(), before)
     residuals.add_batch(outputs, batch)
     for _ in range(2):
