@@ -43,7 +43,5 @@ def read_depths(scene: Scene | SplitViews) -> Float[np.ndarray, "N H W"]:
         # Integration continues depths over holes, and other programs may do the same.
         depth[~valid] = 0
         if not depth.any():
-            raise SceneError(
-                f"{file}: has no depth on the mask (zero or not finite); run `pmni integrate` again"
-            )
+            raise SceneError(f"{file}: has no depth on the mask (zero or not finite); run `pmni integrate` again")
     return depths

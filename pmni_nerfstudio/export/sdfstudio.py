@@ -28,6 +28,7 @@ from pmni_nerfstudio.data.atomic import atomic_path, write_json
 from pmni_nerfstudio.data.depths import read_depths
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.geometry.hole_filling import fill_holes
 from pmni_nerfstudio.geometry.transforms import orthonormalized
 
 META = "meta_data.json"
@@ -70,7 +71,9 @@ def write_sdfstudio(
     for view in track(range(scene.num_views), "Converting", console=console, transient=True):
         name, mask, normals = scene.names[view], scene.masks[view], scene.normals[view].astype(np.float32)
         if photographs is None:
-            image = _shaded_image(normals @ c2w[view, :3, :3].T, mask)
+            # A picture without holes: methods that compare colors would reproduce them.
+            whole = fill_holes(normals, mask, scene.valid[view])
+            image = _shaded_image(whole @ c2w[view, :3, :3].T, mask)
         else:
             with Image.open(photographs[view]) as photograph:
                 image = np.where(mask[..., None], np.asarray(photograph.convert("RGB")), np.uint8(0))
