@@ -8,10 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.holes import views_with_holes
+from helpers.scenes import capture
 from helpers.view_graphs import KnownViews, errors_up_to_a_rotation_deg, figure
 
+from pmni_nerfstudio.integration.bilateral import integrate_normals
 from pmni_nerfstudio.registration.pairwise import unordered
 from pmni_nerfstudio.registration.pairwise.appearance import appearance_distances, in_order, spread_views
+from pmni_nerfstudio.registration.pairwise.integrated_depth import integrate_views, make_level
 from pmni_nerfstudio.registration.pairwise.view_graph import ViewGraph
 from pmni_nerfstudio.threads import one_thread
 
@@ -50,6 +54,17 @@ def test_a_mirrored_view_is_not_alike():
     both = replace(level, table=torch.cat([table, mirrored]).reshape(-1, 5), points=torch.cat(2 * [level.points]))
     distances = appearance_distances(both)
     assert (distances[np.arange(6), np.arange(6) + 6] > 0.3 * np.median(distances)).all()
+
+
+def test_holes_change_little():
+    """A fifth of each mask without normals, in other places in every view."""
+    _, views, _ = capture()
+    whole, holed = (
+        appearance_distances(make_level(integrate_views(v, integrate_normals), 2, 100, np.random.default_rng(0)))
+        for v in (views, views_with_holes(views))
+    )
+    others = ~np.eye(len(views), dtype=bool)
+    assert np.corrcoef(holed[others], whole[others])[0, 1] > 0.8
 
 
 def test_order_of_a_ring():

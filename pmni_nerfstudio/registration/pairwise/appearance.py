@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
 
-from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel
+from pmni_nerfstudio.registration.pairwise.integrated_depth import KNOWN, PyramidLevel
 
 _RADII, _ANGLES = 8, 48
 _EXTENT = 2.0
@@ -23,7 +23,7 @@ def appearance_distances(level: PyramidLevel) -> Float[np.ndarray, "n n"]:
     neighbors in space, and of 36 views all around an object for nine out of ten.
     """
     count = len(level.points)
-    table = level.table.numpy().reshape(count, level.height, level.width, 5)
+    table = level.table.numpy().reshape(count, level.height, level.width, -1)[..., :KNOWN]
     polar = np.stack([_polar(view) for view in table])
     spectrum = np.fft.rfft(polar, axis=2)
     products = np.einsum("ick,jck->ijk", spectrum, spectrum.conj(), optimize=True)
