@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.holes import holes_of
 from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, hit_sphere, make_sphere
 from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudioDataParserConfig
 from nerfstudio.data.datasets.sdf_dataset import SDFDataset
@@ -89,6 +91,25 @@ def test_shaded_images_have_one_light_fixed_in_the_world(sphere_folder: Path, tm
     # In all views the gray value is the same linear function of the world-space normal, up to rounding.
     assert np.abs(system @ light - gray).max() < 1
     assert np.linalg.norm(light[:3]) > 80 and gray.min() > 10
+
+
+def test_holes_have_no_normals_but_are_shaded(tmp_path: Path):
+    scene = make_sphere()
+    holes = holes_of(scene.masks)
+    scene.write(tmp_path / "whole")
+    replace(scene, normals=np.where(holes[..., None], 0, scene.normals)).write(tmp_path / "holed")
+    for name in ("whole", "holed"):
+        convert(tmp_path / name, tmp_path / f"{name}_out")
+    for view, name in enumerate(scene.names):
+        normals = np.load(tmp_path / "holed_out" / "normal" / f"{name}.npy")
+        np.testing.assert_array_equal(normals[:, holes[view]], 0.5)
+        assert (np.abs(normals[:, scene.masks[view] & ~holes[view]] - 0.5).max(axis=0) > 0.1).all()
+        whole, holed = (
+            np.asarray(Image.open(tmp_path / f"{kind}_out" / "rgb" / f"{name}.png"))[..., 0].astype(float)
+            for kind in ("whole", "holed")
+        )
+        np.testing.assert_array_equal(whole[~holes[view]], holed[~holes[view]])
+        assert np.abs(whole - holed)[holes[view]].mean() < 20  # of 210 gray values
 
 
 def test_meta_data_has_the_world_and_the_scene(sphere_folder: Path, tmp_path: Path):

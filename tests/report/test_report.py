@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from operator import attrgetter
 from pathlib import Path
@@ -25,7 +26,7 @@ from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_normals, write_exr
 from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
-from pmni_nerfstudio.evaluation.stored_result import read_evaluated_result
+from pmni_nerfstudio.evaluation.stored_result import StoredResult, read_evaluated_result
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.report.curves import metric_name, read_curves
 from pmni_nerfstudio.report.figures import display_frame
@@ -187,6 +188,19 @@ def test_files_are_embedded(evaluated: Path, page: str):
     assert set(downloads) == {"mesh.ply", "poses.npy", "metrics.json", "views.csv"}
     for name, uri in downloads.items():
         assert decoded(uri) == (evaluated / name).read_bytes(), name
+
+
+def test_errors_in_holes_are_unknown(evaluated: Path, monkeypatch: pytest.MonkeyPatch):
+    scene = read_evaluated_result(evaluated).scene
+    assert scene is not None
+    hole = scene.masks[0] & (np.arange(scene.width) < np.nonzero(scene.masks[0])[1].mean())
+    normals = scene.normals.copy()
+    normals[0][hole] = 0
+    monkeypatch.setattr(StoredResult, "scene", property(lambda _: replace(scene, normals=normals)))
+    errors = errors_deg(read_evaluated_result(evaluated))
+    assert np.isfinite(errors[0]).sum() == (scene.masks[0] & ~hole).sum()
+    assert np.nanmax(errors[0]) < 0.2
+    assert np.isfinite(errors[1]).sum() == scene.masks[1].sum()
 
 
 def test_pictures_of_views_show_the_errors(evaluated: Path):
