@@ -74,6 +74,7 @@ class EvalCommand:
         from pmni_nerfstudio.evaluation.ground_truth import find_ground_truth, read_ground_truth
         from pmni_nerfstudio.evaluation.metrics_file import metrics_record, metrics_table, write_metrics
         from pmni_nerfstudio.evaluation.reconstruction import reconstruction_from_files, reconstruction_from_run
+        from pmni_nerfstudio.export.cameras import with_result_intrinsics
         from pmni_nerfstudio.registration.statistics import verdict_lines
 
         max_memory = parse_memory(self.max_memory)
@@ -82,7 +83,7 @@ class EvalCommand:
             scene, result = reconstruction_from_run(self.load_config, self.resolution, self.device, max_memory)
         else:
             assert self.mesh is not None
-            scene = None if self.data is None else read_scene(self.data)
+            scene = None if self.data is None else with_result_intrinsics(read_scene(self.data), self.mesh.parent)
             views = scene.num_views if scene is not None else len(truth.c2w) if truth is not None else 0
             result = reconstruction_from_files(self.mesh, self.poses, scene, views)
         if truth is None and scene is not None:

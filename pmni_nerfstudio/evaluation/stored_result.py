@@ -20,7 +20,7 @@ from pmni_nerfstudio.errors import PmniError, one_line
 from pmni_nerfstudio.evaluation.evaluate import reference_normals
 from pmni_nerfstudio.evaluation.ground_truth import find_ground_truth, given_poses
 from pmni_nerfstudio.evaluation.metrics_file import METRICS_FILE, Record
-from pmni_nerfstudio.export.cameras import CAMERAS, POSES, TRANSFORMS
+from pmni_nerfstudio.export.cameras import CAMERAS, POSES, TRANSFORMS, with_result_intrinsics
 from pmni_nerfstudio.export.maps import NORMALS
 from pmni_nerfstudio.export.registration import SURFACE
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z
@@ -85,10 +85,12 @@ class StoredResult:
 
     @cached_property
     def scene(self) -> Scene | None:
-        """Scene of the result; if it was evaluated, at the resolution of the rendered maps."""
+        """Scene of the result, with the result's intrinsics; if it was evaluated, at the resolution of the rendered maps."""
         if self.data is not None:
-            return read_scene(self.data, self.normals_folder)
-        return self._evaluated_scene() if self.record else self._exported_scene()
+            scene = read_scene(self.data, self.normals_folder)
+        else:
+            scene = self._evaluated_scene() if self.record else self._exported_scene()
+        return None if scene is None else with_result_intrinsics(scene, self.folder)
 
     def _evaluated_scene(self) -> Scene | None:
         if self.record["scene"] is None or not Path(self.record["scene"]).is_dir():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from pmni_nerfstudio.data.atomic import atomic_path, write_json
-from pmni_nerfstudio.data.camera_files import write_cameras
+from pmni_nerfstudio.data.camera_files import read_cameras, write_cameras
 from pmni_nerfstudio.data.images import read_mask
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import Scene
@@ -27,6 +28,8 @@ from pmni_nerfstudio.geometry.transforms import flip_camera_axes, orthonormalize
 POSES = "poses.npy"
 CAMERAS = "cameras_refined.npz"
 TRANSFORMS = "transforms.json"
+_SAME_INTRINSICS_PX = 1e-3
+"""Largest difference in pixels that the decomposition of a projection matrix may cause."""
 
 
 def write_result_cameras(folder: Path, scene: Scene, c2w: Float[np.ndarray, "n 4 4"]) -> list[Path]:
@@ -80,6 +83,25 @@ def file_intrinsics(scene: Scene) -> tuple[Float[np.ndarray, "n 3 3"], int, int]
     """Intrinsics, width and height of the maps in the scene's files, before any resampling."""
     height, width = read_mask(scene.mask_files[0]).shape
     return resample_intrinsics(scene.K, (scene.width, scene.height), (width, height)), width, height
+
+
+def with_result_intrinsics(scene: Scene, folder: Path) -> Scene:
+    """The scene with the intrinsics of a result, which registration may have refined.
+
+    Args:
+        scene: the scene of the result.
+        folder: folder of the result; without a cameras_refined.npz the scene keeps its intrinsics.
+
+    Raises:
+        SceneError: cameras_refined.npz is broken or has another number of views.
+    """
+    path = folder / CAMERAS
+    if not path.is_file():
+        return scene
+    _, width, height = file_intrinsics(scene)
+    K = resample_intrinsics(read_cameras(path, scene.num_views)[0], (width, height), (scene.width, scene.height))
+    unchanged = np.abs(K - scene.K).max() < _SAME_INTRINSICS_PX
+    return scene if unchanged else replace(scene, K=K)
 
 
 def nerfstudio_transforms(scene: Scene, c2w: Float[np.ndarray, "n 4 4"], folder: Path) -> dict:

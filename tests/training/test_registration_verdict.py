@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.camera_files import read_cameras
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.evaluation import evaluate
 from pmni_nerfstudio.evaluation.metrics_file import METRICS_FILE
 from pmni_nerfstudio.evaluation.reconstruction import reconstruction_from_run
+from pmni_nerfstudio.evaluation.stored_result import read_result
+from pmni_nerfstudio.export.cameras import with_result_intrinsics
 from pmni_nerfstudio.registration import console
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics, unchanged_intrinsics
@@ -111,6 +115,22 @@ def test_written_cameras_have_the_refined_intrinsics(scene: Path, fake, tmp_path
     written = json.loads((tmp_path / STATISTICS).read_text())["intrinsics"]
     assert written["given"]["fl_x"] == pytest.approx(given[0, 0, 0], abs=1e-3)
     assert written["refined"]["fl_x"] == pytest.approx(K[0, 0, 0], abs=1e-3)
+    # What is read back from the folder, by `pmni view` and `pmni eval`, has the refined intrinsics, too.
+    shown = read_result(tmp_path).scene
+    assert shown is not None
+    np.testing.assert_allclose(shown.K, K, rtol=1e-6, atol=1e-9)
+    mesh = str(tmp_path / "surface.ply")
+    with patch.object(evaluate, "evaluate", wraps=evaluate.evaluate) as evaluated:
+        main(["eval", "--mesh", mesh, "--poses", str(tmp_path / "poses.npy"), "--data", str(scene)])
+    np.testing.assert_allclose(evaluated.call_args.args[1].K, K, rtol=1e-6, atol=1e-9)
+
+
+def test_unchanged_intrinsics_are_the_scene_s(scene: Path, fake, tmp_path: Path):
+    fake("ok")
+    main(["register", str(scene), "--output-dir", str(tmp_path)])
+    given = read_scene(scene)
+    assert with_result_intrinsics(given, tmp_path) is given
+    assert with_result_intrinsics(given, tmp_path / "elsewhere") is given
 
 
 # ---- ns-train -------------------------------------------------------------------------------------------------------
