@@ -2,7 +2,8 @@
 """Cameras of Agisoft Metashape (File > Export > Export Cameras, XML), with normal maps named like the camera labels.
 
 World and units are those of the project's markers or scale bars if the file has the transform of the component or, in
-older files, of the chunk. The translation of a world whose origin is very far away, as on a map, is dropped, because
+older files, of the chunk. A sensor may have two calibrations: the initial one, from the lens's nominal focal length, and
+the adjusted one that belongs to the poses, which is taken. The translation of a world whose origin is very far away, as on a map, is dropped, because
 meshes are stored in single precision. Metashape's p1 and p2 are OpenCV's p2 and p1; cx and cy count from the center of
 the image.
 """
@@ -39,19 +40,23 @@ def read(folder: Path, options: ImportOptions) -> Source:
     if path is None:
         raise SceneError(f"{folder}: has no cameras of Metashape; export them as XML")
     try:
-        chunk = ET.parse(path).getroot().find("chunk")
+        document = ET.parse(path).getroot()
+        chunk = document.find("chunk")
         if chunk is None:
             raise ValueError("it has no chunk")
         sensors = {sensor.get("id"): sensor for sensor in chunk.iter("sensor")}
         of_component = {part.get("id"): _world_transform(path, part) for part in chunk.iter("component")}
         of_chunk = _world_transform(path, chunk)
-        posed, transforms = [], []
+        posed, transforms, uncalibrated = [], [], {}
         for camera in chunk.iter("camera"):
             transform = camera.find("transform")
             if transform is None or not transform.text:
                 continue  # not aligned
             label = printable(camera.get("label") or "")
-            K, size, lens = _sensor(path, label, sensors.get(camera.get("sensor_id")))
+            sensor = sensors.get(camera.get("sensor_id"))
+            K, size, lens = _sensor(path, label, sensor)
+            if _kind(_calibration(sensor)) == "initial":
+                uncalibrated.setdefault(camera.get("sensor_id"), label)
             c2w = np.array([float(word) for word in transform.text.split()]).reshape(4, 4)
             check_camera(path, label, K, c2w)
             transforms.append(of_component.get(camera.get("component_id"), of_chunk))
@@ -64,8 +69,25 @@ def read(folder: Path, options: ImportOptions) -> Source:
         raise SceneError(f"{path}: has cameras in several components; merge them or export only one")
     c2w, warnings = _to_world(path, np.stack([image.c2w for image in posed]), transforms[0])
     posed = [replace(image, c2w=pose) for image, pose in zip(posed, c2w)]
+    warnings += _overlooked(path, len(document.findall("chunk")))
+    warnings += tuple(
+        f"{path}: the sensor of {label} has only an initial calibration, which can be far off; align the photographs "
+        "with camera optimization and export the cameras again"
+        for label in uncalibrated.values()
+    )
     source = attach_maps(folder, f"Metashape's {path.name}", posed, options)
     return replace(source, warnings=(*source.warnings, *warnings))
+
+
+def _overlooked(path: Path, num_chunks: int) -> tuple[str, ...]:
+    """Warnings of chunks and files that are not read."""
+    warnings = []
+    if num_chunks > 1:
+        warnings.append(f"{path}: holds {num_chunks} chunks, of which the first was read; export the right one alone")
+    others = [other.name for other in _xml_files(path.parent) if other != path]
+    if others:
+        warnings.append(f"{path}: was read, and not {', '.join(others)}; move the right file to a folder of its own")
+    return tuple(warnings)
 
 
 def _world_transform(path: Path, part: ET.Element) -> np.ndarray:
@@ -107,25 +129,45 @@ def _to_world(path: Path, c2w: np.ndarray, transform: np.ndarray) -> tuple[np.nd
 
 
 def _find_xml(folder: Path) -> Path | None:
+    return next(iter(_xml_files(folder)), None)
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    """XML files of Metashape's documents, in any encoding."""
+    found = []
     for path in sorted(folder.glob("*.xml")):
         if path.is_file():
             with path.open("rb") as file:
-                head = file.read(_HEAD_BYTES)
+                head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # UTF-16
             if b"<document" in head and b"<chunk" in head:
-                return path
-    return None
+                found.append(path)
+    return found
+
+
+def _calibration(sensor: ET.Element | None) -> ET.Element | None:
+    """Calibration of a sensor with a focal length: the adjusted one, or else the last one in the file."""
+    found = [] if sensor is None else [part for part in sensor.findall("calibration") if part.find("f") is not None]
+    adjusted = [part for part in found if _kind(part) == "adjusted"]
+    unnamed = [part for part in found if _kind(part) is None]
+    return next(reversed(adjusted or unnamed or found), None)
+
+
+def _kind(calibration: ET.Element | None) -> str | None:
+    """Class of a calibration: "initial", "adjusted" or, in files with one calibration, None."""
+    return None if calibration is None else calibration.get("class")
 
 
 def _sensor(path: Path, label: str, sensor: ET.Element | None) -> tuple[np.ndarray, tuple[int, int], Lens]:
     """K (3, 3), image size and distortion of a camera's sensor."""
-    if sensor is None or sensor.find("calibration/f") is None:
+    calibration = _calibration(sensor)
+    if sensor is None or calibration is None:
         raise SceneError(f"{path}: the camera {label} has no calibrated sensor; export the cameras again")
     if sensor.get("type", "frame") not in ("frame", "fisheye"):
         raise SceneError(
             f"{path}: sensors of type {printable(str(sensor.get('type')))} are not supported; undistort the images first"
         )
-    resolution, calibration = sensor.find("resolution"), sensor.find("calibration")
-    if resolution is None or calibration is None:
+    resolution = sensor.find("resolution")
+    if resolution is None:
         raise SceneError(f"{path}: the sensor of {label} has no resolution; export the cameras again")
     width, height = int(resolution.get("width", "0")), int(resolution.get("height", "0"))
     if min(width, height) <= 0:

@@ -251,3 +251,38 @@ def test_metashape(tmp_path: Path, capsys):
     (tmp_path / "src" / "cameras.xml").write_text("<document><chunk>")
     with pytest.raises(PmniError, match="can't be read as Metashape"):
         prepare(tmp_path / "src", tmp_path / "none")
+
+
+def with_calibrations(folder: Path, *kinds: str) -> None:
+    """Replace the calibration of write_metashape by several; an initial one has a focal length 15% too large."""
+    file = folder / "cameras.xml"
+    head, rest = file.read_text().split("<calibration", 1)
+    body, tail = rest.split("</calibration>", 1)
+    parts = []
+    for kind in kinds:
+        wrong = body.replace("<f>152.0</f>", "<f>174.8</f>") if kind == "initial" else body
+        parts.append(f'<calibration class="{kind}"{wrong}</calibration>')
+    file.write_text(head + "".join(parts) + tail)
+
+
+@pytest.mark.parametrize("kinds", [("initial", "adjusted"), ("adjusted", "initial"), ("initial",)])
+def test_metashape_calibrations(kinds: tuple[str, ...], tmp_path: Path):
+    write_distorted(tmp_path, LENSES["tangential"])
+    write_metashape(tmp_path / "cameras.xml", {"k1": 0.05, "p1": -0.03, "p2": 0.02})
+    with_calibrations(tmp_path, *kinds)
+    source = FORMATS["metashape"].read(tmp_path, ImportOptions())
+    is_adjusted = "adjusted" in kinds
+    assert {frame.K[1, 1] for frame in source.frames} == {152.0 if is_adjusted else 174.8}
+    assert any("only an initial calibration" in line for line in source.warnings) != is_adjusted
+
+
+def test_metashape_names_chunks_and_files_that_are_not_read(tmp_path: Path):
+    write_distorted(tmp_path, LENSES["tangential"])
+    write_metashape(tmp_path / "cameras.xml", {})
+    text = (tmp_path / "cameras.xml").read_text()
+    (tmp_path / "other.xml").write_text(text)
+    (tmp_path / "cameras.xml").write_bytes(
+        text.replace("</chunk>", "</chunk><chunk/>").replace("1.0", '1.0" encoding="UTF-16').encode("utf-16")
+    )
+    warnings = " ".join(FORMATS["metashape"].read(tmp_path, ImportOptions()).warnings)
+    assert "holds 2 chunks" in warnings and "not other.xml" in warnings
