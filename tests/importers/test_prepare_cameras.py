@@ -282,7 +282,7 @@ def test_metashape_names_chunks_and_files_that_are_not_read(tmp_path: Path):
     text = (tmp_path / "cameras.xml").read_text()
     (tmp_path / "other.xml").write_text(text)
     (tmp_path / "cameras.xml").write_bytes(
-        text.replace("</chunk>", "</chunk><chunk/>").replace("1.0", '1.0" encoding="UTF-16').encode("utf-16")
+        text.replace("</chunk>", "</chunk><chunk/>").replace('1.0"?>', '1.0" encoding="UTF-16"?>').encode("utf-16")
     )
     warnings = " ".join(FORMATS["metashape"].read(tmp_path, ImportOptions()).warnings)
     assert "holds 2 chunks" in warnings and "not other.xml" in warnings
