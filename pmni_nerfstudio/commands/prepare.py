@@ -112,10 +112,10 @@ class PrepareCommand:
         from pmni_nerfstudio.importers.validity import with_validity
 
         with new_scene_folder(out, source, self.overwrite, is_scene) as fresh:
-            options = ImportOptions(self.normals, self.focal, self.fov)
+            axes = None if self.axes == "auto" else self.axes
+            options = ImportOptions(self.normals, self.focal, self.fov, axes)
             imported = with_validity(source, FORMATS[name].read(source, options))
             print(f"{source}: {imported.description}")
-            axes = None if self.axes == "auto" else self.axes
             try:
                 summary, warnings = assemble(imported, fresh, self._size(), axes, self.mesh, self.refit)
             except PmniError as error:

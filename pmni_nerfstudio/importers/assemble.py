@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.axes_check import measure_axes
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.resample import resample_intrinsics
@@ -19,22 +18,13 @@ from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of, transform_poses
+from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
+from pmni_nerfstudio.importers.axes import camera_from_stored, estimate_axes
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
 from pmni_nerfstudio.importers.source import Axes, Frame, Source
 from pmni_nerfstudio.importers.view_maps import load, map_intrinsics, photograph, resize, size_of, undistort
 from pmni_nerfstudio.registration.views import Views
 
-AXES: dict[Axes, np.ndarray] = {
-    "camera": OPENCV_FROM_STORED,
-    "opencv": np.eye(3),
-    "directx": np.diag([1.0, 1.0, -1.0]),
-}
-"""Rotations or reflections (3, 3) from stored axes to OpenCV camera axes; those of world axes depend on the view."""
-_SAMPLED_VIEWS = 6
-"""Views from which the axes are estimated."""
-_MIN_AXES_MARGIN = 0.2
-"""Least difference of the scores at which axes other than the usual ones are chosen."""
 _MAX_HULL_PIXELS = 320_000
 """Masks with more pixels are subsampled for the visual hull."""
 
@@ -106,31 +96,6 @@ def assemble(
     return summary, _summarized([*source.warnings, *warnings, *scene.warnings])
 
 
-def estimate_axes(frames: Sequence[Frame]) -> Axes:
-    """Most probable axes of stored normals by the cues of `data.axes_check`; "camera" unless others are clearly better."""
-    chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, _SAMPLED_VIEWS).round().astype(int))]
-    candidates: tuple[Axes, ...] = ("camera", "opencv", "directx", "world")
-    scores: dict[Axes, float] = {name: 0.0 for name in candidates if name != "world" or frames[0].c2w is not None}
-    for frame in chosen:
-        stored, mask, _ = load(frame)
-        K = map_intrinsics(frame, (mask.shape[1], mask.shape[0]))
-        for name in scores:
-            camera_from_stored = _camera_from_stored(frame, name)
-            cues = measure_axes(stored @ camera_from_stored.T.astype(np.float32), mask, K, camera_from_stored)
-            scores[name] += float(cues.facing[0] + cues.rim[0] + cues.integrability[0]) / len(chosen)
-    best = max(scores, key=lambda name: scores[name])
-    return best if scores[best] > scores["camera"] + _MIN_AXES_MARGIN else "camera"
-
-
-def _camera_from_stored(frame: Frame, axes: Axes) -> np.ndarray:
-    """Matrix (3, 3) from stored axes to the view's OpenCV camera axes."""
-    if axes != "world":
-        return AXES[axes]
-    if frame.c2w is None:
-        raise PmniError(f"{frame.normals}: world-space normals need poses; use camera-space normals")
-    return frame.c2w[:3, :3].T
-
-
 def _load_all(
     frames: Sequence[Frame], axes: Axes, size: tuple[int, int] | None, is_posed: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
@@ -152,7 +117,7 @@ def _load_all(
         source_K[view] = resample_intrinsics(map_K, map_size, size)
         # Scenes without poses have one K for all views.
         K[view] = source_K[view] if is_posed else source_K[0]
-        maps = stored @ _camera_from_stored(frame, axes).T.astype(np.float32)
+        maps = stored @ camera_from_stored(frame, axes).T.astype(np.float32)
         maps, mask = undistort(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
         normals[view], masks[view] = resize(maps, mask, size)
         if not normals[view].any() or masks[view].all():

@@ -1,159 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normal maps, masks and photographs of a folder and the view that each belongs to, by common ways of naming.
+"""Matching of files to views by name: the same file is never given to two views.
 
-Three layouts are known: one folder per kind (normal*/NN.exr, mask*/NN.png), one folder for everything (NN_normal.png,
-NN_mask.png), and one folder per view (NN/normal.png, NN/mask.png).
+Names agree if their paths do, or else if their last parts do and no other view or file has that last part; upper and
+lower case, leading zeros, suffixes of images and words such as "normal" count only if nothing else tells names apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 
-from pmni_nerfstudio.data.files import check_file, entries
-from pmni_nerfstudio.data.images import MASK_SUFFIXES, NORMAL_SUFFIXES
-from pmni_nerfstudio.data.listing import natural_key
-from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.importers.source import Axes
+IMAGE_FILE_SUFFIXES = (
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".webp",
+        ".exr",
+        ".hdr",
+        ".pfm",
+        ".npy",
+        ".npz",
+        ".mat",
+        ".jp2",
+    ),
+    *(".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".tga", ".ppm", ".pgm", ".gif"),
+)
+"""Suffixes that are not part of a view's name; "scan.0001" has none."""
+_WORDS = r"(normals?(_?maps?)?|masks?|silhouettes?|images?|img|rgb|albedo)"
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
-_NORMAL_WORDS = ("normal",)
-_MASK_WORDS = ("mask", "silhouette")
-_VALID_WORDS = ("mask_valid",)
-_IMAGE_WORDS = ("image", "img", "rgb", "photo", "color", "colour")
+
+def plain_path(file: str) -> str:
+    """Path of an image from a camera file, as written by any system, with slashes and without drive, "./" or suffix."""
+    path = re.sub(r"^[A-Za-z]:", "", file.strip().replace("\\", "/"))
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    return without_suffix("/".join(parts))
 
 
-def find_normals(root: Path, choice: str | None = None) -> dict[str, Path]:
-    """Normal maps by view name; empty if there are none.
+def without_suffix(name: str) -> str:
+    """A name without the suffix of an image file; other dots belong to the name."""
+    suffix = PurePosixPath(name).suffix if "." in name else ""
+    return name[: -len(suffix)] if suffix.lower() in IMAGE_FILE_SUFFIXES and len(suffix) < len(name) else name
+
+
+def match_files(names: Sequence[str], files: dict[str, Path]) -> list[Path | None]:
+    """File of each view, or None.
 
     Args:
-        root: folder of the source.
-        choice: name of the folder of normal maps, if there are several.
-
-    Raises:
-        PmniError: There are several folders and no choice, or the chosen one is missing or empty.
+        names: names or paths of the views without suffix, as `plain_path` returns them.
+        files: files by name or path without suffix.
     """
-    if choice is not None:
-        if not (root / choice).is_dir():
-            raise PmniError(f"{root / choice}: there is no such folder of normal maps; check --normals")
-        found = _in_folder(root / choice, NORMAL_SUFFIXES)
-        if not found:
-            raise PmniError(f"{root / choice}: holds no normal maps ({', '.join(NORMAL_SUFFIXES)}); check --normals")
-        return found
-    folders = _folders(root, _NORMAL_WORDS, NORMAL_SUFFIXES)
-    for name in ("normal", "normals", "normal_camera_space_GT", "normal_camera_space"):
-        if len(folders) > 1 and name in (folder.name for folder in folders):
-            folders = [root / name]
-    if len(folders) > 1:
-        names = ", ".join(folder.name for folder in folders)
-        raise PmniError(f"{root}: has several folders of normal maps ({names}); choose one with --normals")
-    if folders:
-        return _in_folder(folders[0], NORMAL_SUFFIXES)
-    return _by_words(root, _NORMAL_WORDS, NORMAL_SUFFIXES)
-
-
-def find_masks(root: Path) -> dict[str, Path]:
-    """Masks by view name; empty if there are none."""
-    return _find(root, _MASK_WORDS, (*MASK_SUFFIXES, ".npy"))
-
-
-def find_valid(root: Path) -> dict[str, Path]:
-    """Images that tell where normals count (mask_valid/NN.png and the like), by view name; empty if there are none."""
-    return _find(root, _VALID_WORDS, (*MASK_SUFFIXES, ".npy"))
-
-
-def find_images(root: Path) -> dict[str, Path]:
-    """Photographs by view name; empty if there are none."""
-    return _find(root, _IMAGE_WORDS, PHOTO_SUFFIXES)
-
-
-def axes_of(normals: dict[str, Path]) -> Axes | None:
-    """Axes of normal maps if the name of their folder defines them, otherwise None."""
-    folder = next(iter(normals.values())).parent.name.lower()
-    if "world" in folder:
-        return "world"
-    return "camera" if folder.startswith("normal_camera_space") else None
-
-
-def match(name: str, files: dict[str, Path]) -> Path | None:
-    """File of a view: of the same name, or else of the only name that differs just by leading zeros of a number."""
-    if name in files:
-        return files[name]
-    same = [key for key in files if _without_zeros(key) == _without_zeros(name)]
-    return files[same[0]] if len(same) == 1 else None
-
-
-def require_normals(root: Path, choice: str | None) -> dict[str, Path]:
-    """Normal maps by view name, at least one.
-
-    Raises:
-        PmniError: There are none, or `find_normals` fails.
-    """
-    found = find_normals(root, choice)
-    if not found:
-        raise PmniError(f"{root}: has no normal maps; put them into {root / 'normal'}, named like the views")
+    found: list[Path | None] = [None] * len(names)
+    left = dict(files)
+    for key_of in (_path, _joined, _two_parts, _last, _last_case, _last_zeros, _last_words):
+        _match_by(key_of, names, left, found)
     return found
 
 
-def _find(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
-    folders = _folders(root, words, suffixes)
-    if folders:
-        exact = [folder for folder in folders if folder.name in (*words, *(f"{word}s" for word in words))]
-        return _in_folder((exact or folders)[0], suffixes)
-    return _by_words(root, words, suffixes)
+def match_any(names: Sequence[Sequence[str]], files: dict[str, Path]) -> list[Path | None]:
+    """File of each view by any of its names, in order of preference; all views have equally many names."""
+    found: list[Path | None] = [None] * len(names)
+    for alternatives in zip(*names):
+        left = {name: path for name, path in files.items() if path not in found}
+        found = [own or new for own, new in zip(found, match_files(alternatives, left))]
+    return found
 
 
-def _folders(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Folders whose names start with one of the words and that directly hold files with one of the suffixes."""
-    return [
-        path for path in entries(root) if path.is_dir() and _starts(path.name, words) and _in_folder(path, suffixes)
-    ]
+def view_names(paths: Sequence[str]) -> list[str]:
+    """Names of views, without slashes, from their paths: the last parts if these differ, otherwise with their folders."""
+    stems = [_last(path) for path in paths]
+    if len(set(stems)) == len(stems) and all(stems):
+        return stems
+    joined = [_joined(path) for path in paths]
+    return joined if len(set(joined)) == len(joined) and all(joined) else [f"{i:04d}" for i in range(len(paths))]
 
 
-def _starts(name: str, words: Sequence[str]) -> bool:
-    """Whether a name starts with one of the words; mask_valid is not a mask."""
-    lower = name.lower()
-    return lower.startswith(tuple(words)) and (words is _VALID_WORDS or not lower.startswith(_VALID_WORDS))
+def _match_by(
+    key_of: Callable[[str], str], names: Sequence[str], left: dict[str, Path], found: list[Path | None]
+) -> None:
+    """Give files to views without one, where the key of both is unique; those files are taken out of `left`."""
+    views = Counter(key_of(name) for name, file in zip(names, found) if file is None)
+    keys = Counter(map(key_of, left))
+    by_key = {key_of(name): name for name in left}
+    for i, name in enumerate(names):
+        key = key_of(name)
+        if found[i] is None and key and views[key] == 1 and keys[key] == 1:
+            found[i] = left.pop(by_key[key])
 
 
-def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files of a folder by stem, in natural order."""
-    found: dict[str, Path] = {}
-    for path in entries(folder):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.is_dir():
-            continue
-        if path.stem in found:
-            raise PmniError(f"{folder}: holds both {found[path.stem].name} and {path.name}; keep one of them")
-        check_file(path)
-        found[path.stem] = path
-    return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+def _path(name: str) -> str:
+    return name
 
 
-def _by_words(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files of one folder with a word before or after the view's name, or of one folder per view, by view name."""
-    alternatives = "|".join(words)
-    pattern = re.compile(rf"(?:(?:{alternatives})[a-z]*[_\-. ]+(\w.*)|(.*?)[_\-. ]+(?:{alternatives})[\w\-. ]*)", re.I)
-    found: dict[str, Path] = {}
-    for path in entries(root):
-        if words is _MASK_WORDS and any(word in path.stem.lower() for word in _VALID_WORDS):
-            continue
-        if path.is_file() and path.suffix.lower() in suffixes and (parts := pattern.fullmatch(path.stem)):
-            found.setdefault(parts[1] or parts[2], path)
-    if len(found) > 1:
-        return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
-    found = {}
-    for folder in entries(root):
-        if folder.is_dir() and not folder.name.startswith("."):
-            inside = [
-                path
-                for path in entries(folder)
-                if path.suffix.lower() in suffixes and _starts(path.stem, words) and path.is_file()
-            ]
-            if inside:
-                found[folder.name.removesuffix(".data")] = inside[0]
-    return dict(sorted(found.items(), key=lambda item: natural_key(item[0])))
+def _joined(name: str) -> str:
+    return name.replace("/", "_")
 
 
-def _without_zeros(name: str) -> str:
-    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", name)
+def _two_parts(name: str) -> str:
+    return "_".join(name.split("/")[-2:])
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _last_case(name: str) -> str:
+    return without_suffix(_last(name)).casefold()
+
+
+def _last_zeros(name: str) -> str:
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", _last_case(name))
+
+
+def _last_words(name: str) -> str:
+    inner = re.sub(rf"^{_WORDS}[_\-. ]+|[_\-. ]+{_WORDS}$", "", _last_case(name))
+    return _last_zeros(inner)

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layout of IDR: NeuS and DTU (image/, mask/), RNb-NeuS (normal/, albedo/, mask/) and MonoSDF.
 
-cameras_sphere.npz or cameras.npz holds world_mat_i = K [R | t] and usually scale_mat_i. If the files are named by numbers,
-i is that number, otherwise the index of the file in sorted order. Normals of RNb-NeuS have x right, y up, z towards the
+cameras_sphere.npz or cameras.npz holds world_mat_i = K [R | t] and usually scale_mat_i; which view i is follows from the
+names of the files (data/camera_order.py). Normals of RNb-NeuS have x right, y up, z towards the
 viewer, those of MonoSDF have OpenCV axes; for the others the axes are estimated from the maps.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pmni_nerfstudio.data.camera_files import LARGEST, decompose_projection
+from pmni_nerfstudio.data.camera_order import candidate_orders, choose_order
 from pmni_nerfstudio.data.npz import read_npz
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.importers.file_matching import axes_of, find_images, find_masks, match, require_normals
+from pmni_nerfstudio.importers.camera_fit import CameraFit
+from pmni_nerfstudio.importers.file_matching import match_files, view_names
+from pmni_nerfstudio.importers.map_folders import FoundMaps, find_images, find_masks, require_normals
 from pmni_nerfstudio.importers.source import Axes, Format, Frame, ImportOptions, Source
-from pmni_nerfstudio.importers.view_maps import mask_of_view
+from pmni_nerfstudio.importers.view_maps import masks_of_views
 
 _CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz", "cameras_large.npz")
 _MATRIX_BYTES = 1 << 20
@@ -41,58 +45,77 @@ def is_rnb(folder: Path) -> bool:
 
 def read_neus(folder: Path, options: ImportOptions) -> Source:
     """Read a folder of NeuS, IDR or DTU to which normal maps were added."""
-    normals = require_normals(folder, options.normals)
-    return _read(folder, normals, "NeuS/IDR cameras", axes_of(normals))
+    found = require_normals(folder, options.normals)
+    return _read(folder, found, "NeuS/IDR cameras", options.axes or found.axes, find_images(folder).files)
 
 
 def read_rnb(folder: Path, options: ImportOptions) -> Source:
     """Read a folder of RNb-NeuS."""
     images = {path.stem: path for path in sorted((folder / "albedo").glob("*.png"))}
-    return _read(folder, require_normals(folder, options.normals or "normal"), "RNb-NeuS", "camera", images)
+    found = require_normals(folder, options.normals)
+    return _read(folder, found, "RNb-NeuS", options.axes or "camera", images)
 
 
 def read_monosdf(folder: Path, options: ImportOptions) -> Source:
     """Read a folder of MonoSDF without its depth maps, whose scale and shift are unknown."""
-    normals = require_normals(folder, options.normals)
-    return _read(folder, normals, "MonoSDF without its depth maps, whose scale and shift are unknown", "opencv")
+    description = "MonoSDF without its depth maps, whose scale and shift are unknown"
+    found, images = require_normals(folder, options.normals), find_images(folder).files
+    return _read(folder, found, description, options.axes or "opencv", images)
 
 
-def _read(
-    folder: Path, normals: dict[str, Path], description: str, axes: Axes | None, images: dict[str, Path] | None = None
-) -> Source:
+def _read(folder: Path, found: FoundMaps, description: str, axes: Axes | None, images: dict[str, Path]) -> Source:
     path = _camera_file(folder)
     if path is None:
         raise PmniError(f"{folder}: has none of {', '.join(_CAMERA_FILES)}; add the cameras in the layout of NeuS")
     arrays = read_npz(path, re.compile(r"(world|scale)_mat_\d+").fullmatch, _MATRIX_BYTES)
-    numbers = _numbers(path, arrays, list(normals))
-    masks, images = find_masks(folder), find_images(folder) if images is None else images
-    frames = []
-    for name, file in normals.items():
-        world_mat = _matrix(path, f"world_mat_{numbers[name]}", arrays)
-        singular = np.linalg.svd(world_mat[:3, :3], compute_uv=False)
-        if singular[2] <= 1e-10 * singular[0]:
-            raise SceneError(f"{path}: world_mat_{numbers[name]} is not invertible; write K [R | t]")
-        K, c2w = decompose_projection(world_mat[:3] / singular[0])
-        mask = mask_of_view(folder, (name,), masks, file)
-        frames.append(Frame(name, file, K, mask, c2w=c2w, image=match(name, images)))
-    return Source(f"{description}, {path.name}", tuple(frames), axes, _scale(path, arrays, list(numbers.values())))
+    cameras = {int(name.removeprefix("world_mat_")) for name in arrays if name.startswith("world_mat_")}
+    masks, keys, normals = find_masks(folder), list(found.files), list(found.files.values())
+    photographs = match_files(keys, images)
+    mask_files = masks_of_views(folder, [(key,) for key in keys], masks.files, normals, photographs)
+    candidates = candidate_orders(keys, cameras, {"photographs": list(images), "masks": list(masks.files)})
+    if not candidates:
+        raise SceneError(
+            f"{path}: holds {len(cameras)} cameras (world_mat_i) for {len(keys)} normal maps, whose names are not "
+            "camera numbers; give each normal map one camera"
+        )
+
+    names = view_names(keys)
+
+    def frames_of(numbers: Sequence[int]) -> list[Frame]:
+        made = []
+        for i, number in enumerate(numbers):
+            K, c2w = _decompose(path, number, arrays)
+            made.append(Frame(names[i], normals[i], K, mask_files[i], c2w=c2w, image=photographs[i]))
+        return made
+
+    fit = CameraFit(axes)
+    order, warnings = choose_order(path, candidates, lambda numbers: fit.measure(frames_of(numbers)))
+    unused = sorted(cameras - set(order.cameras))
+    if unused:
+        warnings.append(
+            f"{path}: {len(unused)} of {len(cameras)} cameras (first world_mat_{unused[0]}) have no normal map and were left "
+            "out"
+        )
+    return Source(
+        f"{description}, {path.name}",
+        tuple(frames_of(order.cameras)),
+        axes,
+        _scale(path, arrays, list(order.cameras)),
+        warnings=(*found.warnings, *masks.warnings, *warnings),
+    )
+
+
+def _decompose(path: Path, number: int, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """K (3, 3) and c2w (4, 4) of a numbered camera."""
+    world_mat = _matrix(path, f"world_mat_{number}", arrays)
+    singular = np.linalg.svd(world_mat[:3, :3], compute_uv=False)
+    if singular[2] <= 1e-10 * singular[0]:
+        raise SceneError(f"{path}: world_mat_{number} is not invertible; write K [R | t]")
+    return decompose_projection(world_mat[:3] / singular[0])
 
 
 def _camera_file(folder: Path) -> Path | None:
     return next((folder / name for name in _CAMERA_FILES if (folder / name).is_file()), None)
-
-
-def _numbers(path: Path, arrays: dict[str, np.ndarray], names: list[str]) -> dict[str, int]:
-    """Number of each view's camera."""
-    cameras = {int(name.removeprefix("world_mat_")) for name in arrays if name.startswith("world_mat_")}
-    if all(name.isdecimal() for name in names) and {int(name) for name in names} <= cameras:
-        return {name: int(name) for name in names}
-    if len(cameras) != len(names):
-        raise SceneError(
-            f"{path}: holds {len(cameras)} cameras (world_mat_i) for {len(names)} normal maps, whose names are not "
-            "camera numbers; give each normal map one camera"
-        )
-    return dict(zip(sorted(names), sorted(cameras), strict=True))  # in the order of NeuS, 10 before 2
 
 
 def _scale(path: Path, arrays: dict[str, np.ndarray], numbers: list[int]) -> np.ndarray | None:

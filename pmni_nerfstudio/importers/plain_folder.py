@@ -12,9 +12,10 @@ from pmni_nerfstudio.data.camera_files import read_intrinsics
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.data.scene import INTRINSICS
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.importers import file_matching
+from pmni_nerfstudio.importers.file_matching import match_files, view_names
+from pmni_nerfstudio.importers.map_folders import find_images, find_masks, find_normals, require_normals
 from pmni_nerfstudio.importers.source import Format, Frame, ImportOptions, Source
-from pmni_nerfstudio.importers.view_maps import mask_of_view, size_of
+from pmni_nerfstudio.importers.view_maps import masks_of_views, size_of
 
 _FILM_WIDTH_MM = 36.0
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
@@ -23,7 +24,7 @@ _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
 
 def recognize(folder: Path) -> bool:
     """Whether there are any normal maps."""
-    return bool(file_matching.find_normals(folder))
+    return bool(find_normals(folder).files)
 
 
 def read(folder: Path, options: ImportOptions) -> Source:
@@ -32,18 +33,18 @@ def read(folder: Path, options: ImportOptions) -> Source:
     Raises:
         PmniError: There are no normal maps, or the camera is unknown.
     """
-    normals = file_matching.require_normals(folder, options.normals)
-    masks, images = file_matching.find_masks(folder), file_matching.find_images(folder)
+    found = require_normals(folder, options.normals)
+    masks, images = find_masks(folder), find_images(folder)
+    keys, normals = list(found.files), list(found.files.values())
+    photographs = match_files(keys, images.files)
+    mask_files = masks_of_views(folder, [(key,) for key in keys], masks.files, normals, photographs)
     frames = []
     camera_source = ""
-    for name, file in normals.items():
-        image = file_matching.match(name, images)
-        mask = mask_of_view(folder, (name,), masks, file, image)
+    for name, file, mask, image in zip(view_names(keys), normals, mask_files, photographs, strict=True):
         K, size, camera_source = _camera(folder, file, image, options)
         frames.append(Frame(name, file, K, mask, size, image=image))
-    return Source(
-        f"normal maps without poses, camera from {camera_source}", tuple(frames), file_matching.axes_of(normals)
-    )
+    description = f"normal maps without poses, camera from {camera_source}"
+    return Source(description, tuple(frames), found.axes, warnings=(*found.warnings, *masks.warnings))
 
 
 def _camera(

@@ -6,15 +6,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from pmni_nerfstudio.data.camera_files import LARGEST, is_rigid
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.importers.file_matching import axes_of, find_masks, match, require_normals
+from pmni_nerfstudio.importers.file_matching import match_files, plain_path, view_names, without_suffix
+from pmni_nerfstudio.importers.map_folders import FoundMaps, find_masks, require_normals
 from pmni_nerfstudio.importers.source import Frame, ImportOptions, Lens, Source
-from pmni_nerfstudio.importers.view_maps import mask_of_view
+from pmni_nerfstudio.importers.view_maps import masks_of_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,58 +64,63 @@ def check_camera(path: Path, image: str, K: np.ndarray, c2w: np.ndarray) -> None
 
 
 def attach_maps(root: Path, description: str, images: Sequence[PosedImage], options: ImportOptions) -> Source:
-    """Find the normal map and mask of each photograph; photographs without a normal map are left out with a warning.
+    """Find the normal map and mask of each photograph; cameras without a map, and maps without a camera, are named.
 
     Raises:
         PmniError: There are no normal maps, none belongs to a camera, or only some views have a mask.
     """
     has_own = any(image.normals is not None for image in images)
-    normals = {} if has_own and options.normals is None else require_normals(root, options.normals)
+    found = FoundMaps({}) if has_own and options.normals is None else require_normals(root, options.normals)
     masks = find_masks(root)
-    names = _names([image.file for image in images])
-    frames, without_normals = [], []
-    for name, image in zip(names, images, strict=True):
-        stem = _stem(image.file)
-        file = match(stem, normals) or match(name, normals) or (None if normals else image.normals)
-        if file is None:
-            without_normals.append(name)
-            continue
-        mask = image.mask or mask_of_view(root, (stem, name, file.stem), masks, file, image.image)
-        frames.append(Frame(name, file, image.K, mask, image.size, image.lens, image.c2w, image.image))
-    if not frames:
-        example = next(iter(normals.values())).name if normals else "none"
+    paths = [plain_path(image.file) for image in images]
+    names = view_names(paths)
+    files = match_files(paths, found.files) if found.files else [image.normals for image in images]
+    kept = [(i, file) for i, file in enumerate(files) if file is not None]
+    if not kept:
+        example = next(iter(found.files.values())).name if found.files else "none"
         raise PmniError(
             f"{root}: no normal map (the first is {example}) has the name of an image of the {len(images)} cameras (the "
             f"first is {images[0].file if images else 'none'}); name them alike"
         )
+    aliases = [(paths[i], without_suffix(file.name), names[i]) for i, file in kept]
+    normals, photographs = [file for _, file in kept], [images[i].image for i, _ in kept]
+    own_masks = [images[i].mask for i, _ in kept]
+    all_named = all(mask is not None for mask in own_masks)
+    other_masks = own_masks if all_named else masks_of_views(root, aliases, masks.files, normals, photographs)
+    frames = [
+        Frame(names[i], file, image.K, image.mask or mask, image.size, image.lens, image.c2w, image.image)
+        for (i, file), mask in zip(kept, other_masks, strict=True)
+        for image in (images[i],)
+    ]
+    axes = FoundMaps({frame.name: frame.normals for frame in frames}).axes
+    left_out = _left_out(root, [name for name, file in zip(names, files) if file is None], found, normals)
+    return Source(description, tuple(frames), axes, warnings=(*found.warnings, *masks.warnings, *left_out))
+
+
+def _left_out(root: Path, without_normals: Sequence[str], found: FoundMaps, used: Sequence[Path]) -> list[str]:
+    """Warnings of cameras without a normal map and normal maps without a camera."""
     warnings = []
     if without_normals:
         warnings.append(
             f"{root}: {len(without_normals)} images (first {without_normals[0]}) have no normal map and were left out"
         )
-    axes = axes_of({frame.name: frame.normals for frame in frames})
-    return Source(description, tuple(frames), axes, warnings=tuple(warnings))
+    without_camera = [path for path in found.files.values() if path not in set(used)]
+    if without_camera:
+        warnings.append(
+            f"{without_camera[0]}: is one of {len(without_camera)} normal maps, of {len(found.files)}, that have no camera "
+            "and were left out; check that the names of images and normal maps agree"
+        )
+    return warnings
 
 
 def find_image(root: Path, file: str) -> Path | None:
     """File of a photograph by its path or label in the source."""
-    for folder in (root, root / "images", root / "image", root / "input"):
-        for suffix in ("", ".png", ".jpg", ".JPG", ".jpeg"):
-            path = folder / (file + suffix)
-            # Unlike Path.is_file, this is False for a name that is too long for a file.
-            if os.path.isfile(path) and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-                return path
+    plain = file.strip().replace("\\", "/")
+    for name in dict.fromkeys((file, plain, plain.rsplit("/", 1)[-1])):
+        for folder in (root, root / "images", root / "image", root / "input"):
+            for suffix in ("", ".png", ".jpg", ".JPG", ".jpeg"):
+                path = folder / (name + suffix)
+                # Unlike Path.is_file, this is False for a name that is too long for a file.
+                if os.path.isfile(path) and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+                    return path
     return None
-
-
-def _stem(file: str) -> str:
-    return PurePosixPath(file).stem if "." in file else file
-
-
-def _names(files: Sequence[str]) -> list[str]:
-    """View names of image files: their stems if these differ, otherwise with their folders."""
-    stems = [_stem(file) for file in files]
-    if len(set(stems)) == len(stems) and not any("/" in stem for stem in stems):
-        return stems
-    with_folders = [str(PurePosixPath(file).with_suffix("")).strip("./").replace("/", "_") for file in files]
-    return with_folders if len(set(with_folders)) == len(files) else [f"{i:04d}" for i in range(len(files))]

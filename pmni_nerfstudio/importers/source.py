@@ -28,6 +28,8 @@ class ImportOptions:
     """Focal length in pixels of the normal maps, for sources without cameras."""
     fov: float | None = None
     """Horizontal field of view in degrees, as an alternative to `focal`."""
+    axes: Axes | None = None
+    """Axes of the stored normals; None: those of the format, or an estimate from the maps."""
 
 
 @dataclass(frozen=True)

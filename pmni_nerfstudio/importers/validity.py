@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.importers.file_matching import find_valid, match
-from pmni_nerfstudio.importers.source import Frame, Source
+from pmni_nerfstudio.importers.file_matching import match_any, plain_path
+from pmni_nerfstudio.importers.map_folders import find_valid
+from pmni_nerfstudio.importers.source import Source
 
 
 def with_validity(folder: Path, source: Source) -> Source:
@@ -19,15 +20,18 @@ def with_validity(folder: Path, source: Source) -> Source:
     Raises:
         PmniError: There are such images, but none of a view.
     """
-    files = find_valid(folder)
-    if not files:
+    found = find_valid(folder)
+    if not found.files:
         return source
-    return replace(source, frames=tuple(_with_validity(folder, frame, files) for frame in source.frames))
+    names = [(_path_below(folder, frame.normals), frame.normals.stem, frame.name) for frame in source.frames]
+    files = match_any(names, found.files)
+    missing = [frame.name for frame, file in zip(source.frames, files) if file is None]
+    if missing:
+        place = next(iter(found.files.values())).parent
+        raise PmniError(f"{folder}: {place} has no image of the view {missing[0]}; add it, white where normals count")
+    frames = tuple(replace(frame, valid=file) for frame, file in zip(source.frames, files))
+    return replace(source, frames=frames, warnings=(*source.warnings, *found.warnings))
 
 
-def _with_validity(folder: Path, frame: Frame, files: dict[str, Path]) -> Frame:
-    for name in (frame.name, frame.normals.stem):
-        if (file := match(name, files)) is not None:
-            return replace(frame, valid=file)
-    place = next(iter(files.values())).parent
-    raise PmniError(f"{folder}: {place} has no image of the view {frame.name}; add it, white where normals count")
+def _path_below(folder: Path, file: Path) -> str:
+    return plain_path(file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name)

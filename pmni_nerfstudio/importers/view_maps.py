@@ -15,10 +15,13 @@ from pmni_nerfstudio.data.images import read_mask, read_normals, read_npy
 from pmni_nerfstudio.data.map_checks import MISSING_LENGTH, check_mask, clean_normals
 from pmni_nerfstudio.data.resample import normalized, resample_intrinsics, resample_mask, resample_normals
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.importers.file_matching import PHOTO_SUFFIXES, match
+from pmni_nerfstudio.importers.file_matching import match_any
+from pmni_nerfstudio.importers.map_folders import PHOTO_SUFFIXES
 from pmni_nerfstudio.importers.matlab import read_mat
 from pmni_nerfstudio.importers.source import Frame, Lens
 
+MIN_COVERAGE = 0.5
+"""Length of a normal from which a pixel belongs to the object, where no mask says so."""
 _FOCAL_LENGTHS = (0.01, 1e4)
 """Smallest and largest focal length, in widths and heights of the map."""
 _MAX_PRINCIPAL_POINT = 100.0
@@ -79,8 +82,7 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
     stored = read_stored_normals(frame.normals)
     height, width = stored.shape[:2]
     if frame.mask is None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            mask = np.linalg.norm(stored, axis=-1) >= MISSING_LENGTH  # false for NaN
+        mask = inferred_mask(stored)
         if not mask.any():
             raise SceneError(f"{frame.normals}: is zero everywhere; export it again or remove the view")
         if mask.all():
@@ -106,26 +108,47 @@ def _read_mask(path: Path, size: tuple[int, int], normals: Path) -> np.ndarray:
     return mask
 
 
-def mask_of_view(
-    root: Path, names: Sequence[str], masks: dict[str, Path], normals: Path, image: Path | None = None
-) -> Path | None:
-    """Mask of a view: the file with one of its names, or else the normal map or photograph if it has an alpha channel.
+def inferred_mask(stored: np.ndarray) -> np.ndarray:
+    """Mask (H, W) of normals (H, W, 3) whose background is zero: pixels that are covered by half or more.
+
+    Renderers that filter their pictures (Blender, Mitsuba) average the normals over each pixel, so that the length at
+    the rim is the covered part of the pixel. Averages of a black background in colors are (-1, -1, -1) instead.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(stored, axis=-1)
+        mask = (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)  # false for NaN
+        return mask if mask.any() else length >= MISSING_LENGTH
+
+
+def masks_of_views(
+    root: Path,
+    names: Sequence[Sequence[str]],
+    masks: dict[str, Path],
+    normals: Sequence[Path],
+    images: Sequence[Path | None],
+) -> list[Path | None]:
+    """Mask of each view: the file with one of its names, or else the normal map or photograph if it has an alpha channel.
 
     Args:
         root: folder of the source, for the error message.
-        names: possible names of the mask, in order of preference.
+        names: possible names of each view's mask without suffix, in order of preference, the view's own name
+            last; equally many for all views.
         masks: masks of the source by name.
-        normals: normal map of the view.
-        image: photograph of the view.
+        normals: normal map of each view.
+        images: photograph of each view.
 
     Raises:
-        PmniError: There are masks, but none of this view.
+        PmniError: There are masks, but none of some view.
     """
-    found = next((file for name in names if (file := match(name, masks)) is not None), None)
-    if masks and found is None:
-        raise PmniError(f"{root}: has no mask of the view {names[0]} ({normals}); add it or remove the view")
-    if found is None:
-        found = next((path for path in (normals, image) if path is not None and has_cutout(path)), None)
+    found = match_any(names, masks)
+    missing = [i for i, path in enumerate(found) if path is None]
+    if masks and missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise PmniError(
+            f"{root}: has no mask of the view {names[missing[0]][-1]}{more} ({normals[missing[0]]}); add it or remove the view"
+        )
+    for i in missing:
+        found[i] = next((path for path in (normals[i], images[i]) if path is not None and has_cutout(path)), None)
     return found
 
 

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which numbered camera belongs to which view: the one rule for all files that number cameras and name views.
+
+Camera files such as cameras_sphere.npz count the views, and programs count differently: by the numbers in the names, in
+natural order (2 before 10), or in the order of text (10 before 2). Where these differ, the candidates are compared by how
+well the cameras fit the silhouettes and normals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.silhouette_coherence import Fit
+
+_MIN_MARGIN = 0.02
+"""Difference of scores below which two orders fit equally well."""
+_MIN_GAIN = 0.25
+"""Part of the way from a random order's score to that of a perfect fit that an order has to reach."""
+_BEST_SCORE = 2.0
+_NUM_RANDOM = 3
+
+
+@dataclass(frozen=True)
+class CameraOrder:
+    """An assignment of cameras to views."""
+
+    rule: str
+    """How it follows from the names, as part of a sentence."""
+    cameras: tuple[int, ...]
+    """Number of each view's camera."""
+
+
+def candidate_orders(
+    names: Sequence[str], cameras: Collection[int], listings: Mapping[str, Sequence[str]] | None = None
+) -> list[CameraOrder]:
+    """Plausible assignments of numbered cameras to named views, all different, the most usual first.
+
+    Args:
+        names: names of the views.
+        cameras: numbers of the cameras; more than there are views if some were taken out.
+        listings: names of other files of the views, by a word for them such as "photographs". If there is one for each
+            camera, views may have been numbered before some were taken out.
+
+    Returns:
+        Empty if no rule gives each view a camera of its own.
+    """
+    available = sorted(cameras)
+    found: dict[tuple[int, ...], CameraOrder] = {}
+
+    def add(rule: str, numbers: Sequence[int]) -> None:
+        if len(set(numbers)) == len(numbers) and set(numbers) <= set(available):
+            found.setdefault(tuple(numbers), CameraOrder(rule, tuple(numbers)))
+
+    numbers = numbers_in(names)
+    if numbers is not None:
+        add("the numbers in the names", numbers)
+        if 0 in available and min(numbers) > 0:
+            add("the numbers in the names, counted from 1", [number - 1 for number in numbers])
+        if not found:
+            first = min(numbers) - available[0]
+            add(f"the numbers in the names, counted from {first}", [number - first for number in numbers])
+    for what, listed in {"": names, **(listings or {})}.items():
+        if len(listed) != len(available) or not set(names) <= set(listed):
+            continue
+        of = f" of the {what}" if what else ""
+        for rule, key in (("natural order", natural_key), ("the order of text (10 before 2)", _text_key)):
+            place = {name: camera for name, camera in zip(sorted(listed, key=key), available)}
+            add(rule + of, [place[name] for name in names])
+    return list(found.values())
+
+
+def choose_order(
+    path: Path, candidates: Sequence[CameraOrder], fit: Callable[[Sequence[int]], Fit]
+) -> tuple[CameraOrder, list[str]]:
+    """Choose between candidates by their fit to the maps.
+
+    Args:
+        path: camera file, for messages.
+        candidates: at least one, the most usual first.
+        fit: agreement of cameras with the maps, given the number of each view's camera.
+
+    Returns:
+        The best candidate, and at most one warning: that there was a choice, and how it was made.
+
+    Raises:
+        SceneError: There are several candidates, and none fits better than cameras in random order.
+    """
+    if len(candidates) == 1:
+        return candidates[0], []
+    fits = [fit(candidate.cameras) for candidate in candidates]
+    scores = np.array([fit.score for fit in fits])
+    best = int(scores.argmax())
+    rng = np.random.default_rng(0)
+    base = float(np.mean([fit(rng.permutation(candidates[0].cameras).tolist()).score for _ in range(_NUM_RANDOM)]))
+    described = "; ".join(f"{c.rule}: {_share(f)}" for c, f in zip(candidates, fits))
+    if scores[best] < base + _MIN_GAIN * (_BEST_SCORE - base):
+        if scores.max() - min(*scores, base) < _MIN_MARGIN:  # a ball on a turntable fits in any order
+            best = 0
+        else:
+            raise SceneError(
+                f"{path}: the names leave open which camera belongs to which view, and no order fits silhouettes and normals "
+                f"({described}); name the views by the numbers of their cameras, with leading zeros"
+            )
+    if scores[best] - scores[0] < _MIN_MARGIN:
+        best = 0
+    others = np.delete(scores, best)
+    if scores[best] - others.max() < _MIN_MARGIN:
+        decision = "which the maps do not decide"
+    else:
+        decision = "which fits the maps best"
+    return candidates[best], [
+        f"{path}: the names leave open which camera belongs to which view; they were assigned by {candidates[best].rule}, "
+        f"{decision} ({described}); leading zeros in the names make it definite"
+    ]
+
+
+def numbers_in(names: Sequence[str]) -> list[int] | None:
+    """The number by which names differ, as in turn_7_left; None if they differ in something else."""
+    parts = [re.split(r"([0-9]+)", name) for name in names]
+    if len({len(part) for part in parts}) != 1 or len(parts[0]) < 2:
+        return None
+    varying = [i for i, column in enumerate(zip(*parts)) if len(set(column)) > 1]
+    if len(parts) == 1:
+        varying = [len(parts[0]) - 2]
+    if len(varying) != 1 or varying[0] % 2 == 0:
+        return None
+    return [int(part[varying[0]]) for part in parts]
+
+
+def _text_key(name: str) -> str:
+    return f"{name}.png"  # as a listing of files is sorted
+
+
+def _share(fit: Fit) -> str:
+    return f"{fit.silhouettes:.0%} and {fit.normals:.0%}"
