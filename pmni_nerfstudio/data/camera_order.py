@@ -21,8 +21,10 @@ from pmni_nerfstudio.geometry.silhouette_coherence import Fit
 
 _MIN_MARGIN = 0.02
 """Difference of scores below which two orders fit equally well."""
+_MIN_SILHOUETTES = 0.97
+"""Share of coherent silhouettes of exact cameras; lower ones have to fit better than a random order."""
 _MIN_GAIN = 0.25
-"""Part of the way from a random order's score to that of a perfect fit that an order has to reach."""
+"""Part of the way from a random order's score to that of a perfect fit that rough cameras have to reach."""
 _BEST_SCORE = 2.0
 _NUM_RANDOM = 3
 
@@ -77,7 +79,7 @@ def candidate_orders(
 
 
 def choose_order(
-    path: Path, candidates: Sequence[CameraOrder], fit: Callable[[Sequence[int]], Fit]
+    path: Path, candidates: Sequence[CameraOrder], fit: Callable[[Sequence[int]], Fit], has_rule: bool = False
 ) -> tuple[CameraOrder, list[str]]:
     """Choose between candidates by their fit to the maps.
 
@@ -85,40 +87,50 @@ def choose_order(
         path: camera file, for messages.
         candidates: at least one, the most usual first.
         fit: agreement of cameras with the maps, given the number of each view's camera.
+        has_rule: whether the first candidate is the rule of the file's layout: it is then taken without a warning if it
+            fits best, and with one if nothing fits.
 
     Returns:
         The best candidate, and at most one warning: that there was a choice, and how it was made.
 
     Raises:
-        SceneError: There are several candidates, and none fits better than cameras in random order.
+        SceneError: There are several candidates without a rule, and none fits better than cameras in random order.
     """
     if len(candidates) == 1:
         return candidates[0], []
     fits = [fit(candidate.cameras) for candidate in candidates]
     scores = np.array([fit.score for fit in fits])
-    best = int(scores.argmax())
     rng = np.random.default_rng(0)
     base = float(np.mean([fit(rng.permutation(candidates[0].cameras).tolist()).score for _ in range(_NUM_RANDOM)]))
-    described = "; ".join(f"{c.rule}: {_share(f)}" for c, f in zip(candidates, fits))
-    if scores[best] < base + _MIN_GAIN * (_BEST_SCORE - base):
-        if scores.max() - min(*scores, base) < _MIN_MARGIN:  # a ball on a turntable fits in any order
-            best = 0
-        else:
-            raise SceneError(
-                f"{path}: the names leave open which camera belongs to which view, and no order fits silhouettes and normals "
-                f"({described}); name the views by the numbers of their cameras, with leading zeros"
-            )
+    best = int(scores.argmax())
+    described = "; ".join(
+        f"{candidate.rule}: {fit.silhouettes:.0%} of the silhouettes, {fit.normals:.0%} of the normals"
+        for candidate, fit in zip(candidates, fits)
+    )
+    fits_at_all = is_good(fits[best]) or scores[best] >= base + _MIN_GAIN * (_BEST_SCORE - base)
+    if not fits_at_all:
+        problem = (
+            f"{path}: the names leave open which camera belongs to which view, and no order fits the maps ({described})"
+        )
+        remedy = "name the views by the numbers of their cameras, with leading zeros, and check the cameras"
+        if not has_rule:
+            raise SceneError(f"{problem}; {remedy}")
+        return candidates[0], [f"{problem}; they were assigned by {candidates[0].rule}; {remedy}"]
     if scores[best] - scores[0] < _MIN_MARGIN:
         best = 0
-    others = np.delete(scores, best)
-    if scores[best] - others.max() < _MIN_MARGIN:
-        decision = "which the maps do not decide"
-    else:
-        decision = "which fits the maps best"
+    is_decided = scores[best] - np.delete(scores, best).max() >= _MIN_MARGIN
+    if is_decided and has_rule and best == 0:
+        return candidates[0], []
+    decision = "which fits the maps best" if is_decided else "but the maps fit another order as well"
     return candidates[best], [
         f"{path}: the names leave open which camera belongs to which view; they were assigned by {candidates[best].rule}, "
         f"{decision} ({described}); leading zeros in the names make it definite"
     ]
+
+
+def is_good(fit: Fit) -> bool:
+    """Whether cameras fit the maps as exact ones do, on masks that may be cut off or normals that may be noisy."""
+    return fit.silhouettes >= _MIN_SILHOUETTES or (fit.silhouettes >= 0.9 and fit.normals >= 0.85)
 
 
 def numbers_in(names: Sequence[str]) -> list[int] | None:
@@ -136,7 +148,3 @@ def numbers_in(names: Sequence[str]) -> list[int] | None:
 
 def _text_key(name: str) -> str:
     return f"{name}.png"  # as a listing of files is sorted
-
-
-def _share(fit: Fit) -> str:
-    return f"{fit.silhouettes:.0%} and {fit.normals:.0%}"

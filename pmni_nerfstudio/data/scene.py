@@ -29,7 +29,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pmni_nerfstudio.data import camera_files, images
+from pmni_nerfstudio.data import images
 from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, measure_axes
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
@@ -41,8 +41,10 @@ from pmni_nerfstudio.data.map_checks import (
     warn_of_holes,
     warn_of_masks,
 )
+from pmni_nerfstudio.data.normals_folder import choose_normals_folder
 from pmni_nerfstudio.data.observations import Observations
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
+from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS, read_scene_cameras
 from pmni_nerfstudio.errors import SceneError
 
 T = TypeVar("T")
@@ -55,8 +57,6 @@ TRUE_NORMALS = "normal_camera_space_GT"
 DEPTHS = "integration/depth"
 RAY_DEPTHS = "integration/perspective"
 IMAGES = "image"
-CAMERAS = "cameras_sphere.npz"
-INTRINSICS = "intrinsics.json"
 MESH = "mesh_Gt.ply"
 
 
@@ -100,8 +100,9 @@ def read_scene(
 
     Args:
         root: folder of the scene.
-        normals_folder: name of the folder with the normal maps. Default: normal_camera_space_GT, else
-            normal_camera_space, else the only normal_camera_space* or normal_world_space* folder.
+        normals_folder: name of the folder with the normal maps. Default: the only normal_camera_space* or
+            normal_world_space* folder of estimates, or of the ground truth if there are no estimates; see
+            `choose_normals_folder`.
         scale_factor: factor on the size of the maps: 0.5 halves both sides. Intrinsics are scaled accordingly.
         with_depths: whether to check the integrated depth maps; otherwise the scene is read as if it had none.
 
@@ -113,7 +114,8 @@ def read_scene(
         raise SceneError(
             f"{root}: {'is not a folder' if root.exists() else 'does not exist'}; give the folder of a scene"
         )
-    folder = root / _choose_normals(root, normals_folder)
+    folder_name, folder_warnings = _choose_normals(root, normals_folder)
+    folder, is_world_space = root / folder_name, folder_name.startswith(WORLD_SPACE)
     masks_by_name = list_files(root / MASKS, images.MASK_SUFFIXES)
     normals_by_name = list_files(folder, images.NORMAL_SUFFIXES)
     names = sorted(masks_by_name.keys() | normals_by_name.keys(), key=natural_key)
@@ -125,11 +127,10 @@ def read_scene(
     masks = _read_masks(mask_files)
     mask_warnings = warn_of_masks(mask_files, masks)
     height, width = masks.shape[1:]
-    K, c2w, world_from_unit, warnings = _read_cameras(root, masks)
+    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, normal_files, is_world_space)
     depth_files = _find_depths(root, names, masks.shape[1:], mask_files[0]) if with_depths else None
     image_files, image_warnings = _find_images(root, names)
 
-    is_world_space = folder.name.startswith(WORLD_SPACE)
     if is_world_space and c2w is None:
         raise SceneError(f"{folder}: world-space normals need poses; add {root / CAMERAS} or camera-space normals")
     spaces = camera_from_stored(len(names), c2w, world_from_unit, is_world_space)
@@ -158,27 +159,23 @@ def read_scene(
         depth_files=depth_files,
         image_files=image_files,
         mesh_file=mesh_file if mesh_file.is_file() else None,
-        warnings=(*mask_warnings, *warnings, *image_warnings, *normal_warnings),
+        warnings=(*folder_warnings, *mask_warnings, *warnings, *image_warnings, *normal_warnings),
     )
 
 
-def _choose_normals(root: Path, choice: str | None) -> str:
+def _choose_normals(root: Path, choice: str | None) -> tuple[str, list[str]]:
+    """Name of the folder of normal maps, and a warning if others lie beside it."""
     found = sorted(
         path.name for path in entries(root) if path.is_dir() and path.name.startswith((CAMERA_SPACE, WORLD_SPACE))
     )
-    listed = ", ".join(found) or "none"
     if choice is not None:
         if choice not in found:
+            listed = ", ".join(found) or "none"
             raise SceneError(f"{root}: has no folder {choice} of normals; choose an existing one ({listed})")
-        return choice
+        return choice, []
     if not found:
         raise SceneError(f"{root}: has no folder of normals; add {TRUE_NORMALS} or {WORLD_SPACE}_NAME")
-    for name in (TRUE_NORMALS, CAMERA_SPACE):
-        if name in found:
-            return name
-    if len(found) > 1:
-        raise SceneError(f"{root}: has several folders of normals ({listed}); choose one with --normals-folder")
-    return found[0]
+    return choose_normals_folder(root, found)
 
 
 def _read_masks(files: Sequence[Path]) -> np.ndarray:
@@ -193,31 +190,6 @@ def _read_masks(files: Sequence[Path]) -> np.ndarray:
 
     _for_each(read, len(files))
     return masks
-
-
-def _read_cameras(root: Path, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[str]]:
-    """Read K, c2w (None without poses) and world_from_unit; also returns warnings."""
-    count, height, width = masks.shape
-    cameras, intrinsics = root / CAMERAS, root / INTRINSICS
-    if os.path.lexists(cameras):
-        K, c2w, world_from_unit = camera_files.read_cameras(cameras, count, masks)
-        warnings = camera_files.check_pinholes(cameras, K, width, height)
-        warnings += camera_files.warn_fitted_sphere(cameras, world_from_unit)
-        warnings += camera_files.warn_small_or_same(cameras, K, c2w, masks)
-        warnings += camera_files.warn_outside_sphere(cameras, K, c2w, masks)
-        return K, c2w, world_from_unit, warnings
-    if not os.path.lexists(intrinsics):
-        raise SceneError(
-            f"{root}: has neither {CAMERAS} nor {INTRINSICS}; add one of them, the second if poses are unknown"
-        )
-    k, file_width, file_height = camera_files.read_intrinsics(intrinsics)
-    if (file_width, file_height) != (width, height):
-        raise SceneError(
-            f"{intrinsics}: is for {file_width}x{file_height} pixels, but the maps are {width}x{height}; "
-            "scale the intrinsics to the maps"
-        )
-    K = np.repeat(k[None], count, axis=0)
-    return K, None, np.eye(4), camera_files.check_pinholes(intrinsics, k[None], width, height)
 
 
 def _read_normals(

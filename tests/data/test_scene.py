@@ -149,7 +149,9 @@ def test_choice_of_the_normals_folder(root: Path) -> None:
 
     for name in ("normal_camera_space", "normal_camera_space_sdmunips"):
         shutil.copytree(root / NORMALS, root / name)
-    assert chosen() == NORMALS
+    assert chosen() == "normal_camera_space"  # the ground truth is not read where estimates are
+    assert f"and not from {NORMALS}" in read_scene(root).warnings[0]
+    assert chosen(normals_folder=NORMALS) == NORMALS
     assert chosen(normals_folder="normal_camera_space_sdmunips") == "normal_camera_space_sdmunips"
     shutil.rmtree(root / NORMALS)
     assert chosen() == "normal_camera_space"
@@ -398,11 +400,16 @@ def test_incomplete_images_are_ignored_with_a_warning(root: Path) -> None:
     assert "no image of 3 views (first 1)" in scene.warnings[0]
 
 
+def without_order(warnings: tuple[str, ...]) -> list[str]:
+    """Warnings but the one that wrong cameras fit the views, named 1, 2, 9, 10, in no order."""
+    return [line for line in warnings if "no order fits" not in line]
+
+
 def test_an_object_outside_the_unit_sphere_causes_a_warning(root: Path, truth: dict) -> None:
     aside = truth["c2w"][1].copy()
     aside[:3, 3] += 1.5 * aside[:3, 0]
     change_pose(root, truth, 1, aside)
-    warnings = read_scene(root).warnings
+    warnings = without_order(read_scene(root).warnings)
     assert len(warnings) == 1
     assert "in 1 of 4 views (first world_mat_1) most of the mask is outside" in warnings[0]
 
@@ -450,14 +457,14 @@ def change_scale_mats(root: Path, value: np.ndarray | None) -> None:
 
 def test_cameras_of_an_image_twice_as_large_cause_a_warning(root: Path) -> None:
     change_all_cameras(root, np.diag([2.0, 2, 1, 1]))
-    warnings = read_scene(root).warnings
+    warnings = without_order(read_scene(root).warnings)
     assert len(warnings) == 1
     assert "principal point (70.4, 59.6) px is far from the middle of 72x60" in warnings[0]
 
 
 def test_cameras_of_a_smaller_image_cause_a_warning(root: Path) -> None:
     change_all_cameras(root, np.diag([0.4, 0.4, 1, 1]))
-    warnings = read_scene(root).warnings
+    warnings = without_order(read_scene(root).warnings)
     assert len(warnings) == 2
     assert "in 4 of 4 views" in warnings[1]
 
