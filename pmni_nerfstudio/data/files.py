@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,14 @@ from typing import Any
 from pmni_nerfstudio.errors import PmniError, SceneError, one_line
 
 _MAX_JSON_BYTES = 1 << 28
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte-order marks and Python's name of the encoding; that of UTF-32 begins with that of UTF-16."""
 
 
 def check_file(path: Path) -> None:
@@ -55,12 +64,26 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
         size = path.stat().st_size
         if size > _MAX_JSON_BYTES:
             raise SceneError(f"{path}: is too large ({size:,} bytes); {remedy}")
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:  # deeply nested lists exceed the recursion limit
         raise SceneError(f"{path}: can't be read as JSON ({reason(error)}); {remedy}") from error
     if not isinstance(contents, dict):
         raise SceneError(f"{path}: is not a JSON object; {remedy}")
     return contents
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in the encoding of its byte-order mark (UTF-8, UTF-16 or UTF-32), without the mark.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: the file is not text in that encoding.
+    """
+    content = path.read_bytes()
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding)
+    return content.decode("utf-8")
 
 
 def reason(error: Exception) -> str:

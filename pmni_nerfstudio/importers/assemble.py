@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.resample import resample_intrinsics
@@ -18,6 +19,7 @@ from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit
 from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
 from pmni_nerfstudio.importers.axes import camera_from_stored, estimate_axes
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
@@ -78,6 +80,7 @@ def assemble(
             views = Views(tuple(frame.name for frame in frames), normals, masks, K)
             step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
             world_from_unit, origin = sphere_of_masks(views.strided(step), poses), "fitted to the masks"
+        warnings += _warn_of_cameras(frames[0].normals.parent, normals, masks, K, poses)
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
     write_scene(
@@ -126,6 +129,21 @@ def _load_all(
                 "camera's distortion"
             )
     return normals, masks, K, source_K, warnings
+
+
+def _warn_of_cameras(folder: Path, normals: np.ndarray, masks: np.ndarray, K: np.ndarray, c2w: np.ndarray) -> list[str]:
+    """Warn if cameras fit the maps no better than in random order."""
+
+    def measure(order: np.ndarray) -> Fit:
+        return measure_fit(list(masks), list(normals), K[order], c2w[order])
+
+    fit = measure(np.arange(len(masks)))
+    if fits_better_than_random(fit, [measure(order) for order in random_orders(len(masks))]):
+        return []
+    return [
+        f"{folder}: the cameras hardly fit these maps ({fit.silhouettes:.0%} of the silhouettes, {fit.normals:.0%} of the "
+        "normals, as in random order); check that cameras and maps belong together, and the poses' axes"
+    ]
 
 
 def _write_photographs(

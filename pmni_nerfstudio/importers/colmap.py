@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,12 +18,27 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.data.camera_files import LARGEST
-from pmni_nerfstudio.data.files import printable, reason
+from pmni_nerfstudio.data.files import printable, read_text, reason
+from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.importers.file_matching import match_files, plain_path
+from pmni_nerfstudio.importers.map_folders import require_normals
 from pmni_nerfstudio.importers.posed_images import PosedImage, attach_maps, check_camera, find_image, pinhole
 from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
 
-_MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap")
+_MODEL_FOLDERS = (
+    *("", "sparse", "sparse/*", "colmap/sparse/*", "colmap/sparse", "colmap", "distorted/sparse/*"),
+    *(
+        "dense/sparse",
+        "dense/*/sparse",
+        "undistorted/sparse",
+        "undistorted/sparse/*",
+        "sparse_txt",
+        "model",
+        "models/*",
+    ),
+)
+"""Where models lie; the first one counts where several have as many views."""
 _MODELS = {
     "SIMPLE_PINHOLE": (0, "f cx cy"),
     "PINHOLE": (1, "fx fy cx cy"),
@@ -54,23 +70,55 @@ class _Image(NamedTuple):
 
 def recognize(folder: Path) -> bool:
     """Whether there is a model in one of the usual subfolders."""
-    return _find_model(folder) is not None
+    return bool(_find_models(folder))
 
 
 def read(folder: Path, options: ImportOptions) -> Source:
-    """Read the cameras of all registered images."""
-    found = _find_model(folder)
-    if found is None:
+    """Read the cameras of the model with the most images that have a normal map; others are named in a warning."""
+    models = _find_models(folder)
+    if not models:
         raise SceneError(f"{folder}: has no COLMAP model (cameras and images, .bin or .txt); look in sparse/0")
-    model, suffix = found
+    if len(models) == 1:
+        chosen, warnings = models[0], ()
+    else:
+        chosen, warnings = _largest(folder, models, options)
+    model, suffix = chosen
+    posed = _posed_images(folder, model, suffix)
+    description = f"COLMAP model{'' if model == folder else f' in {_name(folder, model)}'} ({suffix[1:]})"
+    source = attach_maps(folder, description, posed, options)
+    return replace(source, warnings=(*warnings, *source.warnings))
+
+
+def _largest(
+    folder: Path, models: list[tuple[Path, str]], options: ImportOptions
+) -> tuple[tuple[Path, str], tuple[str, ...]]:
+    """The model with the most images that have a normal map, and a warning that names the others."""
+    files = require_normals(folder, options.normals).files
+    counts, described, errors = [], [], []
+    for model, suffix in models:
+        try:
+            _, images = _read_model(model, suffix)
+            found = match_files([plain_path(image.name) for image in images.values()], files)
+            counts.append(sum(file is not None for file in found))
+            described.append(f"{_name(folder, model)} ({counts[-1]} of {len(images)} images)")
+        except SceneError as error:
+            errors.append(error)
+            counts.append(-1)
+            described.append(f"{_name(folder, model)} (can't be read)")
+    if max(counts) < 0:
+        raise errors[0]
+    best = counts.index(max(counts))
+    others = ", ".join(text for i, text in enumerate(described) if i != best)
+    return models[best], (
+        f"{folder}: has {len(models)} COLMAP models; {described[best]} with normal maps was read, and not {others}; merge "
+        "the models, or keep one of them",
+    )
+
+
+def _posed_images(folder: Path, model: Path, suffix: str) -> list[PosedImage]:
+    """Registered images of a model with their cameras."""
     cameras_file, images_file = model / f"cameras{suffix}", model / f"images{suffix}"
-    try:
-        if suffix == ".bin":
-            cameras, images = _read_cameras_binary(cameras_file), _read_images_binary(images_file)
-        else:
-            cameras, images = _read_cameras_text(cameras_file), _read_images_text(images_file)
-    except (OSError, ValueError, IndexError, struct.error) as error:
-        raise SceneError(f"{model}: the model can't be read ({reason(error)}); export it again with COLMAP") from error
+    cameras, images = _read_model(model, suffix)
     posed = []
     for image in sorted(images.values(), key=lambda image: image.name):
         name = printable(image.name)
@@ -89,18 +137,32 @@ def read(folder: Path, options: ImportOptions) -> Source:
         posed.append(PosedImage(name, K, camera.size, c2w, lens, find_image(folder, name)))
     if not posed:
         raise SceneError(f"{model}: holds no images, because COLMAP registered none; run the reconstruction again")
-    where = model.relative_to(folder).as_posix()
-    description = f"COLMAP model{'' if where == '.' else f' in {where}'} ({suffix[1:]})"
-    return attach_maps(folder, description, posed, options)
+    return posed
 
 
-def _find_model(folder: Path) -> tuple[Path, str] | None:
-    """Folder and suffix of the model's files."""
-    for subfolder in _MODEL_FOLDERS:
-        for suffix in (".bin", ".txt"):
-            if all((folder / subfolder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
-                return folder / subfolder, suffix
-    return None
+def _read_model(model: Path, suffix: str) -> tuple[dict[int, _Camera], dict[int, _Image]]:
+    cameras_file, images_file = model / f"cameras{suffix}", model / f"images{suffix}"
+    try:
+        if suffix == ".bin":
+            return _read_cameras_binary(cameras_file), _read_images_binary(images_file)
+        return _read_cameras_text(cameras_file), _read_images_text(images_file)
+    except (OSError, ValueError, IndexError, struct.error) as error:
+        raise SceneError(f"{model}: the model can't be read ({reason(error)}); export it again with COLMAP") from error
+
+
+def _find_models(folder: Path) -> list[tuple[Path, str]]:
+    """Folders and suffixes of the models' files."""
+    found = {}
+    for pattern in _MODEL_FOLDERS:
+        for place in sorted(folder.glob(pattern), key=lambda path: natural_key(path.name)) if pattern else [folder]:
+            for suffix in (".bin", ".txt"):
+                if all((place / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
+                    found.setdefault(place, suffix)
+    return list(found.items())
+
+
+def _name(folder: Path, model: Path) -> str:
+    return model.relative_to(folder).as_posix()
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple:
@@ -138,8 +200,7 @@ def _read_images_binary(path: Path) -> dict[int, _Image]:
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines of a text file, without its comments."""
-    with path.open(encoding="utf-8") as file:
-        yield from (line for line in file if not line.lstrip().startswith("#"))
+    yield from (line for line in read_text(path).splitlines() if not line.lstrip().startswith("#"))
 
 
 def _read_cameras_text(path: Path) -> dict[int, _Camera]:

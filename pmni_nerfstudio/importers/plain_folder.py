@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pmni_nerfstudio.data.camera_files import read_intrinsics
-from pmni_nerfstudio.data.files import check_file, reason
+from pmni_nerfstudio.data.files import check_file, read_text, reason
 from pmni_nerfstudio.data.scene import INTRINSICS
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.importers.file_matching import match_files, view_names
@@ -79,7 +79,8 @@ def _pinhole(focal: float, width: int, height: int) -> np.ndarray:
 def _read_matrix(path: Path) -> np.ndarray:
     check_file(path)
     try:
-        K = np.loadtxt(path, max_rows=4, delimiter="," if "," in path.read_text(encoding="utf-8")[:1000] else None)
+        text = read_text(path)
+        K = np.loadtxt(text.splitlines(), max_rows=4, delimiter="," if "," in text[:1000] else None)
     except (OSError, ValueError) as error:
         raise SceneError(f"{path}: can't be read ({reason(error)}); write the 3x3 matrix K in pixels") from error
     if K.shape != (3, 3) or not np.isfinite(K).all() or K[2, 2] == 0:
