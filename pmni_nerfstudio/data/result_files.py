@@ -11,6 +11,7 @@ import trimesh
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.camera_files import LARGEST, is_rigid, read_cameras
 from pmni_nerfstudio.data.images import open_npy
+from pmni_nerfstudio.data.mesh_files import mesh_bytes
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import transform_poses
 
@@ -82,6 +83,13 @@ def _first_line(error: Exception) -> str:
 
 
 def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh atomically in the format of the path's suffix."""
+    """Write a mesh atomically in the format of the path's suffix.
+
+    Vertices far from the origin, as in map coordinates, keep their precision: see `data.mesh_files.mesh_bytes`.
+
+    Raises:
+        PmniError: The format has single precision, which does not resolve a mesh so far from the origin.
+    """
+    content = mesh_bytes(mesh, path)
     with atomic_path(path) as temporary:
-        mesh.export(temporary)
+        temporary.write_bytes(content)

@@ -15,6 +15,7 @@ from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.camera_files import write_cameras, write_intrinsics
 from pmni_nerfstudio.data.images import write_exr, write_png
 from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z
 
@@ -93,8 +94,7 @@ def write_scene(
     else:
         write_intrinsics(camera_file, K[0], width, height)
     if mesh is not None:
-        with atomic_path(root / scene.MESH) as temporary:
-            mesh.export(temporary)
+        write_mesh(root / scene.MESH, mesh)
 
 
 def _check_other_files(root: Path, planned: set[Path]) -> None:

@@ -27,11 +27,14 @@ def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
 
     if faces >= len(mesh.faces):
         return mesh
+    # The squares of coordinates far from the origin would exceed double precision.
+    origin = mesh.bounds.mean(axis=0)
     full = o3d.geometry.TriangleMesh(
-        o3d.utility.Vector3dVector(np.asarray(mesh.vertices)), o3d.utility.Vector3iVector(np.asarray(mesh.faces))
+        o3d.utility.Vector3dVector(np.asarray(mesh.vertices) - origin),
+        o3d.utility.Vector3iVector(np.asarray(mesh.faces)),
     )
     few = full.simplify_quadric_decimation(target_number_of_triangles=faces)
-    return trimesh.Trimesh(np.asarray(few.vertices), np.asarray(few.triangles), process=False)
+    return trimesh.Trimesh(np.asarray(few.vertices) + origin, np.asarray(few.triangles), process=False)
 
 
 def keep_large_components(mesh: trimesh.Trimesh, share: float) -> trimesh.Trimesh:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray casting against a triangle mesh, and distances to it, by Embree through Open3D in single precision."""
+"""Ray casting against a triangle mesh, and distances to it, by Embree through Open3D in single precision.
+
+Coordinates are taken relative to the middle of the mesh, because single precision does not resolve an object that is far
+from the origin of its world, as in map coordinates.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +49,10 @@ class RayCaster:
     """Ray and distance queries against one mesh."""
 
     def __init__(self, mesh: trimesh.Trimesh) -> None:
+        self._origin = mesh.bounds.mean(axis=0)
         self._scene = o3d.t.geometry.RaycastingScene()
         self._scene.add_triangles(
-            o3d.core.Tensor(np.ascontiguousarray(mesh.vertices, dtype=np.float32)),
+            o3d.core.Tensor(np.ascontiguousarray(mesh.vertices - self._origin, dtype=np.float32)),
             o3d.core.Tensor(np.ascontiguousarray(mesh.faces, dtype=np.uint32)),
         )
 
@@ -62,7 +67,9 @@ class RayCaster:
         hits = Hits(np.empty(count, np.float32), np.empty(count, np.uint32), np.empty((count, 2), np.float32))
         for start in range(0, count, RAYS_PER_CALL):
             part = slice(start, start + RAYS_PER_CALL)
-            rays = np.concatenate([origins[part], directions[part]], axis=-1, dtype=np.float32, casting="same_kind")
+            rays = np.concatenate(
+                [origins[part] - self._origin, directions[part]], axis=-1, dtype=np.float32, casting="same_kind"
+            )
             found = self._scene.cast_rays(o3d.core.Tensor(rays))
             hits.distance[part] = found["t_hit"].numpy()
             hits.face[part] = found["primitive_ids"].numpy()
@@ -94,12 +101,14 @@ class RayCaster:
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Unsigned distances (P,) of points (P, 3) to the surface."""
         # A copy, because a view of Open3D's memory that lives until Python exits makes it exit with code 1.
-        return self._scene.compute_distance(o3d.core.Tensor(points.astype(np.float32))).numpy().copy()
+        return self._scene.compute_distance(o3d.core.Tensor((points - self._origin).astype(np.float32))).numpy().copy()
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Closest surface point (P, 3) to each of points (P, 3), and the unit normal (P, 3) of its face."""
-        found = self._scene.compute_closest_points(o3d.core.Tensor(points.astype(np.float32)))
-        return found["points"].numpy().astype(np.float64), found["primitive_normals"].numpy().astype(np.float64)
+        found = self._scene.compute_closest_points(o3d.core.Tensor((points - self._origin).astype(np.float32)))
+        return found["points"].numpy().astype(np.float64) + self._origin, found["primitive_normals"].numpy().astype(
+            np.float64
+        )
 
 
 def camera_normals(

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import trimesh
 from markupsafe import Markup
 
 from pmni_nerfstudio.data.images import data_uri
+from pmni_nerfstudio.data.mesh_files import mesh_bytes
 from pmni_nerfstudio.evaluation.metrics_file import METRICS_FILE, VIEWS_FILE, Record, metrics_table
 from pmni_nerfstudio.evaluation.stored_result import MESH_FILE, StoredResult
 from pmni_nerfstudio.export.cameras import POSES
@@ -197,9 +199,7 @@ def _tables(record: Record, scale: float) -> list[list[tuple[str, str, str]]]:
 
 
 def _ply(mesh: trimesh.Trimesh) -> bytes:
-    content = mesh.export(file_type="ply")
-    assert isinstance(content, bytes)
-    return content
+    return mesh_bytes(mesh, Path("mesh.ply"))
 
 
 def _download(name: str, content: bytes, kind: str, remark: str = "") -> Download:
