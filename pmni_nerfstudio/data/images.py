@@ -10,23 +10,33 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import OpenEXR
-from PIL import Image
+import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.files import check_file, reason
+from pmni_nerfstudio.data.npz import read_npz
 from pmni_nerfstudio.errors import SceneError
 
 NORMAL_SUFFIXES = (".exr", ".png", ".npy")
+OTHER_NORMAL_SUFFIXES = (".tif", ".tiff", ".pfm", ".npz", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Read only in folders without files of the usual kinds, beside which they often are previews."""
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
+OTHER_MASK_SUFFIXES = (".tif", ".tiff", ".bmp", ".webp", ".pgm", ".npy", ".npz", ".exr")
+"""Read only in folders without files of the usual kinds."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".exr")
 DEPTH_SUFFIXES = (".npy",)
 
 _EXR_MAGIC = b"\x76\x2f\x31\x01"
+_IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM")
+_LOG_COMPRESSIONS = (34676, 34677)
+"""TIFF's SGILOG and SGILOG24."""
 _MAX_PIXELS = 1 << 27
 """Largest permitted number of pixels (1.6 GB as normals), against corrupt headers and decompression bombs."""
 _NORMAL_CHANNELS = (("R", "G", "B"), ("X", "Y", "Z"))
@@ -36,9 +46,9 @@ def read_normals(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a normal map as it is stored, with neither a change of axes nor normalization.
 
     Args:
-        path: .exr (float or half, channels R G B or X Y Z), .png (8 or 16 bits, value / max * 2 - 1; an alpha channel is
-            ignored) or .npy (float). Black PNG pixels have no normal and become zero: decoded, they would be
-            (-1, -1, -1), which is not a unit vector.
+        path: .exr (float or half, channels R G B or X Y Z), .npy, .npz with one array, .pfm or .tif of floats, or an image
+            of 8 or 16 bits, value / max * 2 - 1, whose alpha channel is ignored. Black pixels of images have no normal
+            and become zero: decoded, they would be (-1, -1, -1), which is not a unit vector.
 
     Returns:
         (H, W, 3) float32. Values are not checked.
@@ -48,23 +58,23 @@ def read_normals(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in NORMAL_SUFFIXES:
+    if suffix not in (*NORMAL_SUFFIXES, *OTHER_NORMAL_SUFFIXES):
         raise SceneError(
             f"{path}: normals can't be read from {suffix} files; save them as one of {', '.join(NORMAL_SUFFIXES)}"
         )
-    if suffix == ".png":
-        normals = _decode_png_normals(path, _read_image(path))
-    else:
-        normals = read_exr(path) if suffix == ".exr" else read_npy(path)
+    normals = _read_array(path)
+    if normals.dtype.kind != "f":
+        normals = _decode_color_normals(path, normals)
     if normals.ndim != 3 or normals.shape[2] != 3:
         raise SceneError(f"{path}: contains an array of shape {normals.shape}; save normals as (height, width, 3)")
     return normals
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask: true where the image is above half of its type's range, or of 1 if it contains only 0 and 1.
+    """Read a mask: true where the image is above half of its range.
 
-    Color images use the brightest channel, images with a varying alpha channel only that channel.
+    The range is that of the type, or 1 or 255 if no value is larger, or, in an image of two values, between them. Color
+    images use the brightest channel, images with a varying alpha channel only that channel.
 
     Returns:
         (H, W) bool.
@@ -72,13 +82,26 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         SceneError: the file can't be decoded.
     """
-    image = _read_image(Path(path))
+    path = Path(path)
+    image = _read_array(path)
     if image.ndim == 3:
         alpha = image[..., 3] if image.shape[2] == 4 else None
         has_cutout = alpha is not None and alpha.min() != alpha.max()
         image = alpha if has_cutout and alpha is not None else image[..., :3].max(axis=2)
-    top = 1 if image.max() <= 1 else _top(Path(path), image)
-    return image > top / 2
+    return image > _mask_threshold(path, image)
+
+
+def _mask_threshold(path: Path, image: np.ndarray) -> float:
+    """Value above which pixels (H, W) of a mask are on the object."""
+    low, high = float(image.min()), float(image.max())
+    if high <= 1:
+        return 0.5
+    top = 255.0 if image.dtype.kind == "f" or high <= 255 else float(_top(path, image))
+    is_two_valued = low < high and bool(((image == low) | (image == high)).all())
+    if is_two_valued:  # such as labels 0 and 2, or gray 0 and 100
+        return (low + high) / 2
+    # A dim mask, smoothed or compressed, but not the noise of an empty one.
+    return high / 2 if 0.2 * top <= high <= top / 2 else top / 2
 
 
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
@@ -236,8 +259,8 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _decode_png_normals(path: Path, image: np.ndarray) -> np.ndarray:
-    """Decode PNG values to normals (H, W, 3) float32; black becomes zero."""
+def _decode_color_normals(path: Path, image: np.ndarray) -> np.ndarray:
+    """Decode colors to normals (H, W, 3) float32; black becomes zero."""
     if image.ndim != 3:
         raise SceneError(f"{path}: is a grayscale image; export normals as RGB")
     image = image[..., :3]
@@ -246,25 +269,88 @@ def _decode_png_normals(path: Path, image: np.ndarray) -> np.ndarray:
     return normals
 
 
+def _read_array(path: Path) -> np.ndarray:
+    """Pixels of a map in any format that is read: (H, W) or (H, W, channels), at its own type."""
+    suffix = path.suffix.lower()
+    if suffix == ".exr":
+        return read_exr(path)
+    if suffix == ".npy":
+        return read_npy(path)
+    if suffix == ".npz":
+        arrays = read_npz(path, lambda name: True, 12 * _MAX_PIXELS)
+        if len(arrays) != 1:
+            raise SceneError(f"{path}: holds {len(arrays)} arrays; save only the map")
+        (array,) = arrays.values()
+        if array.dtype.kind not in "fub":
+            raise SceneError(f"{path}: is not a float array; save it as float32")
+        return array.astype(
+            np.uint8 if array.dtype.kind == "b" else array.dtype if array.dtype.kind == "u" else np.float32
+        )
+    if suffix in (".tif", ".tiff"):
+        _check_tiff(path)
+    return _read_pfm(path) if suffix == ".pfm" else _read_image(path)
+
+
+def _check_tiff(path: Path) -> None:
+    """Check that a TIFF file does not store the logarithm of luminance, which loses negative values.
+
+    OpenCV writes floats like that unless told otherwise.
+    """
+    try:
+        with tifffile.TiffFile(io.BytesIO(_read_bytes(path))) as file:
+            compression = int(file.pages[0].compression)  # pyright: ignore[reportAttributeAccessIssue]
+    except SceneError:
+        raise
+    except Exception as error:  # the library raises errors of many types
+        raise SceneError(f"{path}: is not a readable TIFF file ({reason(error)}); export it again") from error
+    if compression in _LOG_COMPRESSIONS:
+        raise SceneError(
+            f"{path}: is a TIFF file of compression LogLuv, which has lost the negative values; save normals as EXR, or as "
+            "TIFF without compression"
+        )
+
+
+def _read_pfm(path: Path) -> np.ndarray:
+    """Pixels of a portable float map, (H, W) or (H, W, 3) float32; its rows are stored from the bottom to the top."""
+    content = _read_bytes(path)
+    header = re.match(rb"(PF|Pf)\s+(\d{1,6})\s+(\d{1,6})\s+(-?[0-9.eE+-]+)\s", content)
+    if header is None:
+        raise SceneError(f"{path}: is not a PFM file; export it again")
+    width, height, channels = int(header[2]), int(header[3]), 3 if header[1] == b"PF" else 1
+    _check_pixels(path, width, height)
+    kind = "<f4" if header[4].startswith(b"-") else ">f4"
+    if len(content) - header.end() < 4 * width * height * channels:
+        raise SceneError(f"{path}: is truncated; export the PFM file again")
+    values = np.frombuffer(content, kind, width * height * channels, header.end()).astype(np.float32)
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.ascontiguousarray(values.reshape(shape)[::-1])
+
+
 def _read_image(path: Path) -> np.ndarray:
-    """Decode a PNG or JPEG file to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA at its own bit depth."""
+    """Decode a PNG, JPEG, TIFF, WebP, BMP or PGM file to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA at its own bit depth."""
     encoded = _read_bytes(path)
     image = None
     try:
-        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as picture:
+        with Image.open(io.BytesIO(encoded), formats=_IMAGE_FORMATS) as picture:
             _check_pixels(path, *picture.size)
             if picture.format == "JPEG":
                 return np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
             # libpng prints errors to stderr; files with wrong checksums are rejected before that.
             picture.verify()
-        # Pillow would reduce 16-bit colors to 8 bits.
-        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() not in (".tif", ".tiff"):  # Pillow knows no TIFF of three floats
+            raise SceneError(f"{path}: is not a readable image, or is truncated; export it again") from error
     except SceneError:
         raise
     except Image.DecompressionBombError as error:
         raise SceneError(f"{path}: is too large according to its header ({reason(error)}); export it again") from error
     except Exception as error:  # Pillow's parsers raise errors of many types
         raise SceneError(f"{path}: is not a readable image, or is truncated; export it again") from error
+    try:
+        # Pillow would reduce 16-bit colors to 8 bits.
+        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise SceneError(f"{path}: is not a readable image ({reason(error)}); export it again") from error
     if image is None:
         raise SceneError(f"{path}: is not a readable image; export it again")
     if image.ndim == 3:

@@ -11,12 +11,13 @@ from pmni_nerfstudio.data.files import check_file, entries
 from pmni_nerfstudio.errors import SceneError
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def list_files(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...] = ()) -> dict[str, Path]:
     """Files of a folder by their stem, without hidden files and files of other types.
 
     Args:
         folder: folder to list.
         suffixes: suffixes of the files, in lower case and with the dot.
+        others: suffixes that count if there are no files of the first ones.
 
     Raises:
         SceneError: the folder is missing, contains no such file, two files for one view, or something that is not a file.
@@ -24,9 +25,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
         raise SceneError(f"{folder}: no such folder; a scene needs it")
     files: dict[str, Path] = {}
-    for path in entries(folder):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
+    for path in with_suffixes(entries(folder), suffixes, others):
         if path.stem in files:
             raise SceneError(f"{folder}: contains both {files[path.stem].name} and {path.name}; keep one of them")
         check_file(path)
@@ -34,6 +33,13 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not files:
         raise SceneError(f"{folder}: contains no {', '.join(suffixes)} file; a scene needs one for each view")
     return files
+
+
+def with_suffixes(paths: Sequence[Path], suffixes: tuple[str, ...], others: tuple[str, ...]) -> list[Path]:
+    """Paths with one of the suffixes or, if there are none, with one of the others; hidden files do not count."""
+    visible = [path for path in paths if not path.name.startswith(".")]
+    usual = [path for path in visible if path.suffix.lower() in suffixes]
+    return usual or [path for path in visible if path.suffix.lower() in others]
 
 
 def files_in_order(names: Sequence[str], files: dict[str, Path], folder: Path, other: Path) -> tuple[Path, ...]:

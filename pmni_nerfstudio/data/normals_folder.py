@@ -48,6 +48,17 @@ def choose_normals_folder(root: Path, names: Sequence[str]) -> tuple[str, list[s
     ]
 
 
+def warn_of_lossy(files: Sequence[Path]) -> list[str]:
+    """Warn of normal maps in a lossy format."""
+    lossy = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg", ".webp")]
+    if not lossy:
+        return []
+    return [
+        f"{lossy[0]}: {len(lossy)} of {len(files)} normal maps are in a lossy format, which costs degrees at edges and "
+        "contours; save them as PNG with 16 bits or EXR"
+    ]
+
+
 def is_ground_truth(name: str) -> bool:
     """Whether a folder's name says that it holds the true normals."""
     return _TRUTH.search(name) is not None

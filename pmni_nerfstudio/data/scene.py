@@ -41,7 +41,7 @@ from pmni_nerfstudio.data.map_checks import (
     warn_of_holes,
     warn_of_masks,
 )
-from pmni_nerfstudio.data.normals_folder import choose_normals_folder
+from pmni_nerfstudio.data.normals_folder import choose_normals_folder, warn_of_lossy
 from pmni_nerfstudio.data.observations import Observations
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS, read_scene_cameras
@@ -116,8 +116,8 @@ def read_scene(
         )
     folder_name, folder_warnings = _choose_normals(root, normals_folder)
     folder, is_world_space = root / folder_name, folder_name.startswith(WORLD_SPACE)
-    masks_by_name = list_files(root / MASKS, images.MASK_SUFFIXES)
-    normals_by_name = list_files(folder, images.NORMAL_SUFFIXES)
+    masks_by_name = list_files(root / MASKS, images.MASK_SUFFIXES, images.OTHER_MASK_SUFFIXES)
+    normals_by_name = list_files(folder, images.NORMAL_SUFFIXES, images.OTHER_NORMAL_SUFFIXES)
     names = sorted(masks_by_name.keys() | normals_by_name.keys(), key=natural_key)
     mask_files = files_in_order(names, masks_by_name, root / MASKS, folder)
     normal_files = files_in_order(names, normals_by_name, folder, root / MASKS)
@@ -250,6 +250,7 @@ def _read_normals(
     views = _for_each(read, count)
     warnings = [line for lines, _ in views for line in lines] + warn_of_holes(files, new_masks, missing)
     own, *other = zip(*(evidence for _, evidence in views))
+    warnings += warn_of_lossy(files)
     warnings += check_axes(folder, files, own, folder.name.startswith(WORLD_SPACE), *other)
     return normals, new_masks, warnings
 

@@ -14,6 +14,7 @@ from rich.progress import track
 from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.data.normals_folder import warn_of_lossy
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene
@@ -65,6 +66,7 @@ def assemble(
         raise PmniError(f"{frames[0].normals}: world-space normals need poses; use camera-space normals")
 
     normals, masks, K, source_K, warnings = _load_all(frames, axes, size, is_posed)
+    warnings += warn_of_lossy([frame.normals for frame in frames])
     new_size = (masks.shape[2], masks.shape[1])
     world_from_unit, c2w, pose_summary = np.eye(4), None, "without poses"
     mesh = read_mesh(source.mesh) if source.mesh is not None else None

@@ -14,13 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmni_nerfstudio.data.files import check_file, entries
-from pmni_nerfstudio.data.images import MASK_SUFFIXES, NORMAL_SUFFIXES
-from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.data.images import MASK_SUFFIXES, NORMAL_SUFFIXES, OTHER_MASK_SUFFIXES, OTHER_NORMAL_SUFFIXES
+from pmni_nerfstudio.data.listing import natural_key, with_suffixes
 from pmni_nerfstudio.data.normals_folder import choose_normals_folder
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.importers.source import Axes
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
+_OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
+    NORMAL_SUFFIXES: OTHER_NORMAL_SUFFIXES,
+    MASK_SUFFIXES: OTHER_MASK_SUFFIXES,
+    PHOTO_SUFFIXES: (),
+}
+"""Suffixes that count in folders without files of the usual ones."""
 _NORMAL_WORDS = ("normal",)
 _MASK_WORDS = ("mask", "silhouette")
 _VALID_WORDS = ("mask_valid",)
@@ -98,12 +104,12 @@ def require_normals(root: Path, choice: str | None) -> FoundMaps:
 
 def find_masks(root: Path) -> FoundMaps:
     """Masks by view; empty if there are none."""
-    return _find(root, _MASK_WORDS, (*MASK_SUFFIXES, ".npy"))
+    return _find(root, _MASK_WORDS, MASK_SUFFIXES)
 
 
 def find_valid(root: Path) -> FoundMaps:
     """Images that tell where normals count (mask_valid/NN.png and the like), by view; empty if there are none."""
-    return _find(root, _VALID_WORDS, (*MASK_SUFFIXES, ".npy"))
+    return _find(root, _VALID_WORDS, MASK_SUFFIXES)
 
 
 def find_images(root: Path) -> FoundMaps:
@@ -138,11 +144,9 @@ def _starts(name: str, words: Sequence[str]) -> bool:
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files of a folder or, if it holds none itself, of its subfolders."""
 
-    def is_map(path: Path) -> bool:
-        return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
-
-    direct = [path for path in entries(folder) if is_map(path)]
-    return direct or [path for path in sorted(folder.rglob("*")) if is_map(path)]
+    others = _OTHERS[suffixes]
+    direct = with_suffixes([path for path in entries(folder) if not path.is_dir()], suffixes, others)
+    return direct or with_suffixes([path for path in sorted(folder.rglob("*")) if not path.is_dir()], suffixes, others)
 
 
 def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> FoundMaps:
@@ -160,6 +164,11 @@ def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> FoundMaps:
         check_file(path)
         found[key] = path
     warnings = []
+    previews = {path.suffix.lower() for path in entries(folder)} & set(_OTHERS[suffixes])
+    if files and files[0].suffix.lower() in suffixes and previews:
+        warnings.append(
+            f"{folder}: its {', '.join(sorted(previews))} files are not read, because it holds {files[0].name}"
+        )
     if files and files[0].parent == folder:
         below = [path for path in folder.rglob("*") if path.parent != folder and path.suffix.lower() in suffixes]
         if below:

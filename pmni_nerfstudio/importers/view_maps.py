@@ -99,7 +99,7 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 def _read_mask(path: Path, size: tuple[int, int], normals: Path) -> np.ndarray:
     """Mask (H, W) at the width and height of a normal map."""
-    mask = read_npy(path) > 0.5 if path.suffix.lower() == ".npy" else read_mask(path)
+    mask = read_mask(path)
     if mask.ndim != 2:
         raise SceneError(f"{path}: holds an array of shape {mask.shape}; save masks as (height, width)")
     if mask.shape[::-1] != size:

@@ -177,7 +177,7 @@ BROKEN = [
     ("pickle.npy", read_normals, save_pickle, "can't be read"),
     ("ints.npy", read_normals, lambda path: np.save(path, np.ones((4, 4, 3), int)), "not a float array"),
     ("planes.npy", read_normals, lambda path: np.save(path, np.ones((3, 4, 4))), r"\(3, 4, 4\)"),
-    ("normals.tif", read_normals, lambda path: path.write_text(""), r"can't be read from .tif"),
+    ("normals.gif", read_normals, lambda path: path.write_text(""), r"can't be read from .gif"),
     ("volume.npy", read_depth, lambda path: np.save(path, np.ones((3, 4, 4))), r"\(height, width\)"),
     ("behind.npy", read_depth, lambda path: np.save(path, -np.ones((4, 4))), "negative"),
 ]
