@@ -31,7 +31,7 @@ class EvalCommand:
     poses: Path | None = None
     """Camera-to-world poses in the world of --mesh: poses.npy or cameras_refined.npz of `pmni export`."""
     data: Path | None = None
-    """Scene folder from which --mesh was reconstructed."""
+    """Scene folder from which --mesh was reconstructed, or that of the run if it has been moved since the training."""
     truth: Path | None = None
     """Ground-truth folder, as written by `pmni synth`, if it is not part of the scene."""
     output_dir: Path | None = None
@@ -80,7 +80,9 @@ class EvalCommand:
         max_memory = parse_memory(self.max_memory)
         truth = None if self.truth is None else read_ground_truth(self.truth)
         if self.load_config is not None:
-            scene, result = reconstruction_from_run(self.load_config, self.resolution, self.device, max_memory)
+            scene, result = reconstruction_from_run(
+                self.load_config, self.resolution, self.device, max_memory, self.data
+            )
         else:
             assert self.mesh is not None
             scene = None if self.data is None else with_result_intrinsics(read_scene(self.data), self.mesh.parent)
@@ -97,6 +99,7 @@ class EvalCommand:
             method=result.method,
             units=self.units,
             registration=result.registration,
+            normals_folder=None if scene is None else scene.normal_files[0].parent.name,
         )
         console = Console()
         scale = 1.0 if evaluation.scores is None else evaluation.scores.scale
@@ -114,8 +117,8 @@ class EvalCommand:
     def _check(self) -> None:
         if (self.load_config is None) == (self.mesh is None):
             raise PmniError("pmni eval: give either a run (--load-config CONFIG) or a mesh (--mesh MESH --data DIR)")
-        if self.load_config is not None and (self.data is not None or self.poses is not None):
-            raise PmniError("pmni eval: a run has its own data and poses; drop --data and --poses")
+        if self.load_config is not None and self.poses is not None:
+            raise PmniError("pmni eval: a run has its own poses; drop --poses")
         if self.mesh is not None and self.data is None and self.truth is None:
             raise PmniError(f"{self.mesh}: there is nothing to compare this mesh with; give --data DIR or --truth DIR")
         if not self.threshold > 0:

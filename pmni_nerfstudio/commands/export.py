@@ -20,6 +20,8 @@ class ExportCommand:
 
     load_config: Path
     """config.yml of the run, as written by ns-train."""
+    data: Path | None = None
+    """Scene folder of the run, if it has been moved since the training."""
     output_dir: Path
     """Output folder, created if necessary."""
     resolution: int = 512
@@ -55,7 +57,7 @@ class ExportCommand:
         from pmni_nerfstudio.training.trained_run import load_run
 
         max_memory = parse_memory(self.max_memory)
-        run = load_run(self.load_config, self.device)
+        run = load_run(self.load_config, self.device, self.data)
         make_output_folder(self.output_dir)  # an unwritable folder fails before the mesh is computed
 
         from pmni_nerfstudio.data.dataset import PmniDataset

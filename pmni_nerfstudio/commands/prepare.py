@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ class PrepareCommand:
     """Convert normal maps, masks and cameras in another layout to a scene folder; the format is recognized.
 
     Formats: diligent-mv (as released, one object or all), rnb-neus, neus (IDR and DTU, with added normal maps), monosdf,
-    nerfstudio (transforms.json), colmap, metashape (XML), plain (normal maps without poses). Normal maps are expected in
+    nerfstudio (transforms.json), colmap, metashape (XML), meshroom (.sfm), plain (normal maps without poses). Normal maps are expected in
     normal*/ and masks in mask*/, named like the views; without masks, the object is where the normal maps are not zero.
     Where the object has no normals, they are zero, NaN, or black in mask_valid*/; these holes are kept.
     Lens distortion is removed. OUT is created only once it is complete.
@@ -28,7 +29,18 @@ class PrepareCommand:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Scene folder to create; if SRC holds several objects, one subfolder per object."""
     format: Annotated[
-        Literal["auto", "diligent-mv", "monosdf", "rnb-neus", "neus", "nerfstudio", "colmap", "metashape", "plain"],
+        Literal[
+            "auto",
+            "diligent-mv",
+            "monosdf",
+            "rnb-neus",
+            "neus",
+            "nerfstudio",
+            "colmap",
+            "metashape",
+            "meshroom",
+            "plain",
+        ],
         tyro.conf.arg(name="from"),
     ] = "auto"
     """Format of SRC; auto: recognize it by its files."""
@@ -60,9 +72,9 @@ class PrepareCommand:
             problem = "is not a folder" if self.src.exists() else "does not exist"
             raise PmniError(f"{self.src}: {problem}; give the source's folder")
         from pmni_nerfstudio.data.scene import is_scene
-        from pmni_nerfstudio.importers.registry import FORMATS, recognize
+        from pmni_nerfstudio.importers.registry import FORMATS, other_formats, recognize
 
-        if self.format == "auto" and is_scene(self.src):
+        if self.format == "auto" and is_scene(self.src) and self._is_valid_scene():
             print(f"{self.src}: is a scene folder already; nothing to do")
             return
         name = recognize(self.src) if self.format == "auto" else self.format
@@ -74,8 +86,23 @@ class PrepareCommand:
         scenes = FORMATS[name].scenes(self.src)
         if not scenes:
             raise PmniError(f"{self.src}: holds no scene of the format {name}; give a folder inside it")
+        others = other_formats(self.src, name) if self.format == "auto" else []
+        if others:
+            _warn([f"{self.src}: is read as {name}; it has cameras of {', '.join(others)} as well: choose with --from"])
         for subfolder, folder in scenes.items():
             self._convert(name, folder, self.out / subfolder)
+
+    def _is_valid_scene(self) -> bool:
+        """Whether SRC can be read as a scene folder, with its warnings or the reason on stderr."""
+        from pmni_nerfstudio.data.scene import read_scene
+        from pmni_nerfstudio.errors import SceneError
+
+        try:
+            _warn(read_scene(self.src, self.normals).warnings)
+        except SceneError as error:
+            _warn([f"{error}. It is converted as if it were no scene folder."])
+            return False
+        return True
 
     def _check_options(self) -> None:
         if self.focal is not None and self.fov is not None:
@@ -100,9 +127,6 @@ class PrepareCommand:
 
     def _convert(self, name: str, source: Path, out: Path) -> None:
         """Convert one scene."""
-        from rich.console import Console
-        from rich.markup import escape
-
         from pmni_nerfstudio.data.atomic import new_scene_folder
         from pmni_nerfstudio.data.scene import is_scene
         from pmni_nerfstudio.errors import SceneError
@@ -126,6 +150,14 @@ class PrepareCommand:
                     line = f"{source}: {line}"
                 raise SceneError(line) from error
             warnings = [line.replace(str(fresh), str(out)) for line in warnings]
-        for warning in warnings:
-            Console(stderr=True).print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+        _warn(warnings)
         print(f"{out}: {summary}")
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    """Print warnings to stderr."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    for warning in warnings:
+        Console(stderr=True).print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)

@@ -20,6 +20,8 @@ class ReportCommand:
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder that `pmni eval` wrote: metrics.json and the files beside it."""
+    data: Path | None = None
+    """Folder of the evaluated scene, if it has been moved since."""
 
     def main(self) -> None:
         """Read the evaluation, write the page and print its path.
@@ -34,7 +36,7 @@ class ReportCommand:
         from pmni_nerfstudio.report.page import write_page
         from pmni_nerfstudio.report.sections import report_sections
 
-        result = read_evaluated_result(self.out)
+        result = read_evaluated_result(self.out, self.data)
         if not os.access(self.out, os.W_OK | os.X_OK):
             raise PmniError(f"{self.out}: is not writable; copy the folder to a writable place")
         path = self.out / "report.html"
@@ -42,6 +44,7 @@ class ReportCommand:
             record = result.record
             facts = [("method", record["method"] or "unknown")]
             facts += [("evaluated", f"{result.evaluation_time:%d %B %Y, %H:%M}")]
-            facts += [(label, str(record[label])) for label in ("scene", "config") if record[label] is not None]
+            labels = {"scene": "scene", "config": "config", "normals_folder": "normals"}
+            facts += [(labels[key], str(record[key])) for key in labels if record.get(key) is not None]
             write_page(path, result.title, facts, report_sections(result))
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -178,6 +178,14 @@ def _choose_normals(root: Path, choice: str | None) -> tuple[str, list[str]]:
     return choose_normals_folder(root, found)
 
 
+def default_normals_folder(root: Path) -> str | None:
+    """Name of the folder of normal maps that `read_scene` reads unless told otherwise; None if it would raise an error."""
+    try:
+        return _choose_normals(root, None)[0]
+    except SceneError:
+        return None
+
+
 def _read_masks(files: Sequence[Path]) -> np.ndarray:
     first = images.read_mask(files[0])
     masks = np.empty((len(files), *first.shape), dtype=bool)

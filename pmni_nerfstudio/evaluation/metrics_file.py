@@ -30,6 +30,7 @@ def metrics_record(
     method: str | None,
     units: str,
     registration: Record | None = None,
+    normals_folder: str | None = None,
 ) -> Record:
     """Contents of metrics.json.
 
@@ -41,6 +42,7 @@ def metrics_record(
         method: Name of the method, if known.
         units: Name of the data's units.
         registration: Verdict of the registration (see `verdict_record`), if one is known.
+        normals_folder: Name of the scene's folder of normal maps that were read, if known.
     """
     scores, normals = evaluation.scores, evaluation.normals
     poses = None if scores is None or scores.poses is None else asdict(scores.poses)
@@ -57,6 +59,7 @@ def metrics_record(
     return {
         "scene": None if scene is None else str(scene),
         "config": None if config is None else str(config),
+        "normals_folder": normals_folder,
         "method": method,
         "units": units,
         "registration": registration,

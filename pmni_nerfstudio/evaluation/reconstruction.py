@@ -65,7 +65,7 @@ def reconstruction_from_files(
 
 
 def reconstruction_from_run(
-    config: Path, resolution: int, device: Device, max_memory: int | None = None
+    config: Path, resolution: int, device: Device, max_memory: int | None = None, data: Path | None = None
 ) -> tuple[Scene, Reconstruction]:
     """Load a trained run and extract its mesh and poses.
 
@@ -74,6 +74,7 @@ def reconstruction_from_run(
         resolution: Cells of marching cubes along the diameter of the scene's sphere.
         device: Where to compute.
         max_memory: Maximum bytes per chunk of points or rays, in addition to what is loaded; None: unlimited.
+        data: Where the run's data is now; None: where it was at training.
 
     Returns:
         Scene of the run, and its reconstruction.
@@ -90,7 +91,7 @@ def reconstruction_from_run(
     from pmni_nerfstudio.model.pmni_model import PmniModel
     from pmni_nerfstudio.training.trained_run import load_run
 
-    run = load_run(config, device)
+    run = load_run(config, device, data)
     model, dataset = run.pipeline.model, run.pipeline.datamanager.train_dataset
     if not (isinstance(model, PmniModel) and isinstance(dataset, PmniDataset)):
         return _baseline_reconstruction(run, resolution, max_memory)

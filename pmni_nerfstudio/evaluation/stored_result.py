@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -96,9 +96,8 @@ class StoredResult:
         if self.record["scene"] is None or not Path(self.record["scene"]).is_dir():
             return None
         parser: Any = getattr(getattr(getattr(self.config, "pipeline", None), "datamanager", None), "dataparser", None)
-        scene = read_scene(
-            self.record["scene"], getattr(parser, "normals_folder", None), getattr(parser, "scale_factor", 1.0)
-        )
+        normals_folder = self.record.get("normals_folder") or getattr(parser, "normals_folder", None)
+        scene = read_scene(self.record["scene"], normals_folder, getattr(parser, "scale_factor", 1.0))
         if list(scene.names) != self.names:
             raise PmniError(
                 f"{scene.root}: its views are not those of {self.folder / METRICS_FILE}; evaluate again with pmni eval"
@@ -186,8 +185,12 @@ def read_result(
     return StoredResult(path, _read_record(file) if file.is_file() else {}, data, normals_folder, poses_file)
 
 
-def read_evaluated_result(folder: Path) -> StoredResult:
+def read_evaluated_result(folder: Path, data: Path | None = None) -> StoredResult:
     """Open a folder that `pmni eval` wrote.
+
+    Args:
+        folder: The folder.
+        data: Where the evaluated scene is now; None: where it was.
 
     Raises:
         PmniError: The folder's metrics.json is missing or invalid.
@@ -195,7 +198,10 @@ def read_evaluated_result(folder: Path) -> StoredResult:
     path = folder / METRICS_FILE
     if not path.is_file():
         raise PmniError(f"{path}: is missing; give a folder that `pmni eval --output-dir` wrote")
-    return read_result(folder)
+    if data is not None and not data.is_dir():
+        raise PmniError(f"{data}: does not exist; give the folder of the evaluated scene")
+    result = read_result(folder)
+    return result if data is None else replace(result, record=result.record | {"scene": str(data.resolve())})
 
 
 def _read_record(path: Path) -> Record:

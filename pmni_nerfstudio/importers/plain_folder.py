@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pmni_nerfstudio.data.camera_files import read_intrinsics
-from pmni_nerfstudio.data.files import check_file, read_text, reason
+from pmni_nerfstudio.data.files import check_file, entries, read_text, reason
 from pmni_nerfstudio.data.scene import INTRINSICS
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.importers.file_matching import match_files, view_names
@@ -17,6 +17,10 @@ from pmni_nerfstudio.importers.map_folders import find_images, find_masks, find_
 from pmni_nerfstudio.importers.source import Format, Frame, ImportOptions, Source
 from pmni_nerfstudio.importers.view_maps import masks_of_views, size_of
 
+_CAMERA_SUFFIXES = (
+    *(".json", ".xml", ".sfm", ".abc", ".out", ".nvm", ".csv", ".xmp", ".npz", ".npy", ".mat", ".txt", ".yaml", ".yml"),
+    *(".bin", ".log", ".pkl", ".h5"),
+)
 _FILM_WIDTH_MM = 36.0
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0}
 """Length in mm of EXIF's FocalPlaneResolutionUnit: inch, centimeter, millimeter."""
@@ -44,7 +48,24 @@ def read(folder: Path, options: ImportOptions) -> Source:
         K, size, camera_source = _camera(folder, file, image, options)
         frames.append(Frame(name, file, K, mask, size, image=image))
     description = f"normal maps without poses, camera from {camera_source}"
-    return Source(description, tuple(frames), found.axes, warnings=(*found.warnings, *masks.warnings))
+    warnings = (*found.warnings, *masks.warnings, *_overlooked(folder))
+    return Source(description, tuple(frames), found.axes, warnings=warnings)
+
+
+def _overlooked(folder: Path) -> list[str]:
+    """Warning of files that may hold cameras, in formats that are not read."""
+    others = [
+        path.name
+        for path in entries(folder)
+        if path.suffix.lower() in _CAMERA_SUFFIXES and path.is_file() and path.name not in (INTRINSICS, "K.txt")
+    ]
+    if not others:
+        return []
+    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    return [
+        f"{folder}: {listed} may hold cameras but are in no format that is read, so that there are no poses; convert them to "
+        "transforms.json if there should be"
+    ]
 
 
 def _camera(

@@ -8,6 +8,7 @@ from pathlib import Path
 from pmni_nerfstudio.importers.colmap import COLMAP
 from pmni_nerfstudio.importers.diligent_mv import DILIGENT_MV
 from pmni_nerfstudio.importers.idr import MONOSDF, NEUS, RNB_NEUS
+from pmni_nerfstudio.importers.meshroom import MESHROOM
 from pmni_nerfstudio.importers.metashape import METASHAPE
 from pmni_nerfstudio.importers.plain_folder import PLAIN
 from pmni_nerfstudio.importers.source import Format
@@ -21,8 +22,19 @@ FORMATS: dict[str, Format] = {
     "nerfstudio": TRANSFORMS,
     "colmap": COLMAP,
     "metashape": METASHAPE,
+    "meshroom": MESHROOM,
     "plain": PLAIN,
 }
+
+
+_SAME_CAMERAS = ("diligent-mv", "monosdf", "rnb-neus", "neus")
+"""Formats that share files, the more specific ones first."""
+
+
+def other_formats(folder: Path, name: str) -> list[str]:
+    """Formats with cameras, besides the named one, that a folder has as well."""
+    skipped = (*_SAME_CAMERAS, "plain", name) if name in _SAME_CAMERAS else (*_SAME_CAMERAS[:-1], "plain", name)
+    return [other for other, candidate in FORMATS.items() if other not in skipped and candidate.recognize(folder)]
 
 
 def recognize(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.errors import PmniError, one_line
@@ -36,18 +36,20 @@ class Run:
     checkpoint: Path
 
 
-def load_run(config_path: Path, device: Device = "auto") -> Run:
+def load_run(config_path: Path, device: Device = "auto", data: Path | None = None) -> Run:
     """Load a run for inference, without the samplers and optimizers of training.
 
     Args:
         config_path: The config.yml of the run.
         device: Device to load to; auto uses CUDA if available.
+        data: Where the run's data is now; None: where it was at training.
 
     Raises:
-        PmniError: The config or the checkpoint is missing, unreadable or does not match, or the GPU's memory is too
+        PmniError: The data, the config or the checkpoint is missing, unreadable or does not match, or the GPU's memory is too
             small.
     """
     config = read_config(config_path)
+    _place_data(config_path, config, data)
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -72,6 +74,25 @@ def load_run(config_path: Path, device: Device = "auto") -> Run:
             "use the scene and the program version that the run was trained with"
         ) from error
     return Run(config_path, config, pipeline, checkpoint)
+
+
+def _place_data(config_path: Path, config: TrainerConfig, data: Path | None) -> None:
+    """Point a config at its data: at `data` or, if it names a relative path, at that path below a parent of the config.
+
+    Raises:
+        PmniError: There is no such folder.
+    """
+    manager: Any = config.pipeline.datamanager
+    stored = manager.data or manager.dataparser.data
+    if data is None and stored is not None:
+        places = [stored] if stored.is_absolute() else [stored, *(p / stored for p in config_path.resolve().parents)]
+        data = next((place for place in places if place.exists()), None)
+        if data is None:
+            raise PmniError(f"{stored}: the data of the run {config_path} is not there; give its new place with --data")
+    elif data is not None and not data.exists():
+        raise PmniError(f"{data}: does not exist; give the folder with the data of the run")
+    if data is not None:
+        manager.data = manager.dataparser.data = data
 
 
 def read_config(path: Path) -> TrainerConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Protocol, Type, cast
@@ -19,7 +20,9 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.files import reason
+from pmni_nerfstudio.data.scene import default_normals_folder
 from pmni_nerfstudio.errors import PmniError, exit_on_error, hide_dependency_warnings
 from pmni_nerfstudio.training.controller import RunController
 from pmni_nerfstudio.training.lock import TrainingLock
@@ -44,12 +47,26 @@ class PmniTrainerConfig(TrainerConfig):
     """Target class to instantiate."""
 
     def save_config(self) -> None:
-        """Write config.yml to the run's folder atomically."""
+        """Write config.yml to the run's folder atomically, with the absolute path of the data and the chosen normals."""
         folder = self.get_base_dir()
         folder.mkdir(parents=True, exist_ok=True)
         CONSOLE.log(f"Saving config to: {folder / 'config.yml'}")
         with atomic_path(folder / "config.yml") as path:
-            path.write_text(yaml.dump(self), "utf8")
+            path.write_text(yaml.dump(_with_definite_data(self)), "utf8")
+
+
+def _with_definite_data(config: PmniTrainerConfig) -> PmniTrainerConfig:
+    """A copy of a config that means the same data in any working directory."""
+    config = deepcopy(config)
+    manager: Any = config.pipeline.datamanager
+    for part in (config, manager, manager.dataparser):
+        data: Any = getattr(part, "data", None)
+        if data not in (None, Path()):
+            part.data = Path(data).absolute()
+    parser = manager.dataparser
+    if isinstance(parser, PmniDataParserConfig) and parser.normals_folder is None:
+        parser.normals_folder = default_normals_folder(Path(manager.data or parser.data))
+    return config
 
 
 class Page(Protocol):
