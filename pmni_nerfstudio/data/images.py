@@ -330,8 +330,9 @@ def _read_image(path: Path) -> np.ndarray:
     """Decode a PNG, JPEG, TIFF, WebP, BMP or PGM file to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA at its own bit depth."""
     encoded = _read_bytes(path)
     image = None
+    formats = _IMAGE_FORMATS if path.suffix.lower() not in MASK_SUFFIXES else ("PNG", "JPEG")
     try:
-        with Image.open(io.BytesIO(encoded), formats=_IMAGE_FORMATS) as picture:
+        with Image.open(io.BytesIO(encoded), formats=formats) as picture:
             _check_pixels(path, *picture.size)
             if picture.format == "JPEG":
                 return np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))

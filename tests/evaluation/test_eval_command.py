@@ -200,7 +200,7 @@ def test_errors_are_reported_in_one_line(folder: Path, tmp_path: Path):
         "threshold": {"mesh": folder / "mesh_Gt.ply", "truth": folder / "truth", "threshold": 0.0},
         "either a run": {"mesh": folder / "mesh_Gt.ply", "load_config": tmp_path / "config.yml"},
         "nothing to compare": {"mesh": folder / "mesh_Gt.ply"},
-        "drop --data": {"load_config": tmp_path / "config.yml", "data": folder},
+        "drop --poses": {"load_config": tmp_path / "config.yml", "poses": folder},
         "config.yml: does not exist": {"load_config": tmp_path / "config.yml"},
     }.items():
         with pytest.raises(PmniError, match=message) as error:
