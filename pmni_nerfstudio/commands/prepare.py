@@ -50,6 +50,25 @@ class PrepareCommand:
     """Name of the folder of normal maps in SRC if there are several; for DiLiGenT-MV, TIP19Li or PAMI16Park."""
     axes: Literal["auto", "camera", "opencv", "directx", "world"] = "auto"
     """Axes of the stored normals. camera: x right, y up, z towards the viewer. opencv: x right, y down, z forward. directx: x right, y down, z towards the viewer. world: axes of the source's world. auto: those of the format, or an estimate from the maps."""
+    normals_from: (
+        Literal[
+            "blender",
+            "dsine",
+            "geowizard",
+            "lino-unips",
+            "marigold",
+            "meshroom",
+            "metric3d",
+            "mitsuba",
+            "moge",
+            "omnidata",
+            "sdm-unips",
+            "stablenormal",
+            "uni-ms-ps",
+        ]
+        | None
+    ) = None
+    """Tool that made the normal maps; sets their axes, range and layout as that tool writes them, instead of --axes."""
     focal: float | None = None
     """Focal length in pixels of the maps, for sources without cameras."""
     fov: float | None = None
@@ -105,6 +124,8 @@ class PrepareCommand:
         return True
 
     def _check_options(self) -> None:
+        if self.normals_from is not None and self.axes != "auto":
+            raise PmniError("--axes and --normals-from: both say how the normals are stored; give one of them")
         if self.focal is not None and self.fov is not None:
             raise PmniError("--focal and --fov: both are given; give one of them")
         if self.focal is not None and not 0 < self.focal < float("inf"):
@@ -131,6 +152,7 @@ class PrepareCommand:
         from pmni_nerfstudio.data.scene import is_scene
         from pmni_nerfstudio.errors import SceneError
         from pmni_nerfstudio.importers.assemble import assemble
+        from pmni_nerfstudio.importers.normal_tools import with_normals_from
         from pmni_nerfstudio.importers.registry import FORMATS
         from pmni_nerfstudio.importers.source import ImportOptions
         from pmni_nerfstudio.importers.validity import with_validity
@@ -139,6 +161,7 @@ class PrepareCommand:
             axes = None if self.axes == "auto" else self.axes
             options = ImportOptions(self.normals, self.focal, self.fov, axes)
             imported = with_validity(source, FORMATS[name].read(source, options))
+            imported = with_normals_from(imported, self.normals_from)
             print(f"{source}: {imported.description}")
             try:
                 summary, warnings = assemble(imported, fresh, self._size(), axes, self.mesh, self.refit)

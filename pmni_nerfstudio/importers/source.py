@@ -17,6 +17,9 @@ camera: x right, y up, z towards the viewer. opencv: x right, y down, z forward.
 viewer. world: the axes of the source's world.
 """
 
+Decode = Callable[[Path, np.ndarray], np.ndarray]
+"""Change of the normals (H, W, 3) float32 that were read from a file, zero where there is none."""
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -66,6 +69,8 @@ class Frame:
     """Photograph, with the aspect ratio of the normal map."""
     valid: Path | None = None
     """Image that is white where normals count; None: wherever they are not zero."""
+    decode: Decode | None = None
+    """Change of the normals after reading, before they are checked; None if there is none."""
 
 
 @dataclass(frozen=True, eq=False)

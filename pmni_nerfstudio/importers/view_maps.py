@@ -80,6 +80,8 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
         SceneError: A file is missing or broken, or the maps do not fit together.
     """
     stored = read_stored_normals(frame.normals)
+    if frame.decode is not None:
+        stored = frame.decode(frame.normals, stored)
     height, width = stored.shape[:2]
     if frame.mask is None:
         mask = inferred_mask(stored)
