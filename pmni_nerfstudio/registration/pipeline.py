@@ -200,7 +200,8 @@ def _finish(
     """Fine alternation of the inlier views, and a search over all rotations for every other view.
 
     Returns:
-        Poses of all views, the surface of the inliers, the inliers, and the views that were searched again.
+        Poses of all views, the surface, the views that fit it, and the views that were searched again. The surface is
+        that of the views that fitted before the last search.
     """
     inliers, relocated = attempt.inliers.copy(), ~attempt.inliers
     poses, surface = alternate_subset(views, attempt.poses, inliers, fine, seed, monitor.round_finished)
@@ -218,4 +219,6 @@ def _finish(
             return poses, surface, inliers, relocated
         inliers = found
         poses, surface = alternate_subset(views, poses, inliers, fine, seed)
-    return relocalize(views, poses, ~inliers, surface, fine.bundle, seed), surface, inliers, relocated
+    # A view that fits the finished surface now is registered, although the surface was made without it.
+    poses = relocalize(views, poses, ~inliers, surface, fine.bundle, seed)
+    return poses, surface, inliers | ~view_agreement(views, poses, surface).outliers(), relocated

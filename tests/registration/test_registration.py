@@ -20,9 +20,12 @@ from pmni_nerfstudio.data.camera_files import read_cameras
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.registration import pipeline
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
+from pmni_nerfstudio.registration.monitoring import Monitor
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, register
 from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.starts import Start
 from pmni_nerfstudio.registration.views import views_of_scene
+from pmni_nerfstudio.threads import one_thread
 from pmni_nerfstudio.training import initialization as start_module
 
 SYNTH = ["--views", "12", "--width", "96", "--height", "80", "--jitter", "1", "--mesh-resolution", "64"]
@@ -262,3 +265,17 @@ def test_errors_are_one_line(tmp_path, capsys):
     assert caught.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_view_that_is_found_at_last_is_not_left_out():
+    """A view that failed at the coarse levels, and fits the finished surface once it is searched again."""
+    _, views, truth = capture(shape="figure", width=96, height=80)
+    lost = truth.replaced([4], truth.subset([9]))
+    inliers = np.arange(len(truth)) != 4
+    attempt = pipeline._Attempt(Start("rough poses", lost, lost, 0.0), lost, None, inliers, None)
+    _, fine = RegistrationSettings().alternation.split_at_restart()
+    with one_thread():
+        poses, _, found, relocated = pipeline._finish(views, attempt, fine, 0, Monitor(None, None, len(views), 1, 0.5))
+    assert found.all() and relocated.tolist() == (~inliers).tolist()
+    assert rotation_errors_deg(poses, truth).max() < 1
