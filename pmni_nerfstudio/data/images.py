@@ -104,6 +104,18 @@ def _mask_threshold(path: Path, image: np.ndarray) -> float:
     return high / 2 if 0.2 * top <= high <= top / 2 else top / 2
 
 
+def read_photograph(path: Path) -> np.ndarray:
+    """Read an image (H, W) or (H, W, 3) RGB, uint8, uint16 or float32, at its own bit depth and without its alpha channel.
+
+    Raises:
+        SceneError: the file can't be decoded, or has other pixels.
+    """
+    image = _read_array(path)
+    if image.dtype not in (np.uint8, np.uint16, np.float32) or image.ndim not in (2, 3):
+        raise SceneError(f"{path}: contains {image.dtype} pixels; export it with 8 or 16 bits")
+    return image if image.ndim == 2 else image[..., :3]
+
+
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a depth map from .npy: z depth up to scale.
 

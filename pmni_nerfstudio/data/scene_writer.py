@@ -34,6 +34,7 @@ def write_scene(
     normals: np.ndarray,
     mesh: trimesh.Trimesh | None = None,
     depths: np.ndarray | None = None,
+    normals_folder: str = scene.TRUE_NORMALS,
 ) -> None:
     """Write a scene folder, each file atomically.
 
@@ -48,6 +49,7 @@ def write_scene(
             have none, mask_valid/ is written as well.
         mesh: ground-truth surface in the data world.
         depths: (N, H, W), z depth, zero or NaN where unknown.
+        normals_folder: name of the folder of normal maps.
 
     Raises:
         SceneError: the folder contains files of another scene.
@@ -72,7 +74,7 @@ def write_scene(
     mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
     valid = masks.astype(bool) & normals.any(axis=-1)
     valid_files = [root / scene.VALID / f"{name}.png" for name in names] if (valid != masks).any() else []
-    normal_files = [root / scene.TRUE_NORMALS / f"{name}.exr" for name in names]
+    normal_files = [root / normals_folder / f"{name}.exr" for name in names]
     depth_files = [root / scene.DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
     camera_file = root / (scene.CAMERAS if c2w is not None else scene.INTRINSICS)
     mesh_files = [root / scene.MESH] if mesh is not None else []

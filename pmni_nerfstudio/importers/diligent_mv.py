@@ -23,6 +23,7 @@ from pmni_nerfstudio.importers.matlab import read_mat
 from pmni_nerfstudio.importers.source import Format, Frame, ImportOptions, Source
 
 CALIBRATION = "Calib_Results.mat"
+MESH = "mesh_Gt.ply"
 _GROUND_TRUTH = ("Normal_gt.mat", "Normal_gt.png", "normal_gt.png")
 
 
@@ -48,35 +49,54 @@ def scenes(folder: Path) -> dict[str, Path]:
 
 def read(folder: Path, options: ImportOptions) -> Source:
     """Read one object; world and millimeters are kept."""
+    frames = []
+    for name, (K, c2w) in read_cameras(folder).items():
+        view = folder / name
+        mask = view / "mask.png"
+        normals = _normals(folder, view, _number(view), options.normals)
+        frames.append(Frame(name, normals, K, mask if mask.is_file() else None, c2w=c2w))
+    mesh = folder / MESH
+    name = folder.name.removesuffix("PNG")
+    return Source(f"DiLiGenT-MV, {name}", tuple(frames), "camera", mesh=mesh if mesh.is_file() else None)
+
+
+def read_cameras(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Intrinsics (3, 3) and pose c2w (4, 4), in the object's world and with OpenCV axes, of each folder of a view.
+
+    Raises:
+        PmniError: There are no views, or the calibration is broken or lacks one of them.
+    """
     path = folder / CALIBRATION
     arrays = read_mat(path)
     if arrays.get("KK", np.empty(0)).shape != (3, 3):
         raise SceneError(f"{path}: has no 3x3 matrix KK; take the file of the original data set")
-    frames = []
+    cameras = {}
     for view in entries(folder):
-        number = re.fullmatch(r"view_0*(\d+)", view.name)
-        if number is None or not view.is_dir():
+        number = _number(view)
+        if not number or not view.is_dir():
             continue
-        R, t = arrays.get(f"Rc_{number[1]}"), arrays.get(f"Tc_{number[1]}")
+        R, t = arrays.get(f"Rc_{number}"), arrays.get(f"Tc_{number}")
         if R is None or t is None or R.shape != (3, 3) or t.size != 3:
             raise SceneError(
-                f"{path}: has no Rc_{number[1]} (3x3) and Tc_{number[1]} (3) for {view}; add them or remove the view"
+                f"{path}: has no Rc_{number} (3x3) and Tc_{number} (3) for {view}; add them or remove the view"
             )
         c2w = np.eye(4)
         c2w[:3, :3], c2w[:3, 3] = R.T, -R.T @ t.ravel()
         if not is_rigid(c2w):
             raise SceneError(
-                f"{path}: Rc_{number[1]} and Tc_{number[1]} are not a rotation and translation; take the file of the "
+                f"{path}: Rc_{number} and Tc_{number} are not a rotation and translation; take the file of the "
                 "original data set"
             )
-        mask = view / "mask.png"
-        normals = _normals(folder, view, number[1], options.normals)
-        frames.append(Frame(view.name, normals, arrays["KK"], mask if mask.is_file() else None, c2w=c2w))
-    if not frames:
+        cameras[view.name] = (arrays["KK"], c2w)
+    if not cameras:
         raise PmniError(f"{folder}: has no folders view_01, view_02 and so on; unpack the data set completely")
-    mesh = folder / "mesh_Gt.ply"
-    name = folder.name.removesuffix("PNG")
-    return Source(f"DiLiGenT-MV, {name}", tuple(frames), "camera", mesh=mesh if mesh.is_file() else None)
+    return cameras
+
+
+def _number(view: Path) -> str:
+    """Number of a view's folder, or nothing if it is none."""
+    found = re.fullmatch(r"view_0*(\d+)", view.name)
+    return found[1] if found is not None else ""
 
 
 def _normals(folder: Path, view: Path, number: str, method: str | None) -> Path:

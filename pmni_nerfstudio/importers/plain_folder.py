@@ -82,7 +82,7 @@ def _camera(
         return K, (width, height), INTRINSICS
     for path in (normals.with_name("K.txt"), folder / "K.txt"):
         if path.is_file():
-            return _read_matrix(path), None, "K.txt"
+            return read_matrix(path), None, "K.txt"
     for path in (image, normals):
         found = _exif_camera(path) if path is not None else None
         if found is not None:
@@ -97,7 +97,12 @@ def _pinhole(focal: float, width: int, height: int) -> np.ndarray:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
-def _read_matrix(path: Path) -> np.ndarray:
+def read_matrix(path: Path) -> np.ndarray:
+    """Intrinsics (3, 3) from a text file.
+
+    Raises:
+        SceneError: The file is missing or holds something else.
+    """
     check_file(path)
     try:
         text = read_text(path)

@@ -28,6 +28,7 @@ from helpers.documentation import (
     words_of,
 )
 from helpers.photographs import take_photographs
+from helpers.photometric import make_capture
 from helpers.programs import run
 from helpers.serving import served
 from helpers.trained_run import TrainedRun
@@ -43,6 +44,7 @@ RUN = {
     "pmni report": "",
     "pmni convert": "",
     "pmni prepare": "--fov 8 --axes camera",
+    "pmni photometric": "",
     "pmni register": "",
     "pmni integrate": "--max-rounds 5 --overwrite",
     "ns-train pmni": TINY_TRAIN,
@@ -65,13 +67,22 @@ SERVERS = {"pmni view": "--port"}
 """Commands that serve a page until they are stopped, with the option that takes the port."""
 ELSEWHERE = ("ns-viewer", "ns-export", "ns-eval", "ns-render", "pmni compare", "pmni suite")
 """Commands that test_nerfstudio_tools.py and test_studies.py run."""
-QUICK = ("pmni synth", "pmni eval", "pmni export", "pmni integrate", "pmni prepare", "pmni report", "pmni convert")
+QUICK = (
+    "pmni synth",
+    "pmni eval",
+    "pmni export",
+    "pmni integrate",
+    "pmni prepare",
+    "pmni report",
+    "pmni convert",
+    "pmni photometric",
+)
 BENCHMARKS: dict[str, list[str]] = runpy.run_path(str(ROOT / "benchmarks" / "run_all.py"))["SCRIPTS"]
 """Scripts of run_all.py, with the options that make each of them quick."""
 
 
 class Workspace:
-    """Files and folders for DIR, CONFIG, OUT, RUN, SDF, SRC and points.npy."""
+    """Files and folders for DIR, CONFIG, OUT, RUN, SDF, SRC, CAPTURE and points.npy."""
 
     def __init__(self, folder: Path, trained: TrainedRun) -> None:
         self.folder, self.trained = folder, trained
@@ -79,6 +90,7 @@ class Workspace:
             shutil.copytree(source, folder / name)
         for name in ("mask", "normal_camera_space_GT"):
             shutil.copytree(trained.scene / name, folder / "plain" / name)
+        make_capture().write_folders(folder / "capture")
         take_photographs(read_scene(folder / "scene"), trained.shape)
         np.save(folder / "points.npy", np.random.default_rng(0).uniform(-30, 30, (100, 3)))
         cli.main(self.words("pmni convert DIR --to sdfstudio --output-dir SDF")[1:])
@@ -86,7 +98,7 @@ class Workspace:
     def words(self, command: str) -> list[str]:
         """Words of a command with these paths."""
         # A new scene goes into a folder of its own, since other commands have written into the common one.
-        is_new = command.startswith(("pmni synth", "pmni prepare"))
+        is_new = command.startswith(("pmni synth", "pmni prepare", "pmni photometric"))
         substitutions = {
             "DIR": Path(tempfile.mkdtemp(dir=self.folder)) if is_new else self.folder / "scene",
             "CONFIG": self.trained.config,
@@ -94,6 +106,7 @@ class Workspace:
             "RUN": self.trained.run,
             "SDF": self.folder / "sdf",
             "SRC": self.folder / "plain",
+            "CAPTURE": self.folder / "capture",
             "points.npy": self.folder / "points.npy",
         }
         return words_of(command, substitutions)

@@ -14,7 +14,7 @@ LAYERS = (
     ("data",),
     ("integration", "fields"),
     ("registration",),
-    ("importers",),
+    ("importers", "photometric"),
     ("model",),
     ("training",),
     ("export",),

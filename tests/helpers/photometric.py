@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images under known lights of analytic surfaces: Lambert and Blinn-Phong, attached and cast shadows; files of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from helpers.scenes import (
+    FILE_FROM_OPENCV,
+    AnalyticScene,
+    Ellipsoid,
+    Intersect,
+    analytic_scene,
+    fitting_intrinsics,
+    irregular_ring,
+    similarity,
+)
+from pmni_nerfstudio.data.images import write_png
+from pmni_nerfstudio.photometric.lights import Lights
+
+BODY = Ellipsoid((0.0, 0.0, 0.0), (0.8, 0.6, 0.7))
+BUMP = Ellipsoid((0.55, 0.1, 0.35), (0.25, 0.3, 0.35))
+
+
+def two_bodies(origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First hits of rays with BODY and BUMP, which cast shadows on each other; see helpers.scenes.Intersect."""
+    hits = [body.intersect(origins, directions) for body in (BODY, BUMP)]
+    distances = np.stack([distance for distance, _ in hits])
+    nearest = np.where(np.isfinite(distances), distances, np.inf).argmin(axis=0)
+    normals = np.where(nearest[..., None] == 0, hits[0][1], hits[1][1])
+    return np.take_along_axis(distances, nearest[None], 0)[0], normals
+
+
+def cap_directions(count: int, half_angle_deg: float = 50.0, turn: float = 0.3) -> np.ndarray:
+    """Unit directions (n, 3) to lights, evenly over a cap about the view's axis; OpenCV camera axes."""
+    k = np.arange(count)
+    z = 1 - (1 - np.cos(np.deg2rad(half_angle_deg))) * (k + 0.5) / count
+    angle = k * np.pi * (3 - np.sqrt(5)) + turn
+    across = np.sqrt(1 - z * z)
+    return np.stack([across * np.cos(angle), across * np.sin(angle), -z], axis=1)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Blinn-Phong material."""
+
+    albedo: tuple[float, float, float] = (0.6, 0.6, 0.6)
+    gloss: float = 0.0
+    """Specular coefficient."""
+    shininess: float = 60.0
+
+
+def render(
+    truth: AnalyticScene,
+    view: int,
+    lights: Lights,
+    material: Material = Material(),
+    casting: Intersect | None = None,
+    unit_distance: float = 1.0,
+) -> np.ndarray:
+    """Images (n, H, W, 3) of a view under its lights, zero off the mask, in the linear units of albedo.
+
+    Args:
+        truth: maps and cameras.
+        view: index of the view.
+        lights: in the view's camera, near ones in its unit-sphere units.
+        material: of the surface.
+        casting: surface that casts shadows, in the unit-sphere world; None: only attached shadows.
+        unit_distance: distance at which near lights have their intensity.
+    """
+    mask, normals = truth.masks[view], truth.normals[view][truth.masks[view]]
+    y, x = np.nonzero(mask)
+    rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(truth.K[view]).T
+    points = rays * truth.depths[view][mask][:, None]
+    directions = np.broadcast_to(lights.vectors, (len(points), len(lights), 3))
+    strength = np.ones((len(points), len(lights)))
+    if lights.is_near:
+        offsets = lights.vectors[None] - points[:, None]
+        distance = np.linalg.norm(offsets, axis=-1)
+        directions, strength = offsets / distance[..., None], (unit_distance / distance) ** 2
+        if lights.axes is not None:
+            strength *= np.maximum(-(directions * lights.axes).sum(-1), 0) ** lights.exponents
+    cosine = (directions * normals[:, None]).sum(-1)
+    lit = cosine > 0
+    if casting is not None:
+        c2w = truth.c2w[view]
+        # From a little off the surface, so that it does not shadow itself.
+        start = (points + 1e-3 * normals) @ c2w[:3, :3].T + c2w[:3, 3]
+        lit &= ~(casting(start[:, None], directions @ c2w[:3, :3].T)[0] > 0)
+    half = directions - (rays / np.linalg.norm(rays, axis=1, keepdims=True))[:, None]
+    half /= np.linalg.norm(half, axis=-1, keepdims=True)
+    specular = material.gloss * np.maximum((half * normals[:, None]).sum(-1), 0) ** material.shininess
+    shaded = lit * strength * np.maximum(cosine, 0)
+    values = shaded[..., None] * np.array(material.albedo) + (lit * strength * specular)[..., None]
+    out = np.zeros((len(lights), *mask.shape, 3))
+    out[:, mask] = np.moveaxis(values, 1, 0) * lights.intensities[:, None]
+    return out
+
+
+def as_png(image: np.ndarray, exposure: float = 1.0, bits: int = 16) -> np.ndarray:
+    """Image as stored; values above 1 are clipped."""
+    top = 2**bits - 1
+    return np.round(top * np.clip(exposure * image, 0, 1)).astype(np.uint16 if bits == 16 else np.uint8)
+
+
+def angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles between vectors (..., 3)."""
+    a, b = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (a.astype(float), b.astype(float)))
+    # The chord is accurate for small angles, unlike the cosine.
+    return np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=-1) / 2, 0, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class CaptureFiles:
+    """A small capture with known truth, and ways to write it."""
+
+    truth: AnalyticScene
+    images: list[np.ndarray]
+    """(n, H, W, 3) uint16 of each view."""
+    lights: list[Lights]
+    names: list[str] = field(default_factory=list)
+
+    def write_folders(self, root: Path, has_filenames: bool = True) -> Path:
+        """DiLiGenT-MV's raw layout, without normals."""
+        calibration: dict[str, np.ndarray] = {"KK": self.truth.K[0]}
+        for i, pose in enumerate(self.truth.data_c2w):
+            w2c = np.linalg.inv(pose)
+            calibration |= {f"Rc_{i + 1}": w2c[:3, :3], f"Tc_{i + 1}": w2c[:3, 3:]}
+            view = self._write_images(root, i)
+            np.savetxt(view / "light_directions.txt", self.lights[i].vectors * FILE_FROM_OPENCV)
+            np.savetxt(view / "light_intensities.txt", self.lights[i].intensities)
+            if has_filenames:
+                names = [f"{j:03d}.png" for j in range(1, len(self.images[i]) + 1)]
+                (view / "filenames.txt").write_text("\n".join(names))
+        scipy.io.savemat(root / "Calib_Results.mat", calibration)
+        return root
+
+    def write_lp(self, root: Path, is_shared: bool = False) -> Path:
+        """Folders with .lp files, the first line their number, and intrinsics.json."""
+        for i in range(len(self.images)):
+            view = self._write_images(root, i)
+            vectors = self.lights[i].vectors * FILE_FROM_OPENCV
+            rows = [f"{j:03d}.PNG {x:.9f} {y:.9f} {z:.9f}" for j, (x, y, z) in enumerate(vectors, start=1)]
+            # In another order than the images: lines are found by name.
+            text = "\n".join([str(len(rows)), *rows[::-1]])
+            ((root if is_shared else view) / "dome.lp").write_text(text + "\n")
+        self.write_intrinsics(root)
+        return root
+
+    def write_json(self, root: Path, **more) -> Path:
+        """photometric.json, with poses."""
+        views = []
+        for i, c2w in enumerate(self.truth.data_c2w):
+            view = self._write_images(root, i)
+            key = "position" if self.lights[i].is_near else "direction"
+            lights = [
+                {key: (vector * FILE_FROM_OPENCV).tolist(), "intensity": intensity.tolist()}
+                for vector, intensity in zip(self.lights[i].vectors, self.lights[i].intensities)
+            ]
+            images = [f"{view.name}/{j:03d}.png" for j in range(1, len(lights) + 1)]
+            views.append(
+                {"name": view.name, "mask": f"{view.name}/mask.png", "images": images, "lights": lights}
+                | {"c2w": c2w.tolist(), "intrinsics": _intrinsics(self.truth.K[i])}
+            )
+        (root / "photometric.json").write_text(json.dumps({"light_axes": "camera", "views": views} | more))
+        return root
+
+    def write_intrinsics(self, root: Path) -> None:
+        size = dict(zip(("w", "h"), self.truth.size))
+        (root / "intrinsics.json").write_text(json.dumps(_intrinsics(self.truth.K[0]) | size))
+
+    def _write_images(self, root: Path, i: int) -> Path:
+        view = root / f"view_{i + 1:02d}"
+        view.mkdir(parents=True)
+        write_png(view / "mask.png", self.truth.masks[i])
+        for j, image in enumerate(self.images[i], start=1):
+            write_png(view / f"{j:03d}.png", image)
+        return view
+
+
+def _intrinsics(K: np.ndarray) -> dict[str, float]:
+    return {"fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
+
+
+def make_truth(num_views: int = 4, width: int = 56, height: int = 48, distance: float = 15.0) -> AnalyticScene:
+    """Views of `two_bodies` with one K, in a world in millimeters."""
+    K, c2w = fitting_intrinsics(width, height, distance), irregular_ring(num_views, distance, np.random.default_rng(4))
+    return analytic_scene(two_bodies, K, c2w, (width, height), similarity(50, (10, 40, -20), (3, 5, -8)))
+
+
+def make_capture(num_lights: int = 16, material: Material = Material((0.5, 0.4, 0.3)), **size) -> CaptureFiles:
+    """Distant lights of different colors and strengths, cast shadows, 16 bits."""
+    truth = make_truth(**size)
+    rng = np.random.default_rng(8)
+    images, lights = [], []
+    for view in range(len(truth.c2w)):
+        light = Lights(cap_directions(num_lights, turn=view), rng.uniform(0.7, 1.4, (num_lights, 3)))
+        lights.append(light)
+        images.append(as_png(render(truth, view, light, material, two_bodies), 0.8))
+    return CaptureFiles(truth, images, lights)
