@@ -26,6 +26,7 @@ SCRIPTS = {
     "bench_growth.py": ["--quick"],
     "bench_poses.py": ["--shapes", "figure", "--orders", "ring", *SMALL],
     "bench_integration.py": ["--sizes", "60x50"],
+    "bench_photometric.py": ["--size", "40", "--slow-pixels", "20"],
 }
 """Benchmarks, and the flags of each with --quick."""
 

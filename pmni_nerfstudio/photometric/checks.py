@@ -24,9 +24,10 @@ _GAMMA_MARGIN = 0.6
 """Encoded values are assumed if decoding reduces the residual below this multiple."""
 _AXES_MARGIN = 0.3
 """Difference of the scores, which range from -2 to 3, at which other axes are better in a view."""
-_MAX_RESIDUAL = 0.3
-"""Median relative residual of a view beyond which lights and images do not belong together."""
-_WARNING_RESIDUAL = 0.12
+_MAX_UNEXPLAINED = 0.6
+"""Median of `ViewMaps.unexplained` beyond which lights and images do not belong together: above 0.85 for lights in a random
+order, 0.3 for broad metallic highlights, below 0.1 for glossy plastic."""
+_WARNING_UNEXPLAINED = 0.35
 
 
 def check_linear(view: CaptureView, photographs: Photographs, is_gamma_given: bool) -> None:
@@ -68,7 +69,7 @@ def check_lights(
     """Check that lights and images belong together, and that the lights have the declared axes.
 
     Flipped axes of the lights flip the normals, which then point away from the viewer, or inwards at the silhouette; the
-    residuals stay the same. A wrong order of the images shows in the residuals.
+    residuals stay the same. A wrong order of the images leaves most of their variation unexplained.
 
     Args:
         source: file or folder of the capture, for messages.
@@ -81,7 +82,7 @@ def check_lights(
         Warnings, one line each.
 
     Raises:
-        SceneError: The residuals are large, or other axes fit clearly better in most views.
+        SceneError: The lights do not explain the images, or other axes fit clearly better in most views.
     """
     warnings = []
     for name, view in zip(names, maps):
@@ -90,16 +91,16 @@ def check_lights(
             raise SceneError(
                 f"{source}: view {name} has no pixel with enough lights that are neither in shadow nor clipped; check its images"
             )
-        residual = float(np.median(view.residual[valid]))
-        if residual > _MAX_RESIDUAL:
+        unexplained = float(np.median(view.unexplained[valid]))
+        if unexplained > _MAX_UNEXPLAINED:
             raise SceneError(
-                f"{source}: the lights of view {name} do not explain its images (median residual {residual:.0%}); check that "
-                "images and lights have the same order, and that the values are linear"
+                f"{source}: the lights of view {name} do not explain its images ({unexplained:.0%} of the values' variation "
+                "remains); check that images and lights have the same order, and that the values are linear"
             )
-        if residual > _WARNING_RESIDUAL:
+        if unexplained > _WARNING_UNEXPLAINED:
             warnings.append(
-                f"{source}: view {name} has a median residual of {residual:.0%}; its material is far from matte, or lights are "
-                "inaccurate"
+                f"{source}: view {name} is explained badly ({unexplained:.0%} of the values' variation remains); its "
+                "material is far from matte, or lights are inaccurate"
             )
     evidence = [measure_axes(view.normals, view.mask, k, np.eye(3)) for view, k in zip(maps, K)]
     flips = _best_flips(evidence)

@@ -90,16 +90,18 @@ def _views(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     is_shared = (folder / _DIRECTIONS).is_file() or any(folder.glob("*.lp"))
-    found = []
+    lit, dark = [], []
     for path in entries(folder):
         if not path.is_dir() or path.name.startswith("."):
             continue
         names = {entry.name for entry in entries(path)}
-        has_lights = bool(names & {_DIRECTIONS, _LEDS}) or any(name.endswith(".lp") for name in names)
         has_images = any(_is_image(path / name) for name in names)
-        if has_lights or (is_shared and has_images):
-            found.append(path)
-    return sorted(found, key=lambda path: natural_key(path.name))
+        if names & {_DIRECTIONS, _LEDS} or any(name.endswith(".lp") for name in names) or (is_shared and has_images):
+            lit.append(path)
+        elif has_images and "mask.png" in names:
+            dark.append(path)
+    # Beside views with lights, one without is an error that `_lights` names.
+    return sorted([*lit, *dark] if lit else [], key=lambda path: natural_key(path.name))
 
 
 def _is_image(path: Path) -> bool:

@@ -63,6 +63,9 @@ class Solution:
     """Values far above the matte model."""
     residual: Float[np.ndarray, " p"]
     """Mean absolute residual of the used values, relative to their mean; infinity where not `solved`."""
+    unexplained: Float[np.ndarray, " p"]
+    """Mean absolute residual over mean absolute deviation from the mean, of all values that are lit and not clipped: 0 if the
+    model explains how the values change with the light, 1 if a constant does as well."""
     solved: Bool[np.ndarray, " p"]
     """Pixels with enough usable values, whose lights are not in one plane."""
 
@@ -116,7 +119,8 @@ def solve(
     residual = np.divide(absolute, total, out=np.full(len(values), np.inf, np.float32), where=solved & (total > 0))
     albedo = np.linalg.norm(scaled, axis=1, keepdims=True)
     highlights = solved[:, None] & (misfit > options.highlight * albedo)
-    return Solution(scaled, used & solved[:, None], shadowed, highlights, residual, solved)
+    unexplained = _unexplained(values, misfit, ~shadowed & ~clipped)
+    return Solution(scaled, used & solved[:, None], shadowed, highlights, residual, unexplained, solved)
 
 
 def usable_values(
@@ -144,6 +148,13 @@ def usable_values(
     high = ordered[rows, np.clip(stop - 1, 0, count - 1)]
     used = (rank_value >= low[:, None]) & (rank_value <= high[:, None]) & ~clipped & ~shadowed
     return used & (stop > start)[:, None], shadowed
+
+
+def _unexplained(values: np.ndarray, misfit: np.ndarray, where: np.ndarray) -> Float[np.ndarray, " p"]:
+    mean = values.sum(axis=1, where=where) / np.maximum(where.sum(axis=1), 1)
+    spread = np.abs(values - mean[:, None]).sum(axis=1, where=where)
+    absolute = np.abs(misfit).sum(axis=1, where=where)
+    return np.divide(absolute, spread, out=np.zeros_like(absolute), where=spread > 0)
 
 
 def _shading(scaled: Float[np.ndarray, "p 3"], directions: np.ndarray) -> Float[np.ndarray, "p n"]:

@@ -43,6 +43,8 @@ class ViewMaps:
     """From 0 to 1: 1 / (1 + (residual / 0.05)^2), times the share of ten lights that are usable beyond three."""
     residual: Float[np.ndarray, "h w"]
     """Mean absolute residual relative to the mean value."""
+    unexplained: Float[np.ndarray, "h w"]
+    """See `Solution.unexplained`."""
     shadowed: Float[np.ndarray, "h w"]
     """Share of the lights that do not reach the pixel."""
     highlights: Float[np.ndarray, "h w"]
@@ -128,7 +130,7 @@ def _solve_at(
     """Maps with the lights at given depths, chunk by chunk."""
     count, channels = photographs.num_pixels, photographs.stored.shape[2]
     normals, albedo = np.zeros((count, 3), np.float32), np.zeros((count, channels), np.float32)
-    confidence, residual, shadowed, highlights = np.zeros((4, count), np.float32)
+    confidence, residual, unexplained, shadowed, highlights = np.zeros((5, count), np.float32)
     step = max(64, _CHUNK_VALUES // len(lights))
     for start in range(0, count, step):
         chunk = slice(start, min(start + step, count))
@@ -147,6 +149,7 @@ def _solve_at(
         residual[chunk] = np.where(solved, fit, 0)
         share = np.clip((usable - 2) / max(1, min(len(lights), _ENOUGH_LIGHTS) - 2), 0, 1)
         confidence[chunk] = np.where(solved, share / (1 + (fit / _TYPICAL_RESIDUAL) ** 2), 0)
+        unexplained[chunk] = np.where(solved, found.unexplained, 0)
         shadowed[chunk] = found.shadowed.mean(axis=1)
         highlights[chunk] = found.highlights.mean(axis=1)
 
@@ -155,7 +158,7 @@ def _solve_at(
         out[photographs.mask] = values
         return out
 
-    maps = (placed(values) for values in (normals, albedo, confidence, residual, shadowed, highlights))
+    maps = (placed(values) for values in (normals, albedo, confidence, residual, unexplained, shadowed, highlights))
     return ViewMaps(photographs.mask, *maps)
 
 

@@ -93,6 +93,7 @@ def statistics(view: ViewMaps) -> dict[str, float]:
     return {
         "valid_share": round(float(valid.sum() / view.mask.sum()), 4),
         "median_residual": round(float(np.median(view.residual[valid])), 4),
+        "median_unexplained": round(float(np.median(view.unexplained[valid])), 4),
         "mean_confidence": round(float(view.confidence[valid].mean()), 4),
         "shadow_share": round(float(view.shadowed[view.mask].mean()), 4),
         "highlight_share": round(float(view.highlights[view.mask].mean()), 4),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,6 @@ class CaptureFiles:
     images: list[np.ndarray]
     """(n, H, W, 3) uint16 of each view."""
     lights: list[Lights]
-    names: list[str] = field(default_factory=list)
 
     def write_folders(self, root: Path, has_filenames: bool = True) -> Path:
         """DiLiGenT-MV's raw layout, without normals."""
@@ -149,6 +148,7 @@ class CaptureFiles:
             # In another order than the images: lines are found by name.
             text = "\n".join([str(len(rows)), *rows[::-1]])
             ((root if is_shared else view) / "dome.lp").write_text(text + "\n")
+        np.savetxt(root / "light_intensities.txt", self.lights[0].intensities)
         self.write_intrinsics(root)
         return root
 
@@ -162,12 +162,31 @@ class CaptureFiles:
                 {key: (vector * FILE_FROM_OPENCV).tolist(), "intensity": intensity.tolist()}
                 for vector, intensity in zip(self.lights[i].vectors, self.lights[i].intensities)
             ]
+            axes, exponents = self.lights[i].axes, self.lights[i].exponents
+            if axes is not None and exponents is not None:
+                for light, axis, exponent in zip(lights, axes * FILE_FROM_OPENCV, exponents):
+                    light.update(axis=axis.tolist(), exponent=float(exponent))
             images = [f"{view.name}/{j:03d}.png" for j in range(1, len(lights) + 1)]
             views.append(
                 {"name": view.name, "mask": f"{view.name}/mask.png", "images": images, "lights": lights}
                 | {"c2w": c2w.tolist(), "intrinsics": _intrinsics(self.truth.K[i])}
             )
         (root / "photometric.json").write_text(json.dumps({"light_axes": "camera", "views": views} | more))
+        return root
+
+    def write_luces(self, root: Path) -> Path:
+        """Folders with led_params.txt as LUCES has it: OpenCV axes, millimeters, a trailing zero in each line."""
+        for i in range(len(self.images)):
+            view = self._write_images(root, i)
+            lights, K = self.lights[i], self.truth.K[i]
+            depth = np.nanmean(self.truth.depths[i]) * np.cbrt(np.linalg.det(self.truth.world_from_unit[:3, :3]))
+            width, height = self.truth.size
+            head = f"{len(lights)} {width} {height} {K[0, 0]} {K[0, 2]} {K[1, 2]} {depth}"
+            axes = lights.axes if lights.axes is not None else np.tile([0.0, 0, 1], (len(lights), 1))
+            exponents = lights.exponents if lights.exponents is not None else np.zeros(len(lights))
+            rows = np.column_stack([lights.vectors, axes, lights.intensities, exponents, np.zeros(len(lights))])
+            text = [" ".join(f"{value:.6f}" for value in row) for row in rows]
+            (view / "led_params.txt").write_text("\n".join(["N_img nrows ncols f x0 y0 mean_distance", head, *text]))
         return root
 
     def write_intrinsics(self, root: Path) -> None:
@@ -197,9 +216,24 @@ def make_capture(num_lights: int = 16, material: Material = Material((0.5, 0.4, 
     """Distant lights of different colors and strengths, cast shadows, 16 bits."""
     truth = make_truth(**size)
     rng = np.random.default_rng(8)
-    images, lights = [], []
-    for view in range(len(truth.c2w)):
-        light = Lights(cap_directions(num_lights, turn=view), rng.uniform(0.7, 1.4, (num_lights, 3)))
-        lights.append(light)
-        images.append(as_png(render(truth, view, light, material, two_bodies), 0.8))
-    return CaptureFiles(truth, images, lights)
+    lights = Lights(cap_directions(num_lights), rng.uniform(0.7, 1.4, (num_lights, 3)))
+    images = [as_png(render(truth, view, lights, material, two_bodies), 0.8) for view in range(len(truth.c2w))]
+    return CaptureFiles(truth, images, [lights] * len(images))
+
+
+def make_near_capture(num_lights: int = 16, is_one_sided: bool = False) -> CaptureFiles:
+    """Near lights on a ring about the camera, about as far from the object as it is wide; without cast shadows."""
+    truth = make_truth(distance=5.0)
+    # Millimeters in the files, the unit sphere's units in the renderer.
+    scale = float(np.cbrt(np.linalg.det(truth.world_from_unit[:3, :3])))
+    turn = 2 * np.pi * np.arange(num_lights) / num_lights
+    radius = np.where(np.arange(num_lights) % 2, 1.2, 2.0)
+    positions = np.stack([radius * np.cos(turn), radius * np.sin(turn), np.full(num_lights, 2.5)], axis=1)
+    axes = exponents = None
+    if is_one_sided:
+        axes = [0, 0, 5.0] - positions
+        axes, exponents = axes / np.linalg.norm(axes, axis=1, keepdims=True), np.full(num_lights, 2.0)
+    ones = np.ones((num_lights, 3))
+    near = Lights(positions, ones, True, axes, exponents)
+    images = [as_png(render(truth, view, near, unit_distance=2.5), 0.7) for view in range(len(truth.c2w))]
+    return CaptureFiles(truth, images, [Lights(positions * scale, ones, True, axes, exponents)] * len(images))
