@@ -29,6 +29,13 @@ _PRODUCTS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Components of the six different entries of a symmetric 3x3 matrix."""
 _RIDGE = 1e-7
 """Multiple of a normal matrix's trace that is added to its diagonal."""
+_SINGULAR = 4e-8
+"""Multiple of a normal matrix's trace cubed below which its determinant counts as zero: the lights are nearly in
+one plane."""
+_FLOOR = 1e-3
+"""Residual, as a multiple of the pixel's maximum, below which weights stay the same."""
+_KEPT_SHARE = 0.8
+"""Share of the pixels that still change below which the others are removed from the arrays."""
 _CHANGE = 5e-4
 """Relative change of a pixel's solution below which it has converged."""
 
@@ -89,38 +96,57 @@ def solve(
     values = np.ascontiguousarray(values, dtype=np.float32)
     directions = np.ascontiguousarray(directions, dtype=np.float32)
     used, shadowed = usable_values(values, clipped, options)
-    solved = used.sum(axis=1) >= MIN_LIGHTS
-    products = np.stack([directions[..., i] * directions[..., j] for i, j in _PRODUCTS], axis=-1)
-    system = np.concatenate([products, directions], axis=-1)
-    floor = np.maximum(1e-3 * values.max(axis=1, initial=0.0), np.float32(1e-12))
-    scaled = np.zeros((len(values), 3), np.float32)
-    active = np.flatnonzero(solved)
-    weights = used[active].astype(np.float32)
-    regular = np.ones(len(active), dtype=bool)
-    for step in range(options.steps):
-        v, s = values[active], system if system.ndim == 2 else system[active]
-        new, is_regular = _weighted_solution(weights, v, s)
-        if step == 0:
-            solved[active] = regular = is_regular
-        change = np.abs(new - scaled[active]).max(axis=1)
-        scaled[active] = new
-        going = regular & (change > _CHANGE * np.abs(new).max(axis=1))
-        if not going.any():
-            break
-        active, new, v = active[going], new[going], v[going]
-        regular = np.ones(len(active), dtype=bool)
-        rows = directions if directions.ndim == 2 else directions[active]
-        distance = np.abs(v - _shading(new, rows))
-        weights = used[active] / np.maximum(distance, floor[active, None])
+    scaled, regular = _least_absolute(values, used, directions, options.steps)
+    solved = regular & (used.sum(axis=1) >= MIN_LIGHTS)
     scaled[~solved] = 0
+    used &= solved[:, None]
     misfit = values - np.maximum(_shading(scaled, directions), 0)
-    total = np.where(used, values, 0).sum(axis=1)
-    absolute = np.where(used, np.abs(misfit), 0).sum(axis=1)
+    distance = np.abs(misfit)
+    total, absolute = _sums(values, used), _sums(distance, used)
     residual = np.divide(absolute, total, out=np.full(len(values), np.inf, np.float32), where=solved & (total > 0))
     albedo = np.linalg.norm(scaled, axis=1, keepdims=True)
     highlights = solved[:, None] & (misfit > options.highlight * albedo)
-    unexplained = _unexplained(values, misfit, ~shadowed & ~clipped)
-    return Solution(scaled, used & solved[:, None], shadowed, highlights, residual, unexplained, solved)
+    lit = ~(shadowed | clipped)
+    mean = _sums(values, lit) / np.maximum(lit.sum(axis=1), 1)
+    spread = _sums(np.abs(values - mean[:, None]), lit)
+    unexplained = np.divide(_sums(distance, lit), spread, out=np.zeros_like(spread), where=spread > 0)
+    return Solution(scaled, used, shadowed, highlights, residual, unexplained, solved)
+
+
+def _least_absolute(
+    values: Float[np.ndarray, "p n"], used: Bool[np.ndarray, "p n"], directions: np.ndarray, steps: int
+) -> tuple[Float[np.ndarray, "p 3"], Bool[np.ndarray, " p"]]:
+    """Albedo times normal with the least sum of absolute residuals, and whether the used lights determine it."""
+    products = np.stack([directions[..., i] * directions[..., j] for i, j in _PRODUCTS], axis=-1)
+    system = np.concatenate([products, directions], axis=-1)
+    is_shared = directions.ndim == 2
+    # Residuals below this count alike; weights are multiples of its inverse.
+    floor = np.maximum(_FLOOR * values.max(axis=1, initial=0.0), np.float32(1e-12))[:, None]
+    choice = used.astype(np.float32)
+    weights = choice
+    out = np.zeros((len(values), 3), np.float32)
+    determined = np.zeros(len(values), dtype=bool)
+    rows = np.arange(len(values))
+    for step in range(steps):
+        new, regular = _weighted_solution(weights, values, system)
+        if step == 0:
+            determined = regular
+        going = np.abs(new - out[rows]).max(axis=1) > _CHANGE * np.abs(new).max(axis=1)
+        out[rows] = new
+        count = np.count_nonzero(going)
+        if count == 0:
+            break
+        if count < _KEPT_SHARE * len(rows):
+            rows, values, choice, floor, new = rows[going], values[going], choice[going], floor[going], new[going]
+            if not is_shared:
+                system, directions = system[going], directions[going]
+        weights = _shading(new, directions)
+        weights -= values
+        np.abs(weights, out=weights)
+        np.maximum(weights, floor, out=weights)
+        np.divide(floor, weights, out=weights)
+        weights *= choice
+    return out, determined
 
 
 def usable_values(
@@ -150,11 +176,9 @@ def usable_values(
     return used & (stop > start)[:, None], shadowed
 
 
-def _unexplained(values: np.ndarray, misfit: np.ndarray, where: np.ndarray) -> Float[np.ndarray, " p"]:
-    mean = values.sum(axis=1, where=where) / np.maximum(where.sum(axis=1), 1)
-    spread = np.abs(values - mean[:, None]).sum(axis=1, where=where)
-    absolute = np.abs(misfit).sum(axis=1, where=where)
-    return np.divide(absolute, spread, out=np.zeros_like(absolute), where=spread > 0)
+def _sums(values: Float[np.ndarray, "p n"], where: Bool[np.ndarray, "p n"]) -> Float[np.ndarray, " p"]:
+    """Sum of the chosen values of each pixel; faster than NumPy's sums with a condition."""
+    return np.einsum("pn,pn->p", values, where.astype(np.float32))
 
 
 def _shading(scaled: Float[np.ndarray, "p 3"], directions: np.ndarray) -> Float[np.ndarray, "p n"]:
@@ -170,15 +194,13 @@ def _weighted_solution(
     """Weighted least squares solution of each pixel by the cofactors of its normal matrix.
 
     Args:
-        weights: weights of the values.
+        weights: weights of the values, from 0 to 1.
         values: right-hand sides.
         system: six products of direction components (see _PRODUCTS) and the directions, (n, 9) or (p, n, 9).
 
     Returns:
         Solutions, and whether the matrix is regular.
     """
-    # One scale per pixel keeps the weights, and thus the determinant, in range.
-    weights = weights / np.maximum(weights.max(axis=1, keepdims=True), np.float32(1e-30))
     if system.ndim == 2:
         matrix, right = weights @ system[:, :6], (weights * values) @ system[:, 6:]
     else:
@@ -191,7 +213,7 @@ def _weighted_solution(
     c_xx, c_yy, c_zz = yy * zz - yz * yz, xx * zz - xz * xz, xx * yy - xy * xy
     c_xy, c_xz, c_yz = xz * yz - xy * zz, xy * yz - xz * yy, xy * xz - xx * yz
     determinant = xx * c_xx + xy * c_xy + xz * c_xz
-    regular = determinant > 1e-6 * (trace / 3) ** 3
+    regular = determinant > _SINGULAR * trace**3
     inverse = np.divide(1.0, determinant, out=np.zeros_like(determinant), where=regular)
     solution = np.stack(
         [
