@@ -130,7 +130,7 @@ def measured(
     """Seconds, the best of three and extrapolated from a share of the pixels; and the mean error in words."""
     chosen = np.linspace(0, len(pixels.values) - 1, max(1, round(share * len(pixels.values)))).astype(int)
     values = np.ascontiguousarray(pixels.values[chosen])
-    seconds = float("inf")
+    seconds, found = float("inf"), np.zeros((0, 3))
     for _ in range(3 if share == 1 else 1):
         start = time.perf_counter()
         found = method(values, pixels.lights)
