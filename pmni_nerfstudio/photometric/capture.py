@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ LIGHT_AXES = {
 camera: x right, y up, z towards the viewer (DiLiGenT, RTI). opencv: x right, y down, z forward. directx: x right, y down,
 z towards the viewer.
 """
+MAX_NUMBER = 1e9
+"""Largest number in a file: larger ones are damage, and overflow in single precision."""
 MIN_IMAGES = 4
 """Fewest images of a view: one more than the unknowns of a pixel, so that there are residuals."""
 
@@ -118,13 +120,25 @@ def read_table(path: Path, columns: tuple[int, ...]) -> np.ndarray:
         rows = [
             line.replace(",", " ").split() for line in text.splitlines() if line.strip() and not line.startswith("#")
         ]
-        table = np.array([[float(word) for word in row] for row in rows])
+        table = number_table(rows)
     except (OSError, ValueError) as error:  # ValueError: no number, or rows of different lengths
         raise SceneError(f"{path}: can't be read as numbers ({reason(error)}); give one line for each image") from error
-    if table.ndim != 2 or table.shape[1] not in columns or not np.isfinite(table).all():
+    if table.ndim != 2 or table.shape[1] not in columns or not (np.abs(table) <= MAX_NUMBER).all():
         words = " or ".join(str(column) for column in columns)
         raise SceneError(f"{path}: holds an array of shape {table.shape}; give {words} finite numbers in each line")
     return table
+
+
+def number_table(rows: Sequence[Sequence[str]]) -> np.ndarray:
+    """Numbers of words (n, c).
+
+    Raises:
+        ValueError: A word is no number, or lines have different lengths.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1:
+        raise ValueError(f"lines with {min(lengths)} and with {max(lengths)} numbers")
+    return np.array([[float(word) for word in row] for row in rows])
 
 
 def check_intensities(path: Path, table: np.ndarray) -> np.ndarray:

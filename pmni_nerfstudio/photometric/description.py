@@ -14,6 +14,7 @@ from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.photometric.capture import (
     LIGHT_AXES,
+    MAX_NUMBER,
     Capture,
     CaptureView,
     Layout,
@@ -162,13 +163,13 @@ def _numbers(file: Path, what: str, rows: Any, columns: int) -> np.ndarray:
         array = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError):
         array = np.empty(0)
-    if array.ndim != 2 or array.shape[1] != columns or not np.isfinite(array).all():
+    if array.ndim != 2 or array.shape[1] != columns or not (np.abs(array) <= MAX_NUMBER).all():
         raise SceneError(f"{file}: {what} is not {columns} finite numbers{' each' if columns > 1 else ''}; {_REMEDY}")
     return array
 
 
 def _number(file: Path, what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_NUMBER:
         raise SceneError(f"{file}: {what} is not a positive number; correct it")
     return float(value)
 

@@ -35,12 +35,14 @@ from pmni_nerfstudio.importers import diligent_mv
 from pmni_nerfstudio.importers.plain_folder import read_matrix
 from pmni_nerfstudio.photometric.capture import (
     LIGHT_AXES,
+    MAX_NUMBER,
     Capture,
     CaptureView,
     Layout,
     check_count,
     check_intensities,
     distant_lights,
+    number_table,
     read_table,
     recognize_axes,
 )
@@ -168,9 +170,13 @@ def _read_luces(view: Path, mask: Path, axes: str | None) -> CaptureView:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         _, _, _, focal, cx, cy, distance = (float(word) for word in lines[1])
         # Lines end in a zero that readers ignore.
-        rows = np.array([[float(word) for word in line] for line in lines[2:]])
+        rows = number_table(lines[2:])
+        if not (np.abs(rows) <= MAX_NUMBER).all() or not all(0 < v <= MAX_NUMBER for v in (focal, cx, cy, distance)):
+            raise ValueError("a number is too large, not finite, or not positive")
         spread = 1 if rows.shape[1] in (8, 9) else 3
         intensities, exponents = rows[:, 6 : 6 + spread], rows[:, 6 + spread]
+        if (exponents < 0).any():
+            raise ValueError("an exponent is negative")
     except (OSError, ValueError, IndexError) as error:
         raise SceneError(f"{path}: can't be read ({reason(error)}); take the file of the original data set") from error
     images = _images(view)

@@ -179,6 +179,24 @@ def test_near_lights_of_luces(tmp_path: Path):
     assert np.mean(mean_errors(scene, capture)) < 1.5 and scene.c2w is None
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("2.000000", "-2.000000", "an exponent is negative"),
+        ("1.000000", "nan", "not finite"),
+        (" 0.0000", "", "lines with"),
+    ],
+)
+def test_damaged_files_of_luces_are_one_line(
+    old: str, new: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    source = make_near_capture(is_one_sided=True).write_luces(tmp_path / "capture")
+    path = source / "view_02" / "led_params.txt"
+    head, size, first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([head, size, new.join(first.rsplit(old, 1)), *others]))
+    assert words in fails(source, capsys)
+
+
 def test_an_existing_scene_is_replaced_only_on_request(tmp_path: Path, capsys: pytest.CaptureFixture):
     source, out = CAPTURE.write_folders(tmp_path / "capture"), tmp_path / "scene"
     solve(source, out)
@@ -257,6 +275,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "too few intensities": (text("light_intensities.txt", without_last_line), "has 15 lights for 16 images"),
     "no numbers": (text("light_directions.txt", lambda content: "a" + content[1:]), "can't be read as numbers"),
     "two columns": (text("light_directions.txt", lambda content: "1 2\n" * 16), "give 3 finite numbers"),
+    "ragged lines": (
+        text("light_directions.txt", lambda content: "1 2\n" + content),
+        "lines with 2 and with 3 numbers",
+    ),
     "zero direction": (text("light_directions.txt", lambda content: "0 0 0\n" * 16), "light 1 has no direction"),
     "negative intensity": (text("light_intensities.txt", lambda content: "-1\n" * 16), "light 1 is not positive"),
     "no calibration of a view": (lambda source: shutil.copytree(source / "view_02", source / "view_09"), "no Rc_9"),
