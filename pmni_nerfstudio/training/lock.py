@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Optional
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Optional, Set
+
+from pmni_nerfstudio.errors import PmniError
 
 VIEWER_SHARE = 0.05
 """Share of the wall clock time that viewer threads may hold the lock during training.
@@ -23,9 +26,12 @@ class TrainingLock:
     With a plain lock, the training loop releases the lock and acquires it again before a waiting thread has woken up, so
     that frames are rendered at random times. Here a waiting viewer thread with credit goes before the next training
     step. The time for which it holds the lock is subtracted from the credit, which grows by VIEWER_SHARE of the wall
-    clock time. Nothing is counted while training is paused or complete.
+    clock time. Nothing is counted while training is paused or complete. What the user asks for with a button
+    (`requested`) goes before the next step without credit, and costs none; but a step follows before what is asked for in
+    the meantime.
 
-    Viewer threads wait until `open` is called, because there is nothing to render before.
+    Viewer threads wait until `open` is called, because there is nothing to render before. The thread that holds the lock
+    may acquire it again.
 
     Args:
         is_training: Returns whether training is running.
@@ -37,7 +43,11 @@ class TrainingLock:
         self._changed = threading.Condition()
         self._trainer: Optional[int] = None
         self._holder: Optional[int] = None
+        self._depth, self._costs = 0, True
         self._waiting = 0
+        self._requests: Set[int] = set()
+        self._num_requests = 0
+        self._before_step: Optional[int] = None
         self._credit, self._credited_at, self._acquired_at = MAX_CREDIT_SECONDS, clock(), 0.0
 
     def open(self) -> None:
@@ -67,10 +77,17 @@ class TrainingLock:
         """Wait for the lock without a timeout."""
         me = threading.get_ident()
         with self._changed:
+            if me == self._holder:
+                self._depth += 1
+                return True
             if me == self._trainer or self._trainer is None and me == threading.main_thread().ident:
-                while self._holder is not None or (self.is_open and self._waiting and self._seconds_to_credit() == 0):
-                    # Waiting threads were notified at the last release; the timeout covers one that has since died.
-                    self._changed.wait(0.05)
+                self._before_step = self._num_requests
+                try:
+                    while self._holder is not None or self._must_give_way(self._before_step):
+                        # Waiting threads were notified at the last release; the timeout covers one that has since died.
+                        self._changed.wait(0.05)
+                finally:
+                    self._before_step = None
             else:
                 self._waiting += 1
                 try:
@@ -82,8 +99,52 @@ class TrainingLock:
                         self._changed.wait(min(wait, 0.1) or 0.1)
                 finally:
                     self._waiting -= 1
-            self._holder, self._acquired_at = me, self._clock()
+            self._hold(me, costs=True)
         return True
+
+    @contextmanager
+    def requested(self, seconds: float) -> Iterator[None]:
+        """Hold the lock for an action that the user asked for: before the next step, whatever the credit.
+
+        Args:
+            seconds: Longest time to wait.
+
+        Raises:
+            PmniError: The lock was not free in that time.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if me == self._holder:
+                self._depth += 1
+            else:
+                self._num_requests += 1
+                number = self._num_requests
+                self._requests.add(number)
+                try:
+                    if not self._changed.wait_for(lambda: self._is_turn_of(number), seconds):
+                        raise PmniError(f"training or another action was busy for {seconds:g} s; try again")
+                finally:
+                    self._requests.remove(number)
+                self._hold(me, costs=False)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _is_turn_of(self, request: int) -> bool:
+        """Whether a request may have the lock: not if the training thread has waited for longer."""
+        free = self.is_open and self._holder is None
+        return free and (self._before_step is None or request <= self._before_step)
+
+    def _must_give_way(self, last_request: int) -> bool:
+        """Whether the training thread lets others go first. Once training has ended it does not: it saves the result."""
+        if not self.is_open or not self._is_training():
+            return False
+        requested = any(number <= last_request for number in self._requests)
+        return requested or (self._waiting > 0 and self._seconds_to_credit() == 0)
+
+    def _hold(self, thread: int, costs: bool) -> None:
+        self._holder, self._depth, self._costs, self._acquired_at = thread, 1, costs, self._clock()
 
     def release(self) -> None:
         """Release the lock.
@@ -94,7 +155,10 @@ class TrainingLock:
         with self._changed:
             if self._holder != threading.get_ident():
                 raise RuntimeError("the training lock is not held by this thread")
-            if self.is_open and self._holder != self._trainer:
+            self._depth -= 1
+            if self._depth:
+                return
+            if self.is_open and self._holder != self._trainer and self._costs:
                 self._seconds_to_credit()
                 self._credit -= self._clock() - self._acquired_at
             self._holder = None

@@ -14,6 +14,7 @@ import torch
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -25,6 +26,7 @@ from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.data.scene import default_normals_folder
 from pmni_nerfstudio.errors import PmniError, exit_on_error, hide_dependency_warnings
 from pmni_nerfstudio.training.controller import RunController
+from pmni_nerfstudio.training.interrupts import Interrupts, command_to_resume, exit_interrupted
 from pmni_nerfstudio.training.lock import TrainingLock
 from pmni_nerfstudio.training.startup import start_up
 from pmni_nerfstudio.training.trained_run import latest_checkpoint
@@ -125,15 +127,60 @@ class PmniTrainer(Trainer):
         self.controller: Optional[RunController] = None
         """Controller of the run; None until it has started up."""
         self._resumed_state: Optional[Dict[str, Any]] = None
+        self._interrupts = Interrupts()
+        self._is_stopping = False
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether training stops before the next step: nerfstudio's flag, or Ctrl-C."""
+        return self._is_stopping or self._interrupts.requested
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        self._is_stopping = stop
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build pipeline, optimizers and viewer, load the checkpoint of a resumed run, and start up the run.
 
         Raises:
-            SystemExit: The run cannot start; with code 1, after one line on stderr.
+            SystemExit: The run cannot start; with code 1, after one line on stderr. With code 130 after Ctrl-C.
         """
-        super().setup(test_mode)
-        self.controller = start_up(self, self._resumed_state)
+        try:
+            with self._interrupts.handled("raise"):
+                super().setup(test_mode)
+                self.controller = start_up(self, self._resumed_state)
+        except KeyboardInterrupt:
+            self._close_page()
+            raise exit_interrupted(f"stopped before the first step; go on with: {self._command(None)}") from None
+        except BaseException:
+            self._close_page()
+            raise
+
+    def train(self) -> None:
+        """Train to the end, or to Ctrl-C, which saves a checkpoint.
+
+        Raises:
+            SystemExit: Training failed; with code 1, after one line on stderr. With code 130 after Ctrl-C.
+        """
+        try:
+            with self._interrupts.handled("request"):
+                super().train()
+        finally:
+            self.training_state = "completed"  # the page's threads no longer share the time with training
+            self._close_page()
+        if self._interrupts.requested:
+            steps = self._steps_done
+            saved = self.checkpoint_dir if steps > self._start_step else None
+            raise exit_interrupted(f"stopped at step {steps}; go on with: {self._command(saved)}")
+
+    @property
+    def _steps_done(self) -> int:
+        return self._start_step if self.controller is None else self.controller.steps_done
+
+    def _command(self, checkpoints: Optional[Path]) -> str:
+        """Command that goes on with this run from its checkpoints, or anew."""
+        manager: Any = self.config.pipeline.datamanager
+        return command_to_resume(str(self.config.method_name), manager.data or manager.dataparser.data, checkpoints)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers of the pipeline's parameter groups."""
@@ -145,9 +192,14 @@ class PmniTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Write a checkpoint with nerfstudio's entries and the state of the run's controller.
 
-        It is written to another folder and then moved, so that no incomplete checkpoint is ever found; older ones are
-        deleted (`save_only_latest_checkpoint`) only afterwards.
+        All threads save checkpoints here, one at a time, and none during a training step. A checkpoint is written to
+        another folder and then moved, so that no incomplete one is ever found; older ones are deleted
+        (`save_only_latest_checkpoint`) only afterwards.
         """
+        with self.train_lock:
+            self._write_checkpoint(step)
+
+    def _write_checkpoint(self, step: int) -> None:
         state = {
             "step": step,
             "pipeline": self.pipeline.state_dict(),
@@ -198,16 +250,30 @@ class PmniTrainer(Trainer):
             super()._update_viewer_state(step)
 
     def _after_train(self) -> None:
-        """Save the last checkpoint; then close the page unless it stays open."""
-        super()._after_train()
-        if self._page is not None:
-            self._page.close()
+        """Save the last checkpoint, under the number of the last completed step; then keep the page open if configured."""
+        self.training_state = "completed"
+        self.step = max(self._steps_done - 1, 0)
+        if not self._interrupts.requested:
+            super()._after_train()
+        elif self._steps_done > self._start_step:
+            self.save_checkpoint(self.step)
+            writer.write_out_storage()
 
     def _train_complete_viewer(self) -> None:
-        """Notify the page that training has ended, and keep it open."""
+        """Notify the page that training has ended, and keep it open until Ctrl-C."""
         if self._page is not None:
             self._page.finish()
-        super()._train_complete_viewer()
+        try:
+            with Interrupts().handled("raise"):
+                super()._train_complete_viewer()
+        except KeyboardInterrupt:
+            return
+
+    def _close_page(self) -> None:
+        pipeline = getattr(self, "pipeline", None)  # absent if the setup has failed early
+        page: Optional[Page] = getattr(pipeline, "page", None)
+        if page is not None:
+            page.close()
 
     # ---- steps ----
 

@@ -25,16 +25,15 @@ from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from pmni_nerfstudio.data.dataset import PmniDataset
-from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.geometry.transforms import opencv_from_nerfstudio
 from pmni_nerfstudio.registration.monitoring import Snapshot
 from pmni_nerfstudio.training.lock import TrainingLock
+from pmni_nerfstudio.viewer.actions import PageActions
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_from_cameras
 from pmni_nerfstudio.viewer.overlay import Overlay, show_mesh
-from pmni_nerfstudio.viewer.panel import Actions, CameraSet, Panel
+from pmni_nerfstudio.viewer.panel import CameraSet, Controls, Panel
 from pmni_nerfstudio.viewer.residuals import ViewResiduals
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ CPU_FRAME_PX = 256
 """Initial value of "Max Res", the longer side of a frame in pixels, for training without a GPU."""
 MOVING_FPS = 10
 """Frame rate that the size of frames is chosen for while the page's camera moves."""
-EXPORT_CELLS = 512
-"""Number of marching cubes cells along the diameter, for exported meshes."""
 
 
 class LivePage(ViewerControl):
@@ -89,12 +86,13 @@ class LivePage(ViewerControl):
             camera_sets = ["refined", "hidden"]
         elif not model.uses_registration:
             camera_sets.remove("registered")
-        actions = Actions(
-            self._place_cameras, self._show_overlay, self._export, None if trainer is None else self._save
-        )
-        self.panel = Panel(server, names, camera_sets, actions)
         lock = viewer.train_lock
         assert lock is not None
+        folder = viewer.log_filename.parent
+        self.actions = PageActions(model, dataset.scene, folder, lock, trainer, lambda: self._step)
+        save = self.actions.save if self.actions.can_save else None
+        controls = Controls(self._place_cameras, self._show_overlay, self.actions.export, save)
+        self.panel = Panel(server, names, camera_sets, controls)
         self._overlay = Overlay(server, model.field.sdf, model.device, lock, lambda: self._step, SCALE)
         self._mesh: Optional[viser.MeshHandle] = None
         Home(server, SCALE, *home_from_cameras(page_c2w))
@@ -163,6 +161,10 @@ class LivePage(ViewerControl):
 
     def close(self) -> None:
         """Stop the server and the threads of the page, because a thread that renders during Python's shutdown crashes it."""
+        if not self.attached:
+            return
+        self.attached = False
+        self.actions.close()
         machines = list(self.viewer.render_statemachines.values())
         for machine in machines:
             machine.running = False
@@ -288,33 +290,3 @@ class LivePage(ViewerControl):
         self.viewer.control_panel._layer_depth.value = not self.panel.overlay
         if self._can_render:  # before training, the mesh of registration is shown
             self._overlay.show(self.panel.overlay)
-
-    def _export(self) -> str:
-        from pmni_nerfstudio.data.result_files import write_mesh
-        from pmni_nerfstudio.geometry.mesh import transformed_mesh
-
-        model = self._model
-        try:
-            with self._evaluation_mode():
-                step = self._step
-                mesh = extract_mesh(model.field.sdf, EXPORT_CELLS, device=model.device, progress=False)
-            path = self.viewer.log_filename.parent / f"mesh-{step:06d}.ply"
-            write_mesh(path, transformed_mesh(mesh, self._dataset.scene.world_from_unit))
-        except PmniError as error:
-            return f"Not exported: {error}"
-        CONSOLE.log(f"Wrote {path}")
-        return f"Wrote {path.name} to the run's folder: {len(mesh.faces):,} faces, in the data's units"
-
-    def _save(self) -> str:
-        trainer = self._trainer
-        assert trainer is not None and trainer.train_lock is not None
-        with trainer.train_lock:
-            steps = self._steps_done()
-            if steps == 0:
-                return "Not saved: no training step is complete yet"
-            try:
-                trainer.save_checkpoint(steps - 1)
-            except PmniError as error:
-                return f"Not saved: {error}"
-        CONSOLE.log(f"Saved the checkpoint of step {steps - 1} in {trainer.checkpoint_dir}")
-        return f"Saved the checkpoint of step {steps - 1}"

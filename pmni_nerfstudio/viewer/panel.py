@@ -21,7 +21,7 @@ RESIDUAL_COLOR, ROTATION_COLOR = "#4c9be8", "#e8a54c"
 
 
 @dataclass(frozen=True)
-class Actions:
+class Controls:
     """Callbacks of the panel's controls; the server calls them in threads of its own."""
 
     cameras: Callable[[], None]
@@ -41,11 +41,11 @@ class Panel:
         server: server of the page.
         names: names of the views.
         camera_sets: sets of cameras to choose from.
-        actions: callbacks of the controls.
+        controls: callbacks of the controls.
     """
 
     def __init__(
-        self, server: viser.ViserServer, names: Sequence[str], camera_sets: Sequence[CameraSet], actions: Actions
+        self, server: viser.ViserServer, names: Sequence[str], camera_sets: Sequence[CameraSet], controls: Controls
     ) -> None:
         gui = server.gui
         with gui.add_folder("PMNI", order=-1.0):
@@ -53,23 +53,24 @@ class Panel:
             self._progress = gui.add_progress_bar(0.0)
             self._verdict = gui.add_markdown("")
             self._cameras = gui.add_dropdown("Cameras", list(camera_sets), initial_value=camera_sets[0])
-            self._cameras.on_update(lambda _: actions.cameras())
+            self._cameras.on_update(lambda _: controls.cameras())
             self._overlay = gui.add_checkbox("Mesh overlay", False)
-            self._overlay.on_update(lambda _: actions.overlay())
-            self._buttons = [self._add_button(gui, "Export mesh now", actions.export)]
-            if actions.save is not None:
-                self._buttons.append(self._add_button(gui, "Save checkpoint now", actions.save))
+            self._overlay.on_update(lambda _: controls.overlay())
+            self._buttons = [self._add_button(gui, "Export mesh now", controls.export)]
+            if controls.save is not None:
+                self._buttons.append(self._add_button(gui, "Save checkpoint now", controls.save))
             self._message = gui.add_markdown("")
             self._view = add_markdown(server, "Click a camera to look through it.")
             self._figure = _bar_chart(names)
             self._plot = gui.add_plotly(self._figure, aspect=1.3)
 
     def _add_button(self, gui: viser.GuiApi, label: str, action: Callable[[], str]) -> viser.GuiButtonHandle:
-        """Add a button, still disabled, that is disabled while its action runs and then shows the action's message."""
+        """Add a button, still disabled, that is disabled while its action waits and runs, and then shows its message."""
         button = gui.add_button(label, disabled=True)
 
         def run() -> None:
             button.disabled = True
+            self._message.content = as_text(f"{label}: waiting for its turn or at work...")
             try:
                 self._message.content = as_text(action())
             finally:

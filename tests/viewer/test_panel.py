@@ -6,13 +6,13 @@ from __future__ import annotations
 import viser
 from helpers.serving import free_port
 
-from pmni_nerfstudio.viewer.panel import Actions, Panel
+from pmni_nerfstudio.viewer.panel import Controls, Panel
 
 
 def test_the_verdict_is_shown_with_its_reasons_as_plain_text():
     server = viser.ViserServer(port=free_port(), verbose=False)
     try:
-        nothing = Actions(lambda: None, lambda: None, lambda: "", None)
+        nothing = Controls(lambda: None, lambda: None, lambda: "", None)
         panel = Panel(server, ["00", "01"], ["refined"], nothing)
         assert panel._verdict.content == ""
         panel.show_verdict("failed", ["view *01* does not fit", "another"])
