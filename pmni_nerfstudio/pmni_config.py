@@ -68,9 +68,10 @@ def _trainer(
             "pose_translation": _optimizer(2e-3, final=0.02, max_norm=0.1),
             "pose_depth_scale": _optimizer(1e-3),
         },
-        # The viewer costs nothing until a browser opens it; TensorBoard keeps the curves.
+        # The viewer costs nothing until a browser opens it; TensorBoard keeps the curves. Its buttons write files, so
+        # that only this machine reaches it unless the user wants otherwise.
         vis="viewer+tensorboard",
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True, websocket_host="127.0.0.1"),
         logging=LoggingConfig(steps_per_log=10),
     )
 

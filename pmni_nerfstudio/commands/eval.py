@@ -41,8 +41,9 @@ class EvalCommand:
     aligned."""
     threshold: float = 0.5
     """Distance threshold of the F-score, in the data's units."""
-    units: str = "mm"
-    """Name of the data's units, for display."""
+    units: str | None = None
+    """Name of the data's units, for display. Default: mm if the scene has camera poses, which give it a scale, or if there is
+    ground truth, to whose scale the result is brought; "object units" otherwise."""
     rays: Literal["masked", "all"] = "masked"
     """Pixels whose rays sample the surfaces: masked for those of the masks, all for all pixels, which penalizes floaters."""
     resolution: int = 512
@@ -98,6 +99,7 @@ class EvalCommand:
             config=None if self.load_config is None else self.load_config.resolve(),
             method=result.method,
             units=self.units,
+            has_scale=scene is None or scene.c2w is not None,
             registration=result.registration,
             normals_folder=None if scene is None else scene.normal_files[0].parent.name,
         )

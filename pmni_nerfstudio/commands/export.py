@@ -92,14 +92,15 @@ class ExportCommand:
             files += make_map_folders(self.output_dir)
             for maps, view in zip(render_views(model, dataset.cameras, scene.world_from_unit), dataset.views):
                 write_maps(self.output_dir, scene.names[view], maps)
-        _print_summary(mesh, time.perf_counter() - start, files)
+        units = "object units, without scale" if scene.c2w is None else "the data's units"
+        _print_summary(mesh, units, time.perf_counter() - start, files)
 
 
-def _print_summary(mesh: trimesh.Trimesh, seconds: float, files: list[Path]) -> None:
+def _print_summary(mesh: trimesh.Trimesh, units: str, seconds: float, files: list[Path]) -> None:
     size = " x ".join(f"{extent:.4g}" for extent in mesh.extents)
     rows = [
         ("faces", f"{len(mesh.faces):,}"),
-        ("size", f"{size} (the data's units)"),
+        ("size", f"{size} ({units})"),
         ("watertight", "yes" if mesh.is_watertight else "no"),
         ("seconds", f"{seconds:.1f}"),
         *(("wrote" if i == 0 else "", str(path)) for i, path in enumerate(files)),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trimesh
 
@@ -28,6 +28,11 @@ class MeshStatistics:
     mean_curvature: float
     """Mean curvature averaged over the surface, in 1/units, from the dihedral angles (Steiner's formula; Cohen-Steiner
     and Morvan, 2003): 1/r for a sphere, positive where convex."""
+
+    def scaled(self, factor: float) -> MeshStatistics:
+        """Statistics of the mesh after a change of its size by a factor."""
+        volume = None if self.volume is None else self.volume * factor**3
+        return replace(self, area=self.area * factor**2, volume=volume, mean_curvature=self.mean_curvature / factor)
 
 
 def mesh_statistics(mesh: trimesh.Trimesh) -> MeshStatistics:

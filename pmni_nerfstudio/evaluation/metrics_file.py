@@ -17,6 +17,8 @@ from pmni_nerfstudio.evaluation.evaluate import Evaluation
 METRICS_FILE = "metrics.json"
 VIEWS_FILE = "views.csv"
 
+SCALED_UNITS, OBJECT_UNITS = "mm", "object units"
+"""Names of the units of data with and without a scale, unless the user names them."""
 Record = dict[str, Any]
 """Contents of metrics.json."""
 
@@ -28,7 +30,8 @@ def metrics_record(
     scene: Path | None,
     config: Path | None,
     method: str | None,
-    units: str,
+    units: str | None,
+    has_scale: bool = True,
     registration: Record | None = None,
     normals_folder: str | None = None,
 ) -> Record:
@@ -40,7 +43,9 @@ def metrics_record(
         scene: Absolute path of the scene's folder, if known.
         config: Absolute path of the run's config.yml, if known.
         method: Name of the method, if known.
-        units: Name of the data's units.
+        units: Name of the data's units; None: those of a scene with or without a scale.
+        has_scale: Whether the data's world has a scale, which a scene without poses does not. Without one, the mesh is
+            brought to the scale of the ground truth, if there is any: all figures are in the same units.
         registration: Verdict of the registration (see `verdict_record`), if one is known.
         normals_folder: Name of the scene's folder of normal maps that were read, if known.
     """
@@ -55,13 +60,16 @@ def metrics_record(
         own = np.flatnonzero([not view["held_out"] for view in per_view])
         for i, rotation, position in zip(own, rotations, positions):
             per_view[i].update({"rot_deg": rotation, "position": position})
+    mesh = evaluation.mesh
+    if not has_scale and scores is not None and evaluation.aligned:
+        mesh, has_scale = mesh.scaled(scores.scale), True
     columns = dict.fromkeys(("name", "held_out", "mae_deg", "median_deg", "mask_iou", "rot_deg", "position"))
     return {
         "scene": None if scene is None else str(scene),
         "config": None if config is None else str(config),
         "normals_folder": normals_folder,
         "method": method,
-        "units": units,
+        "units": units or (SCALED_UNITS if has_scale else OBJECT_UNITS),
         "registration": registration,
         "aligned": evaluation.aligned,
         "similarity": scores.similarity.tolist() if scores is not None and evaluation.aligned else None,
@@ -76,7 +84,7 @@ def metrics_record(
             "held_out_mae_deg": normals.mae_deg(~normals.trained),
             "mask_iou": normals.mask_iou,
         },
-        "mesh": asdict(evaluation.mesh),
+        "mesh": asdict(mesh),
         "views": [{column: view.get(column) for column in columns} for view in per_view],
     }
 

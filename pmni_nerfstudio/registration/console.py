@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float
 from rich.console import Console
@@ -20,8 +22,15 @@ def register_with_progress(
     settings: RegistrationSettings,
     console: Console,
     watcher: Watcher | None = None,
+    partial: Path | None = None,
 ) -> Registration:
-    """Run `register` with a progress bar, then print its summary."""
+    """Run `register` with a progress bar, then print its summary; in a file or a pipe, with lines instead of a bar."""
+    if partial is not None and partial.is_file():
+        console.print(f"Registration: goes on from {partial}", highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        registration = register(views, c2w, settings, ProgressLines(console, "Registration"), watcher, partial)
+        print_summary(registration, views, console)
+        return registration
     columns = (TextColumn("Registration: {task.description}"), BarColumn(), TextColumn("{task.fields[residual]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("depth maps", total=1.0, residual="")
@@ -29,7 +38,7 @@ def register_with_progress(
         def show(stage: str, done: float, residual: float) -> None:
             bar.update(task, description=stage, completed=done, residual=f"residual {residual:.3g}")
 
-        registration = register(views, c2w, settings, show, watcher)
+        registration = register(views, c2w, settings, show, watcher, partial)
     print_summary(registration, views, console)
     return registration
 
@@ -48,3 +57,35 @@ def print_summary(registration: Registration, views: Views, console: Console) ->
     label = labels[registration.verdict.name]
     for reason in registration.verdict.reasons:
         console.print(f"{label}: {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+class ProgressLines:
+    """A line at each stage and each tenth of the work, where there is no terminal for a progress bar.
+
+    Args:
+        console: Where to write.
+        label: Beginning of each line.
+    """
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._console, self._label = console, label
+        self._stage, self._tenths = "", -1
+
+    def __call__(self, stage: str, done: float, residual: float) -> None:
+        """Report progress; see `OnProgress`."""
+        self.report(stage, done, f"{stage}, residual {residual:.3g}")
+
+    def report(self, stage: str, done: float, text: str) -> None:
+        """Print a line if the stage is new or another tenth is done.
+
+        Args:
+            stage: Name of the stage.
+            done: Fraction done, 0 to 1.
+            text: What to print.
+        """
+        tenths = int(10 * done + 1e-9)
+        if stage == self._stage and tenths <= self._tenths:
+            return
+        self._stage, self._tenths = stage, max(tenths, self._tenths)
+        line = f"{self._label}: {100 * done:.0f}%, {text}"
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -72,6 +72,12 @@ class Monitor:
         if self.watcher is not None:
             self.watcher.snapshot(Snapshot(poses.transformed(*align(poses, reference)).c2w(), None, None))
 
+    def coarse_levels_skipped(self, poses: Poses, reference: Poses) -> None:
+        """Show poses that were read from a file; the times of their stages are known from there."""
+        self.reference, self._clock = reference, time.perf_counter()
+        if self.watcher is not None:
+            self.watcher.snapshot(Snapshot(poses.transformed(*align(poses, reference)).c2w(), None, None))
+
     def round_finished(self, round_: Round) -> None:
         """Report progress and a snapshot after a round of alternation."""
         self.finished_rounds += 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,6 +22,7 @@ from pmni_nerfstudio.registration.intrinsics import (
 from pmni_nerfstudio.registration.monitoring import Monitor, OnProgress, Watcher
 from pmni_nerfstudio.registration.pairwise.multiway import PairwiseSchedule
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
+from pmni_nerfstudio.registration.partial import CoarseResult, load_coarse_result, save_coarse_result
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.relocalization import relocalize
 from pmni_nerfstudio.registration.starts import Start, starts
@@ -113,6 +115,7 @@ def register(
     settings: RegistrationSettings = RegistrationSettings(),
     on_progress: OnProgress | None = None,
     watcher: Watcher | None = None,
+    partial: Path | None = None,
 ) -> Registration:
     """Recover poses and a first surface from normal maps and masks.
 
@@ -123,30 +126,47 @@ def register(
         settings: schedules and seed.
         on_progress: receives progress.
         watcher: receives progress and intermediate results.
+        partial: file that keeps the coarse result until the end; if it exists, registration goes on from there.
+
+    Raises:
+        PmniError: the file cannot be read or written.
     """
     alternation, seed = settings.alternation, settings.seed
     rounds = sum(level.rounds for level in alternation.levels)
     monitor = Monitor(on_progress, watcher, len(views), rounds, pairwise_share=0.4 if c2w is None else 0.15)
     with one_thread():
-        # Starts are tried at the coarse levels until one fits; each registers the integrated depth maps pairwise.
         coarse, fine = alternation.split_at_restart()
-        attempts: list[_Attempt] = []
-        for start in starts(views, c2w, settings.pairwise, seed, monitor.pairwise_progress):
-            monitor.pairwise_finished(start.poses, start.reference)
-            attempts.append(_attempt(views, start, coarse, seed, monitor))
-            if attempts[-1].fits or len(attempts) == _MAX_STARTS:
-                break
-        attempt = min(attempts, key=lambda a: a.cost)
-        monitor.pairwise_finished(attempt.poses, attempt.start.reference)
+        if partial is not None and partial.is_file():
+            kept = load_coarse_result(partial, len(views))
+            monitor.seconds |= kept.seconds
+            views = replace(views, K=kept.intrinsics.corrected(views.K))
+            attempt = _Attempt(kept.start, kept.poses, kept.surface, kept.inliers, None)
+            intrinsics = kept.intrinsics
+            monitor.coarse_levels_skipped(attempt.poses, attempt.start.reference)
+        else:
+            # Starts are tried at the coarse levels until one fits; each registers the integrated depth maps pairwise.
+            attempts: list[_Attempt] = []
+            for start in starts(views, c2w, settings.pairwise, seed, monitor.pairwise_progress):
+                monitor.pairwise_finished(start.poses, start.reference)
+                attempts.append(_attempt(views, start, coarse, seed, monitor))
+                if attempts[-1].fits or len(attempts) == _MAX_STARTS:
+                    break
+            attempt = min(attempts, key=lambda a: a.cost)
+            monitor.pairwise_finished(attempt.poses, attempt.start.reference)
 
-        # Intrinsics, where the views are near enough to determine them.
-        intrinsics = unchanged_intrinsics(None, "the schedule has no coarse levels")
-        if attempt.surface is not None:
-            views, moved, intrinsics = refine_intrinsics(
-                views, attempt.poses, attempt.surface, attempt.inliers, alternation, settings.intrinsics, seed
-            )
-            attempt = replace(attempt, poses=moved)
-        monitor.lap("intrinsics")
+            # Intrinsics, where the views are near enough to determine them.
+            intrinsics = unchanged_intrinsics(None, "the schedule has no coarse levels")
+            if attempt.surface is not None:
+                views, moved, intrinsics = refine_intrinsics(
+                    views, attempt.poses, attempt.surface, attempt.inliers, alternation, settings.intrinsics, seed
+                )
+                attempt = replace(attempt, poses=moved)
+            monitor.lap("intrinsics")
+            if partial is not None and attempt.surface is not None:
+                result = CoarseResult(
+                    attempt.start, attempt.poses, attempt.surface, attempt.inliers, intrinsics, monitor.seconds
+                )
+                save_coarse_result(partial, result)
 
         # Fine levels; views that do not fit the finished surface are searched again over all rotations.
         poses, surface, inliers, relocated = _finish(views, attempt, fine, seed, monitor)

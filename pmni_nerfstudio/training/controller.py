@@ -42,6 +42,8 @@ class RunController:
         self.convergence = None
         if model.config.converged_normals_deg > 0:
             self.convergence = ConvergenceMonitor(model.views.masks, model.views.K)
+        self.converged = None if self.convergence is None else False
+        """Whether training has converged; None if that is not checked."""
         self._random_state: Optional[Dict[str, Any]] = None
 
     def callbacks(self) -> List[TrainingCallback]:
@@ -92,7 +94,7 @@ class RunController:
             change = self.convergence.check(model.field, model.grid, model.camera_optimizer.c2w())
             if change is not None and change.within(config.converged_normals_deg, config.converged_poses_deg):
                 CONSOLE.log(f"Converged after {self.steps_done} steps: {change}.")
-                stop = True
+                self.converged = stop = True
             elif change is not None and stop:
                 CONSOLE.log(f"Not converged after the maximum of {self.steps_done} steps: {change}.")
         if stop:

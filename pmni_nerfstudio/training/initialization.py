@@ -32,7 +32,9 @@ objects have 0.81 to 0.95, a concave scene captured from one side 0.74."""
 _SWEEP_RESOLUTION = 129
 
 
-def find_initialization(model: PmniModel, views: Views, cache: Path, watcher: Watcher | None) -> Initialization:
+def find_initialization(
+    model: PmniModel, views: Views, cache: Path, watcher: Watcher | None, shared: Path | None = None
+) -> Initialization:
     """Find the poses and the surface that a run starts from, as the model's configuration specifies.
 
     Args:
@@ -40,6 +42,7 @@ def find_initialization(model: PmniModel, views: Views, cache: Path, watcher: Wa
         views: Observations of its training views.
         cache: Folder of cached registrations; created if necessary.
         watcher: Notified of the registration's progress, if any.
+        shared: Folder of registrations that other runs may take up; see `initialize_by_registration`.
 
     Raises:
         PmniError: The views cannot be registered, or the masks have no visual hull at the given poses.
@@ -48,7 +51,7 @@ def find_initialization(model: PmniModel, views: Views, cache: Path, watcher: Wa
     if model.uses_registration:
         rough_c2w = given.c2w if given.has_poses else None
         settings = RegistrationSettings(config.registration_seed)
-        return initialize_by_registration(views, rough_c2w, settings, cache, watcher, config.train_anyway)
+        return initialize_by_registration(views, rough_c2w, settings, cache, watcher, config.train_anyway, shared)
     hull = initialize_from_hull(views.masks, views.K, given.c2w, config.hull_resolution, config.hull_votes)
     if not bool((hull.sdf < 0).any()):
         raise PmniError(f"{given.root}: the masks have no visual hull at these poses; check the cameras and masks")
@@ -138,6 +141,7 @@ def initialize_by_registration(
     cache: Path,
     watcher: Watcher | None = None,
     train_anyway: bool = False,
+    shared: Path | None = None,
 ) -> Initialization:
     """Registered poses and surface, read from the cache if the same views were registered with the same settings.
 
@@ -148,19 +152,28 @@ def initialize_by_registration(
         cache: Folder of cached registrations; created if necessary.
         watcher: Notified of the progress, if any.
         train_anyway: Return the result even if the registration failed.
+        shared: Folder that also keeps the result, and the coarse result until then, so that a later run goes on where
+            this one was interrupted; None to keep nothing there.
 
     Raises:
         PmniError: The views cannot be registered, or the registration failed; its result is in the cache.
     """
-    path = cache / f"{registration_key(views, c2w, settings)}.npz"
-    if path.is_file():
-        registration = load_registration(path)
-        CONSOLE.print(f"Registration: loaded from {path}", highlight=False, soft_wrap=True)
+    key = registration_key(views, c2w, settings)
+    path = cache / f"{key}.npz"
+    kept = path if shared is None else shared / f"{key}.npz"
+    partial = None if shared is None else shared / f"{key}-coarse.npz"
+    found = next((file for file in (path, kept) if file.is_file()), None)
+    if found is not None:
+        registration = load_registration(found)
+        CONSOLE.print(f"Registration: loaded from {found}", highlight=False, soft_wrap=True)
         print_summary(registration, views, CONSOLE)
     else:
-        registration = register_with_progress(views, c2w, settings, CONSOLE, watcher)
-        cache.mkdir(parents=True, exist_ok=True)
-        save_registration(path, registration)
+        registration = register_with_progress(views, c2w, settings, CONSOLE, watcher, partial)
+    for file in {path, kept} - {found}:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_registration(file, registration)
+    if partial is not None:
+        partial.unlink(missing_ok=True)
     if registration.verdict.name == "failed" and not train_anyway:
         poses = (
             ""

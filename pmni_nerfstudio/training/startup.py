@@ -22,6 +22,9 @@ from pmni_nerfstudio.training.initialization import find_initialization
 from pmni_nerfstudio.training.intrinsics import take_over_intrinsics
 from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
 
+SHARED = "registrations"
+"""Folder beside the runs of an experiment with their registrations, by data and settings."""
+
 
 def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunController:
     """Prepare a run for its first step; a new run is initialized, which includes registration if configured.
@@ -76,7 +79,8 @@ def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> Views:
     """
     page = getattr(trainer.pipeline, "page", None)
     with exit_on_error():
-        initialization = find_initialization(model, views, trainer.base_dir / "registration", page)
+        folder = trainer.base_dir
+        initialization = find_initialization(model, views, folder / "registration", page, folder.parent / SHARED)
     registration = initialization.registration
     if registration is not None:
         model.registration_statistics = registration_statistics(registration, model.views.names, model.views.K)

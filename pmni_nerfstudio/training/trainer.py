@@ -25,9 +25,11 @@ from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.data.scene import default_normals_folder
 from pmni_nerfstudio.errors import PmniError, exit_on_error, hide_dependency_warnings
+from pmni_nerfstudio.training.checks import check_start
 from pmni_nerfstudio.training.controller import RunController
 from pmni_nerfstudio.training.interrupts import Interrupts, command_to_resume, exit_interrupted
 from pmni_nerfstudio.training.lock import TrainingLock
+from pmni_nerfstudio.training.progress import RunMessages
 from pmni_nerfstudio.training.startup import start_up
 from pmni_nerfstudio.training.trained_run import latest_checkpoint
 
@@ -49,7 +51,15 @@ class PmniTrainerConfig(TrainerConfig):
     """Target class to instantiate."""
 
     def save_config(self) -> None:
-        """Write config.yml to the run's folder atomically, with the absolute path of the data and the chosen normals."""
+        """Write config.yml to the run's folder atomically, with the absolute path of the data and the chosen normals.
+
+        This is ns-train's first step. What the run cannot start without is checked before the folder is made.
+
+        Raises:
+            SystemExit: The device, the data or the checkpoint does not exist; with code 1, after one line on stderr.
+        """
+        with exit_on_error():
+            check_start(self)
         folder = self.get_base_dir()
         folder.mkdir(parents=True, exist_ok=True)
         CONSOLE.log(f"Saving config to: {folder / 'config.yml'}")
@@ -147,8 +157,11 @@ class PmniTrainer(Trainer):
         """
         try:
             with self._interrupts.handled("raise"):
+                if not CONSOLE.is_terminal:  # nerfstudio's table moves the cursor; RunMessages prints lines instead
+                    self.config.logging.local_writer.enable = False
                 super().setup(test_mode)
                 self.controller = start_up(self, self._resumed_state)
+                self.callbacks += RunMessages(self.controller, self.base_dir).callbacks()
         except KeyboardInterrupt:
             self._close_page()
             raise exit_interrupted(f"stopped before the first step; go on with: {self._command(None)}") from None

@@ -83,7 +83,8 @@ class PageActions:
         except PmniError as error:
             return f"Not exported: {error}"
         CONSOLE.log(f"Wrote {path}")
-        return f"Wrote {path.name} to the run's folder: {len(mesh.faces):,} faces, in the data's units"
+        units = "object units" if self._scene.c2w is None else "the data's units"
+        return f"Wrote {path.name} to the run's folder: {len(mesh.faces):,} faces, in {units}"
 
     def save(self) -> str:
         """Save a checkpoint of the run; a message about it."""

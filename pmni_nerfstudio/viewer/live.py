@@ -46,6 +46,8 @@ RESIDUALS_EVERY = 5
 """Interval, in training steps, at which a batch is used for the views' residuals."""
 CPU_FRAME_PX = 256
 """Initial value of "Max Res", the longer side of a frame in pixels, for training without a GPU."""
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+"""Addresses on which only this machine reaches a page."""
 MOVING_FPS = 10
 """Frame rate that the size of frames is chosen for while the page's camera moves."""
 
@@ -91,7 +93,10 @@ class LivePage(ViewerControl):
         folder = viewer.log_filename.parent
         self.actions = PageActions(model, dataset.scene, folder, lock, trainer, lambda: self._step)
         save = self.actions.save if self.actions.can_save else None
-        controls = Controls(self._place_cameras, self._show_overlay, self.actions.export, save)
+        # ns-train listens on this machine unless told otherwise; ns-viewer on all addresses, and its default is not ours.
+        may_write = trainer is not None or viewer.config.websocket_host in THIS_MACHINE
+        export = self.actions.export if may_write else None
+        controls = Controls(self._place_cameras, self._show_overlay, export, save)
         self.panel = Panel(server, names, camera_sets, controls)
         self._overlay = Overlay(server, model.field.sdf, model.device, lock, lambda: self._step, SCALE)
         self._mesh: Optional[viser.MeshHandle] = None

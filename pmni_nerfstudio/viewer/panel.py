@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 CameraSet = Literal["refined", "registered", "start", "hidden"]
+NO_EXPORT = (
+    "This page can be opened from other machines, so that it has no button that writes files. Start it with "
+    "`--viewer.websocket-host 127.0.0.1` to have one."
+)
+"""Text in place of the export button."""
 RESIDUAL_COLOR, ROTATION_COLOR = "#4c9be8", "#e8a54c"
 
 
@@ -28,8 +33,8 @@ class Controls:
     """Show the selected set of cameras."""
     overlay: Callable[[], None]
     """Show or hide the mesh overlay."""
-    export: Callable[[], str]
-    """Write the mesh, and return a message about it."""
+    export: Callable[[], str] | None
+    """Write the mesh, and return a message about it; None if this page may write no files."""
     save: Callable[[], str] | None
     """Write a checkpoint, and return a message about it; None if no training is running."""
 
@@ -56,10 +61,12 @@ class Panel:
             self._cameras.on_update(lambda _: controls.cameras())
             self._overlay = gui.add_checkbox("Mesh overlay", False)
             self._overlay.on_update(lambda _: controls.overlay())
-            self._buttons = [self._add_button(gui, "Export mesh now", controls.export)]
+            self._buttons: list[viser.GuiButtonHandle] = []
+            if controls.export is not None:
+                self._buttons.append(self._add_button(gui, "Export mesh now", controls.export))
             if controls.save is not None:
                 self._buttons.append(self._add_button(gui, "Save checkpoint now", controls.save))
-            self._message = gui.add_markdown("")
+            self._message = gui.add_markdown("" if controls.export is not None else NO_EXPORT)
             self._view = add_markdown(server, "Click a camera to look through it.")
             self._figure = _bar_chart(names)
             self._plot = gui.add_plotly(self._figure, aspect=1.3)

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.commands.eval import EvalCommand
 from pmni_nerfstudio.commands.synth import SynthCommand
-from pmni_nerfstudio.data.camera_files import write_cameras
+from pmni_nerfstudio.data.camera_files import write_cameras, write_intrinsics
 from pmni_nerfstudio.data.images import read_normals, write_exr
 from pmni_nerfstudio.data.result_files import read_mesh, read_poses
 from pmni_nerfstudio.data.scene import read_scene
@@ -206,3 +206,37 @@ def test_errors_are_reported_in_one_line(folder: Path, tmp_path: Path):
         with pytest.raises(PmniError, match=message) as error:
             EvalCommand(**options).main()
         assert "\n" not in str(error.value)
+
+
+def test_units_of_scenes_with_and_without_a_scale(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Without poses there are no millimetres, unless ground truth gives a scale, to which the mesh is then brought."""
+    scene = tmp_path / "scene"
+    shutil.copytree(folder, scene)
+    given = read_scene(scene)
+    true = read_mesh(scene / "mesh_Gt.ply")
+    truth = (scene / "truth").rename(tmp_path / "truth")
+    (scene / "mesh_Gt.ply").unlink()
+    (scene / "cameras_sphere.npz").unlink()
+    write_intrinsics(scene / "intrinsics.json", given.K[0], given.width, given.height)
+    poses = transform_poses(given.world_from_unit, given.c2w)
+    poses[:, :3, 3] /= 10
+    np.save(tmp_path / "poses.npy", poses)
+    true.copy().apply_scale(0.1).export(tmp_path / "small.ply")
+    files = {"mesh": tmp_path / "small.ply", "poses": tmp_path / "poses.npy", "data": scene}
+
+    def mesh_of(out: str, **options) -> dict:
+        EvalCommand(output_dir=tmp_path / out, **files, **options).main()
+        record = json.loads((tmp_path / out / "metrics.json").read_text())
+        return record["mesh"] | {"units": record["units"]}
+
+    capsys.readouterr()
+    alone = mesh_of("alone")
+    assert alone["units"] == "object units" and alone["area"] == pytest.approx(true.area / 100, rel=1e-3)
+    printed = capsys.readouterr().out
+    assert "object units^2" in printed and "mm" not in printed
+    assert mesh_of("named", units="cm")["units"] == "cm"
+    scaled = mesh_of("scaled", truth=truth)
+    assert scaled["units"] == "mm"
+    assert scaled["area"] == pytest.approx(true.area, rel=0.01)
+    assert scaled["volume"] == pytest.approx(true.volume, rel=0.01)
+    assert scaled["mean_curvature"] == pytest.approx(mesh_statistics(true).mean_curvature, rel=0.01)

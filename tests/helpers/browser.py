@@ -38,6 +38,8 @@ class Opened:
     """Errors on the console and exceptions in scripts."""
     requests: list[str] = field(default_factory=list)
     """Network addresses that the page requested; none of the requests is answered."""
+    statistics: list[str] = field(default_factory=list)
+    """Addresses of viser's statistics that the page requested; the answers were empty."""
 
     def open(self, path: Path) -> None:
         """Load a file."""
@@ -118,6 +120,7 @@ def _browser(allowed: tuple[str, ...]) -> Iterator[Opened]:
             if route.request.url.startswith(allowed):
                 route.continue_()
             elif route.request.url.startswith(VISER_STATISTICS):
+                found.statistics.append(route.request.url)
                 route.fulfill(body="")
             else:
                 found.requests.append(route.request.url)

@@ -299,12 +299,12 @@ class Run:
 def run(figure: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     find_initialization = startup.find_initialization
 
-    def after_a_visit(model: Any, views: Any, folder: Path, page: LivePage) -> Any:
+    def after_a_visit(model: Any, views: Any, folder: Path, page: LivePage, shared: Path) -> Any:
         """Register once a browser shows the page: on a busy machine it takes longer to load than the registration."""
         start = time.monotonic()
         while not page.viser_server.get_clients() and time.monotonic() - start < PATIENCE:
             time.sleep(0.1)
-        return find_initialization(model, views, folder, page)
+        return find_initialization(model, views, folder, page, shared)
 
     monkeypatch.setattr(startup, "find_initialization", after_a_visit)
     found = Run(figure, tmp_path / "out")

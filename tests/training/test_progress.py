@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Console without a terminal: a line at each tenth of registration and training, and a summary at the end."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from helpers.programs import run
+from rich.console import Console
+
+from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.registration.console import ProgressLines
+
+
+def test_lines_at_new_stages_and_tenths_only():
+    out = io.StringIO()
+    lines = ProgressLines(Console(file=out, width=20), "Registration")
+    for stage, done in [("a", 0.0), ("a", 0.05), ("a", 0.11), ("b", 0.12), ("b", 0.19), ("b", 0.2), ("b", 1.0)]:
+        lines(stage, done, 0.25)
+    assert out.getvalue().splitlines() == [
+        f"Registration: {percent}%, {stage}, residual 0.25"
+        for stage, percent in [("a", 0), ("a", 11), ("b", 12), ("b", 20), ("b", 100)]
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_in_a_pipe_prints_its_progress_and_what_it_made(tmp_path: Path):
+    scene = tmp_path / "scene"
+    SynthCommand(out=scene, views=6, width=48, height=40, mesh_resolution=32, rotation_noise_deg=3).main()
+    options = ["--output-dir", "runs", "--experiment-name", "e", "--timestamp", "t", "--max-num-iterations", "20"]
+    ended = run(["ns-train", "pmni", "--data", str(scene), *options], folder=tmp_path)
+    assert ended.code == 0, ended.output[-3000:]
+    lines = ended.stdout.splitlines()
+    registration = [line for line in lines if re.match(r"Registration: \d+%, ", line)]
+    training = [line for line in lines if re.match(r"Training: \d+%, step \d+ of 20", line)]
+    assert len(registration) > 3 and 10 <= len(training) <= 11 and "\x1b" not in ended.stdout
+    first = next(i for i, line in enumerate(lines) if line.startswith("Made: "))
+    made, place, verdict, command = lines[first : first + 4]
+    assert made == "Made: a surface and the cameras of 6 views, after 20 steps"
+    assert place.startswith("In: ") and (tmp_path / place.removeprefix("In: ") / "config.yml").is_file()
+    assert verdict.startswith("Verdict: registration ") and "training" in verdict
+    assert command == ("Next: pmni export --load-config runs/e/pmni/t/config.yml --output-dir runs/e/pmni/t/result")
+    assert run(command.removeprefix("Next: ").split() + ["--resolution", "32"], folder=tmp_path).code == 0
