@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -61,11 +62,13 @@ class EvalCommand:
             PmniError: Options are inconsistent, a file is missing or invalid, or memory is insufficient.
         """
         self._check()
-        # Fail on an unusable folder before anything is computed.
-        if self.output_dir is not None:
-            from pmni_nerfstudio.data.files import make_output_folder
+        from pmni_nerfstudio.data.files import output_folder
 
-            make_output_folder(self.output_dir)
+        # An unusable folder fails before anything is computed.
+        with nullcontext() if self.output_dir is None else output_folder(self.output_dir):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         # open3d and torch take seconds to import, which would slow down `--help`.
         from rich.console import Console
 

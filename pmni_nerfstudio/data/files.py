@@ -6,6 +6,8 @@ from __future__ import annotations
 import codecs
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,21 @@ def make_output_folder(folder: Path) -> None:
         raise PmniError(f"{folder}: can't be created ({error.strerror}); give another --output-dir") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PmniError(f"{folder}: can't be written to; give another --output-dir")
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make an output folder for the block, and remove it if the block fails before anything was written to it.
+
+    Raises:
+        PmniError: the folder can't be created or is not writable.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_output_folder(folder)
+    try:
+        yield
+    except PmniError:
+        with suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()
+        raise

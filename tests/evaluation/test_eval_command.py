@@ -240,3 +240,11 @@ def test_units_of_scenes_with_and_without_a_scale(folder: Path, tmp_path: Path, 
     assert scaled["area"] == pytest.approx(true.area, rel=0.01)
     assert scaled["volume"] == pytest.approx(true.volume, rel=0.01)
     assert scaled["mean_curvature"] == pytest.approx(mesh_statistics(true).mean_curvature, rel=0.01)
+
+
+def test_wrong_paths_leave_no_folders_behind(tmp_path: Path):
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "new" / "out", tmp_path / "there"):
+        with pytest.raises(PmniError, match="does not exist"):
+            EvalCommand(load_config=tmp_path / "no.yml", output_dir=out).main()
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
