@@ -251,8 +251,7 @@ def test_resume_ends_at_max_num_iterations(sphere_folder: Path, tmp_path: Path):
         if torch.is_tensor(value):
             torch.testing.assert_close(value, before[name], msg=name)
     second.train()
-    # nerfstudio's loop counts one more step before it stops.
-    assert second.step == 45
+    assert second.step == 44  # the last of 45 steps
     assert second.pipeline.model.fraction == pytest.approx(44 / 45)
 
 
@@ -266,8 +265,7 @@ def test_training_stops_once_it_has_converged(
     how = {"pipeline__model__schedule_steps": 40, "pipeline__model__converged_normals_deg": converged_deg}
     trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 80, **how))
     trainer.train()
-    # nerfstudio's loop counts one more step before it stops.
-    assert trainer.step in (steps - 1, steps)
+    assert trainer.step == steps - 1
     assert words in capsys.readouterr().out
 
 
