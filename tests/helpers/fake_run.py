@@ -16,8 +16,10 @@ def fake_config(folder, monkeypatch):
             raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch")
 
     pipeline = SimpleNamespace(eval=lambda: None, load_pipeline=load_pipeline)
+    manager = SimpleNamespace(data=None, dataparser=SimpleNamespace(data=None))
     config = SimpleNamespace(
-        relative_model_dir="models", pipeline=SimpleNamespace(setup=lambda device, test_mode: pipeline)
+        relative_model_dir="models",
+        pipeline=SimpleNamespace(setup=lambda device, test_mode: pipeline, datamanager=manager),
     )
     monkeypatch.setattr(run_module, "read_config", lambda path: config)
     (folder / "models").mkdir()
