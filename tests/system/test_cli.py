@@ -192,7 +192,7 @@ def fake_run(sphere_folder, monkeypatch):
     model = SphereModel(dataset)
     pipeline = SimpleNamespace(model=model, datamanager=SimpleNamespace(train_dataset=dataset))
     run = Run(sphere_folder / "config.yml", SimpleNamespace(method_name="pmni"), pipeline, sphere_folder / "step.ckpt")
-    monkeypatch.setattr(run_module, "load_run", lambda path, device: run)
+    monkeypatch.setattr(run_module, "load_run", lambda path, device, data=None: run)
     return run
 
 
