@@ -35,7 +35,7 @@ class CameraOrder:
     """An assignment of cameras to views."""
 
     rule: str
-    """How it follows from the names, as part of a sentence."""
+    """Rule that derives the cameras from the names, as part of a sentence."""
     cameras: tuple[int, ...]
     """Number of each view's camera."""
 

@@ -13,6 +13,7 @@ from pmni_nerfstudio.data import camera_files
 from pmni_nerfstudio.data.camera_order import candidate_orders, choose_order
 from pmni_nerfstudio.data.images import read_normals
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 from pmni_nerfstudio.geometry.silhouette_coherence import Fit, evenly_spaced, measure_fit
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z, scale_of
 
@@ -96,7 +97,7 @@ class _OrderMaps:
 
     def fit(self, K: np.ndarray, c2w: np.ndarray) -> Fit:
         """Agreement of cameras, one for each view of the scene, with the maps."""
-        K, c2w = np.diag([1 / self._step, 1 / self._step, 1]) @ K[self._chosen], c2w[self._chosen]
+        K, c2w = strided_intrinsics(K[self._chosen], self._step), c2w[self._chosen]
         if self._world_rotation is None:
             normals = [flip_y_and_z(stored) for stored in self._normals]
         else:

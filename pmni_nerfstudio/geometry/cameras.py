@@ -57,6 +57,13 @@ def corrected_intrinsics(
     return out
 
 
+def strided_intrinsics(K: Float[np.ndarray, "*b 3 3"], step: int) -> Float[np.ndarray, "*b 3 3"]:
+    """Intrinsics of maps of which every step-th pixel along each axis is kept, beginning with the first."""
+    out = K.copy()
+    out[..., :2, :] /= step
+    return out
+
+
 def project(points: Array, K: Array) -> Array:
     """Pixels (..., 2) of points (..., 3) in camera coordinates. Points at depth zero have no finite pixel.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the object is and how large, from masks and poses: rays through the masks' centroids, and their nearest point."""
+"""Position and size of the object from masks and poses: rays through the masks' centroids, and their nearest point."""
 
 from __future__ import annotations
 

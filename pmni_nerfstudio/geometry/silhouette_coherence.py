@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well cameras fit silhouettes and normal maps, without a surface: for choosing between candidate cameras.
+"""Agreement of cameras with silhouettes and normal maps, without a surface, for a choice between candidate cameras.
 
 Silhouettes: each ray through a silhouette has to pass through the visual hull of all silhouettes (Hernández, Schmitt and
 Cipolla, "Silhouette coherence for camera calibration under circular motion", PAMI 2007). Normals: where such a ray
@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from pmni_nerfstudio.geometry.cameras import pixel_directions, project
+from pmni_nerfstudio.geometry.cameras import pixel_directions, project, strided_intrinsics
 from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point
 
 MAX_VIEWS = 30
-"""Of more views, this many are compared, evenly spaced, because the effort grows with their square."""
+"""Largest number of views that are compared, evenly spaced; the time grows with its square."""
 _RAYS_PER_VIEW = 150
 _SAMPLES_PER_RAY = 96
 _MAX_SIDE = 160
@@ -104,7 +104,7 @@ class _View:
         if not self.mask.any():
             step, self.mask = 1, mask
         self.normals = None if normals is None else normals[::step, ::step]
-        self.K = np.diag([1 / step, 1 / step, 1]) @ K
+        self.K = strided_intrinsics(K, step)
         self.c2w = c2w
         self.distance_px = np.asarray(ndimage.distance_transform_edt(~self.mask))
 

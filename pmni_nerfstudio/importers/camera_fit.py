@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well candidate cameras fit the maps of a source, to choose between readings of an ambiguous file."""
+"""Agreement of candidate cameras with the maps of a source, for a choice between readings of an ambiguous file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 from pmni_nerfstudio.geometry.silhouette_coherence import Fit, evenly_spaced, measure_fit
 from pmni_nerfstudio.importers.axes import camera_from_stored, estimate_axes
 from pmni_nerfstudio.importers.source import Axes, Frame
@@ -49,4 +50,4 @@ class CameraFit:
             size = (mask.shape[1], mask.shape[0])
             self._maps[frame.normals] = (stored[::step, ::step].copy(), mask[::step, ::step].copy(), size, step)
         stored, mask, size, step = self._maps[frame.normals]
-        return stored, mask, np.diag([1 / step, 1 / step, 1]) @ map_intrinsics(frame, size)
+        return stored, mask, strided_intrinsics(map_intrinsics(frame, size), step)

@@ -27,18 +27,22 @@ from pmni_nerfstudio.importers.posed_images import PosedImage, attach_maps, chec
 from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
 
 _MODEL_FOLDERS = (
-    *("", "sparse", "sparse/*", "colmap/sparse/*", "colmap/sparse", "colmap", "distorted/sparse/*"),
-    *(
-        "dense/sparse",
-        "dense/*/sparse",
-        "undistorted/sparse",
-        "undistorted/sparse/*",
-        "sparse_txt",
-        "model",
-        "models/*",
-    ),
+    "",
+    "sparse",
+    "sparse/*",
+    "colmap/sparse/*",
+    "colmap/sparse",
+    "colmap",
+    "distorted/sparse/*",
+    "dense/sparse",
+    "dense/*/sparse",
+    "undistorted/sparse",
+    "undistorted/sparse/*",
+    "sparse_txt",
+    "model",
+    "models/*",
 )
-"""Where models lie; the first one counts where several have as many views."""
+"""Folders that may hold models, in order of preference between models with as many views."""
 _MODELS = {
     "SIMPLE_PINHOLE": (0, "f cx cy"),
     "PINHOLE": (1, "fx fy cx cy"),

@@ -40,7 +40,7 @@ class FoundMaps:
     files: dict[str, Path]
     """In natural order; the key is the path below their folder without suffix, or the view's part of the name."""
     warnings: tuple[str, ...] = ()
-    """What lies there and is not read, one line each."""
+    """Warnings that name files beside these that are not read, one line each."""
 
     @property
     def axes(self) -> Axes | None:

@@ -21,7 +21,7 @@ _COLORS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
 @dataclass(frozen=True)
 class NormalTool:
-    """How a tool stores normals."""
+    """Axes and encoding of the normals that a tool stores."""
 
     axes: Axes | None
     """Axes of the decoded normals; None if the tool does not define them, so that they are estimated from the maps."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the normals of a source count: images in mask_valid/, in any format that `pmni prepare` reads."""
+"""Validity masks of a source, which tell where normals were measured: mask_valid/ in any format that `pmni prepare` reads."""
 
 from __future__ import annotations
 

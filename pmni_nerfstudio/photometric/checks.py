@@ -134,7 +134,7 @@ def _effect(flips: tuple[int, int, int]) -> str:
 
 
 def _advice(flips: tuple[int, int, int], axes: str | None) -> str:
-    """What to do about lights whose OpenCV axes have to be flipped."""
+    """Advice for lights whose OpenCV axes have to be flipped."""
     if axes is not None:
         wanted = np.diag(flips) @ LIGHT_AXES[axes]
         for name, matrix in LIGHT_AXES.items():

@@ -100,7 +100,7 @@ def solve(
     solved = regular & (used.sum(axis=1) >= MIN_LIGHTS)
     scaled[~solved] = 0
     used &= solved[:, None]
-    misfit = values - np.maximum(_shading(scaled, directions), 0)
+    misfit = values - np.maximum(shading(scaled, directions), 0)
     distance = np.abs(misfit)
     total, absolute = _sums(values, used), _sums(distance, used)
     residual = np.divide(absolute, total, out=np.full(len(values), np.inf, np.float32), where=solved & (total > 0))
@@ -140,7 +140,7 @@ def _least_absolute(
             rows, values, choice, floor, new = rows[going], values[going], choice[going], floor[going], new[going]
             if not is_shared:
                 system, directions = system[going], directions[going]
-        weights = _shading(new, directions)
+        weights = shading(new, directions)
         weights -= values
         np.abs(weights, out=weights)
         np.maximum(weights, floor, out=weights)
@@ -181,8 +181,8 @@ def _sums(values: Float[np.ndarray, "p n"], where: Bool[np.ndarray, "p n"]) -> F
     return np.einsum("pn,pn->p", values, where.astype(np.float32))
 
 
-def _shading(scaled: Float[np.ndarray, "p 3"], directions: np.ndarray) -> Float[np.ndarray, "p n"]:
-    """Values of the matte model, negative in attached shadows."""
+def shading(scaled: Float[np.ndarray, "p 3"], directions: np.ndarray) -> Float[np.ndarray, "p n"]:
+    """Values of the matte model without clamping: negative in attached shadows."""
     if directions.ndim == 2:
         return scaled @ directions.T
     return np.matmul(directions, scaled[..., None])[..., 0]

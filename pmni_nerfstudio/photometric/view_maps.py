@@ -12,7 +12,7 @@ from pmni_nerfstudio.geometry.cameras import pixel_directions
 from pmni_nerfstudio.integration.bilateral import integrate_normals
 from pmni_nerfstudio.photometric.lights import Lights
 from pmni_nerfstudio.photometric.photographs import Photographs
-from pmni_nerfstudio.photometric.solver import SolverOptions, solve
+from pmni_nerfstudio.photometric.solver import SolverOptions, shading, solve
 
 _CHUNK_VALUES = 1 << 18
 """Image values (pixels times lights) that are solved at once: a few arrays of this size fit into a processor's cache, and
@@ -40,11 +40,11 @@ class ViewMaps:
     albedo: Float[np.ndarray, "h w c"]
     """Albedo in units of the image values over the intensities, float32."""
     confidence: Float[np.ndarray, "h w"]
-    """From 0 to 1: 1 / (1 + (residual / 0.05)^2), times the share of ten lights that are usable beyond three."""
+    """From 0 to 1: 1 / (1 + (residual / 0.05)^2), times the share of ten lights that are usable beyond two."""
     residual: Float[np.ndarray, "h w"]
     """Mean absolute residual relative to the mean value."""
     unexplained: Float[np.ndarray, "h w"]
-    """See `Solution.unexplained`."""
+    """Share of the values' variation that the matte model does not explain; see `Solution.unexplained`."""
     shadowed: Float[np.ndarray, "h w"]
     """Share of the lights that do not reach the pixel."""
     highlights: Float[np.ndarray, "h w"]
@@ -169,10 +169,6 @@ def _albedo(
     directions: np.ndarray,
 ) -> Float[np.ndarray, "p c"]:
     """Least squares albedo of each channel, from the values that determined the normal."""
-    if directions.ndim == 2:
-        cosine = normals @ directions.T
-    else:
-        cosine = np.matmul(directions, normals[..., None])[..., 0]
-    cosine = np.where(used, np.maximum(cosine, 0), 0)
+    cosine = np.where(used, np.maximum(shading(normals, directions), 0), 0)
     total = np.maximum((cosine**2).sum(axis=1, keepdims=True), 1e-12)
     return np.matmul(cosine[:, None], values)[:, 0] / total

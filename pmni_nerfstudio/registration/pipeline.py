@@ -137,31 +137,9 @@ def register(
     with one_thread():
         coarse, fine = alternation.split_at_restart()
         if partial is not None and partial.is_file():
-            kept = load_coarse_result(partial, len(views))
-            monitor.seconds |= kept.seconds
-            views = replace(views, K=kept.intrinsics.corrected(views.K))
-            attempt = _Attempt(kept.start, kept.poses, kept.surface, kept.inliers, None)
-            intrinsics = kept.intrinsics
-            monitor.coarse_levels_skipped(attempt.poses, attempt.start.reference)
+            views, attempt, intrinsics = _kept_attempt(views, partial, monitor)
         else:
-            # Starts are tried at the coarse levels until one fits; each registers the integrated depth maps pairwise.
-            attempts: list[_Attempt] = []
-            for start in starts(views, c2w, settings.pairwise, seed, monitor.pairwise_progress):
-                monitor.pairwise_finished(start.poses, start.reference)
-                attempts.append(_attempt(views, start, coarse, seed, monitor))
-                if attempts[-1].fits or len(attempts) == _MAX_STARTS:
-                    break
-            attempt = min(attempts, key=lambda a: a.cost)
-            monitor.pairwise_finished(attempt.poses, attempt.start.reference)
-
-            # Intrinsics, where the views are near enough to determine them.
-            intrinsics = unchanged_intrinsics(None, "the schedule has no coarse levels")
-            if attempt.surface is not None:
-                views, moved, intrinsics = refine_intrinsics(
-                    views, attempt.poses, attempt.surface, attempt.inliers, alternation, settings.intrinsics, seed
-                )
-                attempt = replace(attempt, poses=moved)
-            monitor.lap("intrinsics")
+            views, attempt, intrinsics = _best_attempt(views, c2w, settings, coarse, monitor)
             if partial is not None and attempt.surface is not None:
                 result = CoarseResult(
                     attempt.start, attempt.poses, attempt.surface, attempt.inliers, intrinsics, monitor.seconds
@@ -194,6 +172,54 @@ def register(
         pairwise_cost=attempt.start.pairwise_cost,
         seconds=monitor.seconds,
     )
+
+
+def _kept_attempt(views: Views, partial: Path, monitor: Monitor) -> tuple[Views, _Attempt, RefinedIntrinsics]:
+    """The coarse result of an interrupted registration; the same values as of `_best_attempt`."""
+    kept = load_coarse_result(partial, len(views))
+    monitor.seconds |= kept.seconds
+    monitor.coarse_levels_skipped(kept.poses, kept.start.reference)
+    views = replace(views, K=kept.intrinsics.corrected(views.K))
+    return views, _Attempt(kept.start, kept.poses, kept.surface, kept.inliers, None), kept.intrinsics
+
+
+def _best_attempt(
+    views: Views,
+    c2w: Float[np.ndarray, "n 4 4"] | None,
+    settings: RegistrationSettings,
+    coarse: AlternationSchedule,
+    monitor: Monitor,
+) -> tuple[Views, _Attempt, RefinedIntrinsics]:
+    """The first start that fits, or else the best one, and the intrinsics refined with it.
+
+    Returns:
+        The views with refined intrinsics, the attempt, and the change of the intrinsics.
+    """
+    # Starts are tried at the coarse levels until one fits; each registers the integrated depth maps pairwise.
+    attempts: list[_Attempt] = []
+    for start in starts(views, c2w, settings.pairwise, settings.seed, monitor.pairwise_progress):
+        monitor.pairwise_finished(start.poses, start.reference)
+        attempts.append(_attempt(views, start, coarse, settings.seed, monitor))
+        if attempts[-1].fits or len(attempts) == _MAX_STARTS:
+            break
+    attempt = min(attempts, key=lambda a: a.cost)
+    monitor.pairwise_finished(attempt.poses, attempt.start.reference)
+
+    # Intrinsics, where the views are near enough to determine them.
+    intrinsics = unchanged_intrinsics(None, "the schedule has no coarse levels")
+    if attempt.surface is not None:
+        views, moved, intrinsics = refine_intrinsics(
+            views,
+            attempt.poses,
+            attempt.surface,
+            attempt.inliers,
+            settings.alternation,
+            settings.intrinsics,
+            settings.seed,
+        )
+        attempt = replace(attempt, poses=moved)
+    monitor.lap("intrinsics")
+    return views, attempt, intrinsics
 
 
 def _attempt(views: Views, start: Start, coarse: AlternationSchedule, seed: int, monitor: Monitor) -> _Attempt:
@@ -239,6 +265,8 @@ def _finish(
             return poses, surface, inliers, relocated
         inliers = found
         poses, surface = alternate_subset(views, poses, inliers, fine, seed)
+    if inliers.all():
+        return poses, surface, inliers, relocated
     # A view that fits the finished surface now is registered, although the surface was made without it.
     poses = relocalize(views, poses, ~inliers, surface, fine.bundle, seed)
     return poses, surface, inliers | ~view_agreement(views, poses, surface).outliers(), relocated

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg
 from pmni_nerfstudio.registration.framing import center_on_masks
 from pmni_nerfstudio.registration.pairwise import multiway
-from pmni_nerfstudio.registration.pairwise.appearance import appearance_distances, in_order
+from pmni_nerfstudio.registration.pairwise.appearance import in_order
 from pmni_nerfstudio.registration.pairwise.integrated_depth import IntegratedDepthMaps
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis, best_ring
 from pmni_nerfstudio.registration.pairwise.unordered import arrange_unordered
@@ -69,11 +69,10 @@ def starts(
     maps = multiway.integrate_at_working_resolution(views, schedule, on_progress)
     if c2w is not None:
         yield _from_rough_poses(views, maps, Poses.from_c2w(c2w), schedule, seed, on_progress)
-    level = multiway.pyramid_level(maps, schedule.levels[0], np.random.default_rng(seed))
-    graph = ViewGraph(level)
+    graph = ViewGraph(multiway.pyramid_level(maps, schedule.levels[0], np.random.default_rng(seed)))
     hypotheses: tuple[Hypothesis, ...] = ()
-    ring_first = len(views) <= _FEW_VIEWS or in_order(appearance_distances(level))
-    if c2w is None and ring_first:
+    ring_first = c2w is None and (len(views) <= _FEW_VIEWS or in_order(graph.appearance))
+    if ring_first:
         ring, hypotheses = _ring(maps, graph, schedule, seed, on_progress)
         if ring is not None:
             yield ring

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.data.observations import Observations
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 
 MAX_PIXELS = 320_000
 """Most pixels of a view (about 612x512), where a pixel is as large as registration's finest voxels. Without the limit 72
@@ -54,13 +55,11 @@ class Views(Observations):
         """
         if step == 1:
             return self
-        K = self.K.copy()
-        K[:, :2] /= step
         return replace(
             self,
             normals=np.ascontiguousarray(self.normals[:, ::step, ::step]),
             masks=np.ascontiguousarray(self.masks[:, ::step, ::step]),
-            K=K,
+            K=strided_intrinsics(self.K, step),
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says on the console: lines of progress where there is no terminal, and a summary at the end."""
+"""Console messages of a run: lines of progress where there is no terminal, and a summary at the end."""
 
 from __future__ import annotations
 

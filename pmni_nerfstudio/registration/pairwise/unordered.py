@@ -9,7 +9,7 @@ import numpy as np
 
 from pmni_nerfstudio.geometry.sim3 import Sim3
 from pmni_nerfstudio.registration.pairwise import multiway
-from pmni_nerfstudio.registration.pairwise.appearance import appearance_distances, spread_views
+from pmni_nerfstudio.registration.pairwise.appearance import spread_views
 from pmni_nerfstudio.registration.pairwise.view_graph import ViewGraph
 
 _MAX_ARRANGED = 40
@@ -43,10 +43,9 @@ def arrange_unordered(graph: ViewGraph, on_progress: multiway.Progress | None = 
         for arrangement in graph.arrangements(report("view graph", 0.4, 0.2)):
             yield arrangement.state
         return
-    distances = appearance_distances(graph.level)
-    arranged = spread_views(distances, _ARRANGED)
+    arranged = spread_views(graph.appearance, _ARRANGED)
     others = np.setdiff1d(np.arange(graph.num_views), arranged)
-    alike = arranged[np.argsort(distances[np.ix_(others, arranged)], axis=1, kind="stable")[:, :_NEAREST]]
+    alike = arranged[np.argsort(graph.appearance[np.ix_(others, arranged)], axis=1, kind="stable")[:, :_NEAREST]]
     core = graph.subgraph(arranged)
     core.search_all_pairs(report("relative poses", 0.0, 0.25))
     graph.search_pairs(

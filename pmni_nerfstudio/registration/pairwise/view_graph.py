@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from pmni_nerfstudio.geometry.sim3 import Sim3, angles_deg
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
+from pmni_nerfstudio.registration.pairwise.appearance import appearance_distances
 from pmni_nerfstudio.registration.pairwise.group_moves import group_moves
 from pmni_nerfstudio.registration.pairwise.integrated_depth import PyramidLevel
 from pmni_nerfstudio.registration.pairwise.pair_selection import choose_pairs
@@ -74,6 +76,11 @@ class ViewGraph:
         self.search = RelativePoseSearch(level, options.relative_pose)
         self.num_views = len(level.points)
         self.hypotheses: dict[tuple[int, int], PairHypotheses] = {}
+
+    @cached_property
+    def appearance(self) -> Float[np.ndarray, "n n"]:
+        """Differences in appearance between all pairs of views; see `appearance_distances`."""
+        return appearance_distances(self.level)
 
     def search_pairs(self, pairs: Int[np.ndarray, "q 2"], on_progress: Callable[[float], None] | None = None) -> None:
         """Search the hypotheses of pairs that have none yet."""
