@@ -9,6 +9,7 @@ for pages. An open page slows training, because frames are rendered between the 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class LivePage(ViewerControl):
         self._start_c2w = opencv_from_nerfstudio(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
         self._residuals = ViewResiduals(model, len(names))
+        self._placing = threading.Lock()
         self._step, self._panel_updated_at, self._plot_updated_at = 0, -np.inf, -np.inf
         images = [dataset.get_numpy_image(i) for i in range(len(names))]
         K, page_c2w = dataset.scene.K[list(dataset.views)], self._page_poses(self._start_c2w)
@@ -246,8 +248,11 @@ class LivePage(ViewerControl):
         return c2w
 
     def _place_cameras(self) -> None:
-        c2w = self._selected_poses()
-        self.frusta.place(None if c2w is None else self._page_poses(c2w))
+        # The page's and the training's threads both place cameras. The selection is read under the lock, or a thread
+        # that was overtaken would put some cameras back to the poses of the earlier selection.
+        with self._placing:
+            c2w = self._selected_poses()
+            self.frusta.place(None if c2w is None else self._page_poses(c2w))
 
     def _plot_residuals(self) -> None:
         c2w = self._snapshot.c2w if self._snapshot is not None else self._model.camera_optimizer.c2w_opencv_double()

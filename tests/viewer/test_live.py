@@ -362,8 +362,11 @@ def test_the_page_follows_a_run_from_registration_on(
     live.panel._cameras.value = "hidden"
     live._place_cameras()
     page.canvas(until=lambda picture: np.abs(picture.astype(int) - with_cameras).max() > 60)
+    live.panel._cameras.value = "refined"
+    overtaken = slow_placement(live)
     live.panel._cameras.value = "start"
     live._place_cameras()
+    overtaken.join()
     placed = np.stack([handle.position for handle in live.frusta.handles])
     np.testing.assert_allclose(placed, SCALE * poses.base_c2w[:, :, 3].numpy(), atol=1e-3)
     live.panel._cameras.value = "refined"
@@ -416,6 +419,23 @@ def test_the_page_follows_a_run_from_registration_on(
     waits(lambda: run.reached(paused_at + 5))
     assert not run.failed
     assert page.errors == [] and page.requests == []
+
+
+def slow_placement(live: LivePage) -> threading.Thread:
+    """Place the cameras in a thread of its own, which has read the selection and not yet moved a camera."""
+    place, began = live.frusta.place, threading.Event()
+
+    def place_slowly(c2w: "np.ndarray | None") -> None:
+        live.frusta.place = place
+        began.set()
+        time.sleep(0.5)
+        place(c2w)
+
+    live.frusta.place = place_slowly
+    thread = threading.Thread(target=live._place_cameras)
+    thread.start()
+    assert began.wait(10)
+    return thread
 
 
 def in_front(live: LivePage, view: int) -> bool:
