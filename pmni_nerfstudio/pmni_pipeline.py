@@ -24,7 +24,7 @@ from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import transform_poses
-from pmni_nerfstudio.training.intrinsics import apply_intrinsics
+from pmni_nerfstudio.training.corrections import apply_corrections
 from pmni_nerfstudio.training.trainer import NotFiniteError
 from pmni_nerfstudio.viewer.live import LivePage
 
@@ -57,9 +57,9 @@ class PmniPipeline(VanillaPipeline):
         self.live = LivePage()
 
     def load_pipeline(self, loaded_state: Dict[str, Any], step: int) -> None:
-        """Load a checkpoint's state, with the intrinsics that the run was trained with."""
+        """Load a checkpoint's state, with the normals and intrinsics that the run was trained with."""
         super().load_pipeline(loaded_state, step)
-        apply_intrinsics(cast("PmniModel", self.model), cast(PmniDataManager, self.datamanager))
+        apply_corrections(cast("PmniModel", self.model), cast(PmniDataManager, self.datamanager))
 
     @property
     def page(self) -> Optional[LivePage]:

@@ -59,7 +59,8 @@ class RegisterCommand:
         c2w = None if self.ignore_poses else scene.c2w
         registration = register_with_progress(views, c2w, RegistrationSettings(seed=self.seed), console)
         files = write_registration(self.output_dir, scene, registration)
-        corrected = replace(views, K=registration.intrinsics.corrected(views.K))
+        corrected = registration.reflectance.removed_from(views)
+        corrected = replace(corrected, K=registration.intrinsics.corrected(views.K))
         write_registration_picture(self.output_dir / PICTURE, corrected, registration)
         for i, path in enumerate([*files, self.output_dir / PICTURE]):
             print(f"{'wrote' if i == 0 else '':<8}{path}")

@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type
 import numpy as np
 import torch
 import tyro
+from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
@@ -23,6 +24,7 @@ from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
+from pmni_nerfstudio.geometry.reflectance_bias import ReflectanceBias
 
 
 @dataclass
@@ -87,6 +89,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         **kwargs: Any,
     ) -> None:
         self._given_K: Optional[np.ndarray] = None
+        self._removed_bias = ReflectanceBias()
         self._pools: Dict[Tuple[int, ...], PixelPools] = {}
         with exit_on_error():
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -120,10 +123,11 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         rays = self.config.train_num_rays_per_batch
         self.train_pixel_sampler = config.setup(masks=masks, views=views, num_rays_per_batch=rays, pools=pools)
 
-    def correct_intrinsics(self, focal_factor: float, shift_px: Tuple[float, float]) -> None:
-        """Change the intrinsics of all views from the given ones; repeated calls do not add up.
+    def correct_views(self, bias: ReflectanceBias, focal_factor: float, shift_px: Tuple[float, float]) -> None:
+        """Correct the normals and intrinsics of all views from the given ones; repeated calls do not add up.
 
         Args:
+            bias: reflectance bias to remove from the normals; the same in every call.
             focal_factor: factor on the focal lengths.
             shift_px: shift of the principal points along x and y, in pixels.
         """
@@ -131,15 +135,27 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         if self._given_K is None:
             self._given_K = self._scene.K
         K = corrected_intrinsics(self._given_K, focal_factor, np.array(shift_px))
-        self.dataparser.scene = replace(self._scene, K=K)
+        self.dataparser.scene = replace(self._scene, K=K, normals=self._normals_without(bias))
         for dataset in (self.train_dataset, self.eval_dataset):
-            dataset.change_intrinsics(self._scene)
+            dataset.change_scene(self._scene)
         # Copies of the cameras on the device, which inference does without.
         if self.train_pixel_sampler is not None:
             self.train_ray_generator = self._ray_generator(self.train_dataset)
         if self.eval_pixel_sampler is not None:
             self.eval_ray_generator = self._ray_generator(self.eval_dataset)
             self._load_eval_views()
+
+    def _normals_without(self, bias: ReflectanceBias) -> Float[np.ndarray, "n h w 3"]:
+        """Normals of the scene without a reflectance bias."""
+        scene = self._scene
+        if bias == self._removed_bias:
+            return scene.normals
+        assert self._removed_bias.is_zero and self._given_K is not None
+        self._removed_bias = bias
+        normals = np.empty_like(scene.normals)
+        for view, K in enumerate(self._given_K):
+            normals[view] = bias.removed(scene.normals[view], scene.valid[view], K)
+        return normals
 
     def setup_eval(self) -> None:
         """Create the pixel sampler, ray generator and data loaders of the eval split."""

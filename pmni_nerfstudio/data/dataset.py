@@ -41,11 +41,12 @@ class PmniDataset(InputDataset):
         self.scene = scene
         self.views = split_views_of(dataparser_outputs.metadata).indices
 
-    def change_intrinsics(self, scene: Scene) -> None:
-        """Take over the intrinsics of a scene that otherwise is the same."""
+    def change_scene(self, scene: Scene) -> None:
+        """Take over the normals and intrinsics of a scene that otherwise is the same."""
         self.scene = scene
-        K = scene.K[list(self.views)]
-        self.metadata[METADATA_KEY] = replace(split_views_of(self.metadata), K=K)
+        chosen = list(self.views)
+        K, normals = scene.K[chosen], scene.normals if len(chosen) == scene.num_views else scene.normals[chosen]
+        self.metadata[METADATA_KEY] = replace(split_views_of(self.metadata), K=K, normals=normals)
         values = torch.from_numpy(K).to(self.cameras.fx)
         self.cameras.fx, self.cameras.fy = values[:, 0, 0, None], values[:, 1, 1, None]
         # nerfstudio's pixel centers are at 0.5.

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni_nerfstudio.registration.pipeline import Registration
+from pmni_nerfstudio.registration.reflectance import EstimatedBias
 
 InitializationKind = Literal["hull", "sweep", "surface"]
 """Kind of an initial surface, which determines how gently it is trained:
@@ -35,3 +36,5 @@ class Initialization:
     """Views that are consistent with the others and are trained on; None for all."""
     registration: Registration | None = None
     """Registration that found them, if any."""
+    reflectance: EstimatedBias | None = None
+    """Reflectance bias of the normals, which training removes; None if not estimated."""

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -19,9 +18,10 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
 from pmni_nerfstudio.chunks import Chunks
-from pmni_nerfstudio.data.split_views import split_views_of
+from pmni_nerfstudio.data.split_views import SplitViews, split_views_of
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
+from pmni_nerfstudio.geometry.reflectance_bias import ReflectanceBias
 from pmni_nerfstudio.geometry.transforms import flip_camera_axes, nerfstudio_from_opencv
 from pmni_nerfstudio.model.eval_images import comparison_images, error_image, image_metrics
 from pmni_nerfstudio.model.grid_levels import with_matching_levels
@@ -163,7 +163,9 @@ class PmniModel(Model):
         """Contents of registration.json; None without registration."""
         self.intrinsics_change: Tuple[float, float, float] = (1.0, 0.0, 0.0)
         """Change of the given intrinsics by registration: factor on the focal lengths, shift of the principal points in
-        pixels. `training.intrinsics` applies it."""
+        pixels. `training.corrections` applies it."""
+        self.reflectance_bias: Tuple[float, ...] = ReflectanceBias().coefficients
+        """Coefficients of the `ReflectanceBias` that is removed from the given normals, likewise."""
         self.register_buffer("inlier_views", torch.ones(self.num_train_data, dtype=torch.bool))
         # Poses of the initialization, OpenGL axes; the pose optimizer's initial poses change with each pose step.
         self.register_buffer("registered_c2w", self.camera_optimizer.base_c2w.clone())
@@ -201,9 +203,9 @@ class PmniModel(Model):
                 self.supervision.initial_depth_scales(self.camera_optimizer, self.grid)
             )
 
-    def change_intrinsics(self, K: Float[np.ndarray, "n 3 3"]) -> None:
-        """Take over other intrinsics of the training views."""
-        self.views = replace(self.views, K=K)
+    def change_views(self, views: SplitViews) -> None:
+        """Take over other normals and intrinsics of the training views."""
+        self.views = views
         self.supervision = Supervision(self.views, self.config.normal_loss)
 
     def inlier_indices(self) -> List[int]:
@@ -216,6 +218,7 @@ class PmniModel(Model):
             "initialization": self.initialization_kind,
             "registration": json.dumps(self.registration_statistics),
             "intrinsics_change": self.intrinsics_change,
+            "reflectance_bias": self.reflectance_bias,
         }
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
@@ -229,6 +232,7 @@ class PmniModel(Model):
         self.initialization_kind = state["initialization"]
         self.registration_statistics = json.loads(state.get("registration", "null"))
         self.intrinsics_change = state.get("intrinsics_change", (1.0, 0.0, 0.0))
+        self.reflectance_bias = state.get("reflectance_bias", ReflectanceBias().coefficients)
 
     @property
     def initial_surface(self) -> Literal["auto", "hull", "surface", "sweep"]:

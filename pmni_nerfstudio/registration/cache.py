@@ -19,6 +19,7 @@ from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
+from pmni_nerfstudio.registration.reflectance import bias_from_record
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.verdict import STATUSES, VERDICTS, Verdict, ViewStatus
 from pmni_nerfstudio.registration.views import Views
@@ -36,6 +37,7 @@ _SHAPES: dict[str, tuple[tuple[str | int, ...], str]] = {
     "view_reason": (("n",), "U"),
     "start": ((), "U"),
     "intrinsics": ((), "U"),
+    "reflectance": ((), "U"),
     **{name: (("n",), "f") for name in _AGREEMENT},
     "pairwise_cost": ((), "f"),
     "stages": (("stages",), "U"),
@@ -74,6 +76,7 @@ def save_registration(path: Path, registration: Registration) -> None:
         "view_reason": np.array([view.reason for view in r.verdict.views], dtype=str),
         "start": np.array(r.start, dtype=str),
         "intrinsics": np.array(json.dumps(dataclasses.asdict(r.intrinsics)), dtype=str),
+        "reflectance": np.array(json.dumps(dataclasses.asdict(r.reflectance)), dtype=str),
         "pairwise_cost": np.array(r.pairwise_cost, dtype=float),
         "stages": np.array(list(r.seconds), dtype=str),
         "seconds": np.array(list(r.seconds.values()), dtype=float),
@@ -103,6 +106,7 @@ def load_registration(path: Path) -> Registration:
         verdict=_verdict(arrays),
         agreement=ViewAgreement(**{field: arrays[name] for name, field in _AGREEMENT.items()}),
         intrinsics=_intrinsics(str(arrays["intrinsics"])),
+        reflectance=bias_from_record(json.loads(str(arrays["reflectance"]))),
         start=str(arrays["start"]),
         hypotheses=tuple(Hypothesis(str(name), float(cost), bool(pruned)) for name, cost, pruned in hypotheses),
         pairwise_cost=float(arrays["pairwise_cost"]),
@@ -147,5 +151,6 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         raise ValueError("verdict or view_status has an unknown value")
     try:
         _intrinsics(str(arrays["intrinsics"]))
+        bias_from_record(json.loads(str(arrays["reflectance"])))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"intrinsics cannot be read: {error}") from error
+        raise ValueError(f"intrinsics or reflectance cannot be read: {error}") from error

@@ -17,6 +17,7 @@ from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.reflectance import EstimatedBias, bias_from_record
 from pmni_nerfstudio.registration.starts import Start
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 
@@ -28,12 +29,13 @@ _NAMES = {f"{name}_{part}" for name in _POSES for part in "Rt"} | {"sdf", "inlie
 
 @dataclass(frozen=True, eq=False)
 class CoarseResult:
-    """Poses and surface after the coarse levels, with refined intrinsics."""
+    """Poses and surface after the coarse levels, with the corrections of normals and intrinsics."""
 
     start: Start
     poses: Poses
     surface: Surface
     inliers: Bool[np.ndarray, " n"]
+    reflectance: EstimatedBias
     intrinsics: RefinedIntrinsics
     seconds: dict[str, float]
     """Time of each stage so far."""
@@ -51,6 +53,7 @@ def save_coarse_result(path: Path, result: CoarseResult) -> None:
         "pairwise_cost": float(start.pairwise_cost),
         "hypotheses": [[h.name, float(h.cost), bool(h.pruned)] for h in start.hypotheses],
         "intrinsics": dataclasses.asdict(result.intrinsics),
+        "reflectance": dataclasses.asdict(result.reflectance),
         "seconds": result.seconds,
     }
     arrays = {"sdf": result.surface.sdf, "inliers": result.inliers, "record": np.array(json.dumps(record), dtype=str)}
@@ -82,7 +85,13 @@ def load_coarse_result(path: Path, num_views: int) -> CoarseResult:
             raise ValueError("the number of views differs")
         start = Start(str(record["start"]), found[1], found[2], float(record["pairwise_cost"]), hypotheses)
         return CoarseResult(
-            start, found[0], Surface(arrays["sdf"]), arrays["inliers"], RefinedIntrinsics(**fields), record["seconds"]
+            start,
+            found[0],
+            Surface(arrays["sdf"]),
+            arrays["inliers"],
+            bias_from_record(record["reflectance"]),
+            RefinedIntrinsics(**fields),
+            record["seconds"],
         )
     except (SceneError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PmniError(f"{path}: not a valid coarse registration ({error}); remove it to register again") from error

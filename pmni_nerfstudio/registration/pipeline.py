@@ -24,6 +24,7 @@ from pmni_nerfstudio.registration.pairwise.multiway import PairwiseSchedule
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.partial import CoarseResult, load_coarse_result, save_coarse_result
 from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.reflectance import EstimatedBias, ReflectanceOptions, estimate_bias, unknown_bias
 from pmni_nerfstudio.registration.relocalization import relocalize
 from pmni_nerfstudio.registration.starts import Start, starts
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -55,6 +56,8 @@ class RegistrationSettings:
     """Alternation of pose and surface steps."""
     intrinsics: IntrinsicsOptions = field(default_factory=IntrinsicsOptions)
     """Refinement of intrinsics."""
+    reflectance: ReflectanceOptions = field(default_factory=ReflectanceOptions)
+    """Estimation of the reflectance bias of the normals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,8 @@ class Registration:
     """Agreement of every view with the surface."""
     intrinsics: RefinedIntrinsics
     """Change of the intrinsics of all views."""
+    reflectance: EstimatedBias
+    """Reflectance bias of the normals of all views; poses and surface hold for normals without it."""
     start: str
     """Start that led to the result: rough poses, ring, or unordered views."""
     hypotheses: tuple[Hypothesis, ...]
@@ -137,14 +142,15 @@ def register(
     with one_thread():
         coarse, fine = alternation.split_at_restart()
         if partial is not None and partial.is_file():
-            views, attempt, intrinsics = _kept_attempt(views, partial, monitor)
+            views, attempt, corrections = _kept_attempt(views, partial, monitor)
         else:
-            views, attempt, intrinsics = _best_attempt(views, c2w, settings, coarse, monitor)
+            views, attempt, corrections = _best_attempt(views, c2w, settings, coarse, monitor)
             if partial is not None and attempt.surface is not None:
                 result = CoarseResult(
-                    attempt.start, attempt.poses, attempt.surface, attempt.inliers, intrinsics, monitor.seconds
+                    attempt.start, attempt.poses, attempt.surface, attempt.inliers, *corrections, monitor.seconds
                 )
                 save_coarse_result(partial, result)
+        reflectance, intrinsics = corrections
 
         # Fine levels; views that do not fit the finished surface are searched again over all rotations.
         poses, surface, inliers, relocated = _finish(views, attempt, fine, seed, monitor)
@@ -159,7 +165,7 @@ def register(
                 reference, aligned = rough, inliers & given.agreeing
         poses, surface = in_reference_frame(poses, surface, reference, aligned)
         agreement = view_agreement(views, poses, surface)
-        verdict = judge(views, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics)
+        verdict = judge(views, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics, reflectance)
         monitor.lap("judgement")
     return Registration(
         c2w=poses.c2w(),
@@ -167,6 +173,7 @@ def register(
         verdict=verdict,
         agreement=agreement,
         intrinsics=intrinsics,
+        reflectance=reflectance,
         start=attempt.start.name,
         hypotheses=attempt.start.hypotheses,
         pairwise_cost=attempt.start.pairwise_cost,
@@ -174,13 +181,19 @@ def register(
     )
 
 
-def _kept_attempt(views: Views, partial: Path, monitor: Monitor) -> tuple[Views, _Attempt, RefinedIntrinsics]:
+_Corrections = tuple[EstimatedBias, RefinedIntrinsics]
+"""What was wrong with normals and intrinsics of all views alike."""
+
+
+def _kept_attempt(views: Views, partial: Path, monitor: Monitor) -> tuple[Views, _Attempt, _Corrections]:
     """The coarse result of an interrupted registration; the same values as of `_best_attempt`."""
     kept = load_coarse_result(partial, len(views))
     monitor.seconds |= kept.seconds
     monitor.coarse_levels_skipped(kept.poses, kept.start.reference)
+    views = kept.reflectance.removed_from(views)
     views = replace(views, K=kept.intrinsics.corrected(views.K))
-    return views, _Attempt(kept.start, kept.poses, kept.surface, kept.inliers, None), kept.intrinsics
+    attempt = _Attempt(kept.start, kept.poses, kept.surface, kept.inliers, None)
+    return views, attempt, (kept.reflectance, kept.intrinsics)
 
 
 def _best_attempt(
@@ -189,11 +202,11 @@ def _best_attempt(
     settings: RegistrationSettings,
     coarse: AlternationSchedule,
     monitor: Monitor,
-) -> tuple[Views, _Attempt, RefinedIntrinsics]:
-    """The first start that fits, or else the best one, and the intrinsics refined with it.
+) -> tuple[Views, _Attempt, _Corrections]:
+    """The first start that fits, or else the best one, and the views' common errors found with it.
 
     Returns:
-        The views with refined intrinsics, the attempt, and the change of the intrinsics.
+        The views with corrected normals and intrinsics, the attempt, and the corrections.
     """
     # Starts are tried at the coarse levels until one fits; each registers the integrated depth maps pairwise.
     attempts: list[_Attempt] = []
@@ -205,21 +218,19 @@ def _best_attempt(
     attempt = min(attempts, key=lambda a: a.cost)
     monitor.pairwise_finished(attempt.poses, attempt.start.reference)
 
-    # Intrinsics, where the views are near enough to determine them.
+    # Reflectance bias first: it looks like a wrong principal point. Then intrinsics, where the views are near enough.
+    reflectance = unknown_bias("the schedule has no coarse levels")
     intrinsics = unchanged_intrinsics(None, "the schedule has no coarse levels")
-    if attempt.surface is not None:
-        views, moved, intrinsics = refine_intrinsics(
-            views,
-            attempt.poses,
-            attempt.surface,
-            attempt.inliers,
-            settings.alternation,
-            settings.intrinsics,
-            settings.seed,
-        )
-        attempt = replace(attempt, poses=moved)
+    surface, poses = attempt.surface, attempt.poses
+    if surface is not None:
+        common = (attempt.inliers, settings.alternation)
+        poses, reflectance = estimate_bias(views, poses, surface, *common, settings.reflectance, settings.seed)
+        views = reflectance.removed_from(views)
+        monitor.lap("reflectance")
+        views, poses, intrinsics = refine_intrinsics(views, poses, surface, *common, settings.intrinsics, settings.seed)
+        attempt = replace(attempt, poses=poses)
     monitor.lap("intrinsics")
-    return views, attempt, intrinsics
+    return views, attempt, (reflectance, intrinsics)
 
 
 def _attempt(views: Views, start: Start, coarse: AlternationSchedule, seed: int, monitor: Monitor) -> _Attempt:

@@ -41,6 +41,7 @@ def registration_statistics(
             "given": _mean_intrinsics(K),
             "refined": _mean_intrinsics(registration.intrinsics.corrected(K)),
         },
+        "reflectance_bias": registration.reflectance.statistics(),
         "cost": round(j.cost, 6),
         "pairwise_cost": registration.pairwise_cost,
         "residual_deg": {"mean": _round(j.residual_deg.mean()), "median": _round(np.median(j.median_deg))},

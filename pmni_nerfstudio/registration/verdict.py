@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.given_poses import GivenPoses
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
+from pmni_nerfstudio.registration.reflectance import EstimatedBias
 from pmni_nerfstudio.registration.symmetry import Symmetry
 from pmni_nerfstudio.registration.views import Views
 
@@ -59,6 +60,7 @@ def judge(
     given: GivenPoses | None,
     symmetry: Symmetry | None,
     intrinsics: RefinedIntrinsics,
+    reflectance: EstimatedBias,
 ) -> Verdict:
     """Judge a finished registration.
 
@@ -70,6 +72,7 @@ def judge(
         given: comparison with the given poses; None if there are none.
         symmetry: rotation that maps the surface onto itself, if any.
         intrinsics: change of the intrinsics.
+        reflectance: reflectance bias of the normals.
     """
     outliers = agreement.outliers()
     statuses = tuple(
@@ -77,7 +80,7 @@ def judge(
     )
     failures = _failures(views, agreement, inliers, given)
     doubts = _doubts(views, agreement, inliers, symmetry, intrinsics) if not failures else []
-    notes = _notes(views, inliers, given, intrinsics)
+    notes = _notes(views, inliers, given, intrinsics, reflectance)
     name: VerdictName = "failed" if failures else "doubtful" if doubts else "ok"
     return Verdict(name, tuple([*failures, *doubts, *notes]), statuses)
 
@@ -159,10 +162,14 @@ def _doubts(
 
 
 def _notes(
-    views: Views, inliers: Bool[np.ndarray, " n"], given: GivenPoses | None, intrinsics: RefinedIntrinsics
+    views: Views,
+    inliers: Bool[np.ndarray, " n"],
+    given: GivenPoses | None,
+    intrinsics: RefinedIntrinsics,
+    reflectance: EstimatedBias,
 ) -> list[str]:
     """Corrections of the input that leave no doubt about the result."""
-    out = []
+    out = [] if reflectance.note is None else [reflectance.note]
     if intrinsics.warning is not None and intrinsics.applied:
         out.append(intrinsics.warning)
     if given is None:

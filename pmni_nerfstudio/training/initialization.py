@@ -22,6 +22,7 @@ from pmni_nerfstudio.registration.console import print_summary, register_with_pr
 from pmni_nerfstudio.registration.monitoring import Watcher
 from pmni_nerfstudio.registration.pipeline import RegistrationSettings
 from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.reflectance import estimate_bias
 from pmni_nerfstudio.registration.stereo.multi_view_stereo import hull_agreement, stereo_surface
 from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.threads import one_thread
@@ -101,16 +102,25 @@ def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> In
         views: Observations.
         c2w: Camera-to-world poses, unit-sphere world.
 
+    A significant reflectance bias is removed from the normals, and the surface integrated again.
+
     Returns:
         None if the surface is empty.
     """
     schedule = AlternationSchedule()
     fine = replace(schedule, levels=tuple(level for level in schedule.levels if not level.blur))
     started_at = time.perf_counter()
+    poses, everything = Poses.from_c2w(c2w), np.ones(len(views), dtype=bool)
     with one_thread():
-        _, surface = alternate(views, Poses.from_c2w(c2w), fine, fixed_poses=True)
+        _, surface = alternate(views, poses, fine, fixed_poses=True)
+        if not surface.exists:
+            return None
+        _, reflectance = estimate_bias(views, poses, surface, everything, schedule, fixed_poses=True)
+        if reflectance.applied:
+            CONSOLE.log(f"Initialization: {reflectance.note}.")
+            _, surface = alternate(reflectance.removed_from(views), poses, fine, fixed_poses=True)
     CONSOLE.log(f"Initialization: integrated a surface from the normals in {time.perf_counter() - started_at:.0f} s.")
-    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface") if surface.exists else None
+    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance)
 
 
 def initialize_by_plane_sweep(views: Views, c2w: Float[np.ndarray, "n 4 4"], always: bool) -> Initialization | None:
@@ -185,4 +195,5 @@ def initialize_by_registration(
             "poses (ns-train pmni-calibrated), or with this result (--pipeline.model.train-anyway True)"
         )
     sdf = torch.from_numpy(registration.surface.sdf)
-    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration)
+    reflectance = registration.reflectance
+    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance)

@@ -18,8 +18,8 @@ from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.statistics import STATISTICS, registration_statistics
 from pmni_nerfstudio.registration.views import Views, views_of_scene
 from pmni_nerfstudio.training.controller import RunController
+from pmni_nerfstudio.training.corrections import take_over_corrections
 from pmni_nerfstudio.training.initialization import find_initialization
-from pmni_nerfstudio.training.intrinsics import take_over_intrinsics
 from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
 
 SHARED = "registrations"
@@ -75,21 +75,24 @@ def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> Views:
     """Find the initial poses and surface, and warm-start the model with them.
 
     Returns:
-        The views, with the intrinsics that registration has refined.
+        The views, with the corrections of normals and intrinsics.
     """
     page = getattr(trainer.pipeline, "page", None)
     with exit_on_error():
         folder = trainer.base_dir
         initialization = find_initialization(model, views, folder / "registration", page, folder.parent / SHARED)
-    registration = initialization.registration
+    registration, reflectance = initialization.registration, initialization.reflectance
     if registration is not None:
         model.registration_statistics = registration_statistics(registration, model.views.names, model.views.K)
-        datamanager = trainer.pipeline.datamanager
-        assert isinstance(datamanager, PmniDataManager)
-        take_over_intrinsics(model, datamanager, registration.intrinsics)
+    datamanager = trainer.pipeline.datamanager
+    assert isinstance(datamanager, PmniDataManager)
+    take_over_corrections(model, datamanager, initialization)
+    if reflectance is not None and reflectance.applied:
+        views = reflectance.removed_from(views)
+        CONSOLE.log("Training uses the corrected normals, and so does evaluation of the run.")
+    if registration is not None and registration.intrinsics.applied:
         views = replace(views, K=registration.intrinsics.corrected(views.K))
-        if registration.intrinsics.applied:
-            CONSOLE.log("Training uses the corrected intrinsics, and so do evaluation and exports of the run.")
+        CONSOLE.log("Training uses the corrected intrinsics, and so do evaluation and exports of the run.")
     model.warm_start(initialization)
     if initialization.kind != "hull":
         scale_learning_rate(trainer.optimizers.schedulers["sdf"], model.config.detailed_lr_factor)

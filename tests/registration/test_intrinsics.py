@@ -59,14 +59,12 @@ def test_gradient_of_normals_by_intrinsics_is_that_of_the_cost(fixed_normals):
     views, truth = near_capture()
     views, poses = affine_normals(skewed(views)), turned(truth, 2.0)
     p = problem(poses, fixed_normals=fixed_normals, views=views, silhouette_weight=0.0, depth_sigma_voxels=1e-4)
-    gradient = p.linearize_cameras(poses, views.K).gradient
-    np.testing.assert_allclose(p.intrinsics_gradients.sum(axis=0), gradient[-3:], atol=1e-5 * np.abs(gradient).max())
+    gradient = p.linearize_shared(poses, views.K, with_intrinsics=True).gradient
+    np.testing.assert_allclose(p.shared_gradients.sum(axis=0), gradient[-3:], atol=1e-5 * np.abs(gradient).max())
     numeric = finite_differences(p, Cameras(poses, views.K), 2e-3)
     np.testing.assert_allclose(gradient, numeric, atol=1e-4 * np.abs(gradient).max())
     assert np.abs(gradient[-3:]).min() > 1e-3 * np.abs(gradient).max()
-    np.testing.assert_array_equal(
-        p.linearize(poses).gradient[:6], p.linearize_cameras(poses, views.K, False).gradient[:6]
-    )
+    np.testing.assert_array_equal(p.linearize(poses).gradient[:6], p.linearize_shared(poses, views.K).gradient[:6])
 
 
 def test_gradient_of_silhouettes_by_intrinsics_is_that_of_the_cost():
@@ -87,7 +85,10 @@ def test_gradient_of_silhouettes_by_intrinsics_is_that_of_the_cost():
         for weight in (1.0, 0.0)
     )
     cameras = Cameras(poses, views.K)
-    gradient = p.linearize_cameras(poses, views.K).gradient - without.linearize_cameras(poses, views.K).gradient
+    gradient = (
+        p.linearize_shared(poses, views.K, with_intrinsics=True).gradient
+        - without.linearize_shared(poses, views.K, with_intrinsics=True).gradient
+    )
     numeric = finite_differences(p, cameras, 5e-3) - finite_differences(without, cameras, 5e-3)
     np.testing.assert_allclose(gradient, numeric, atol=5e-3 * np.abs(numeric).max())
 

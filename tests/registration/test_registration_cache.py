@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.reflectance_bias import COEFFICIENTS, ReflectanceBias
 from pmni_nerfstudio.registration import cache
 from pmni_nerfstudio.registration.cache import load_registration, save_registration
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pairwise.ring_hypotheses import Hypothesis
 from pmni_nerfstudio.registration.pipeline import Registration
+from pmni_nerfstudio.registration.reflectance import EstimatedBias
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.verdict import Verdict, ViewStatus
 
+REFLECTANCE = EstimatedBias(ReflectanceBias((0.01,) * COEFFICIENTS), 1.5, 0.1, (0.0, 0.5), "why")
 INTRINSICS = RefinedIntrinsics(1.01, (0.001, 0.0), 0.01, (0.1, 0.2), True, False, "why", "a warning")
 
 
@@ -30,7 +33,16 @@ def registration(hypotheses: tuple[Hypothesis, ...] = (Hypothesis("left", 1.5, T
     sdf = rng.normal(size=(9, 9, 9)).astype(np.float32)
     verdict = Verdict("doubtful", ("one", "two"), (ViewStatus("ok"), ViewStatus("left out", "bad"), ViewStatus("ok")))
     return Registration(
-        np.tile(np.eye(4), (3, 1, 1)), Surface(sdf), verdict, agreement, INTRINSICS, "ring", hypotheses, 0, {"a": 1.0}
+        np.tile(np.eye(4), (3, 1, 1)),
+        Surface(sdf),
+        verdict,
+        agreement,
+        INTRINSICS,
+        REFLECTANCE,
+        "ring",
+        hypotheses,
+        0,
+        {"a": 1.0},
     )
 
 
@@ -41,7 +53,10 @@ def test_saved_registrations_are_restored(hypotheses: tuple[Hypothesis, ...], tm
     again = load_registration(tmp_path / "r.npz")
     assert (again.hypotheses, again.verdict, again.seconds) == (hypotheses, saved.verdict, {"a": 1.0})
     assert (
-        again.intrinsics == saved.intrinsics and again.start == "ring" and again.trusted.tolist() == [True, False, True]
+        again.intrinsics == saved.intrinsics
+        and again.reflectance == REFLECTANCE
+        and again.start == "ring"
+        and again.trusted.tolist() == [True, False, True]
     )
     np.testing.assert_array_equal(again.c2w, saved.c2w)
     np.testing.assert_array_equal(again.surface.sdf, saved.surface.sdf)

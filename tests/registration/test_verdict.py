@@ -11,6 +11,7 @@ import pytest
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.given_poses import GivenPoses
 from pmni_nerfstudio.registration.intrinsics import unchanged_intrinsics
+from pmni_nerfstudio.registration.reflectance import unknown_bias
 from pmni_nerfstudio.registration.symmetry import Symmetry
 from pmni_nerfstudio.registration.verdict import Verdict, judge
 from pmni_nerfstudio.registration.views import Views
@@ -44,7 +45,7 @@ def given(wrong: dict[int, float] | None = None, **changes) -> GivenPoses:
 def verdict(
     of: ViewAgreement | None = None, left_out: tuple[int, ...] = (), relocated: tuple[int, ...] = (), **changes
 ) -> Verdict:
-    options = {"given": None, "symmetry": None, "intrinsics": INTRINSICS} | changes
+    options = {"given": None, "symmetry": None, "intrinsics": INTRINSICS, "reflectance": unknown_bias("why")} | changes
     return judge(VIEWS, of or agreement(), ~where(*left_out), where(*relocated), **options)
 
 

@@ -24,10 +24,12 @@ from pmni_nerfstudio.evaluation.metrics_file import METRICS_FILE
 from pmni_nerfstudio.evaluation.reconstruction import reconstruction_from_run
 from pmni_nerfstudio.evaluation.stored_result import read_result
 from pmni_nerfstudio.export.cameras import with_result_intrinsics
+from pmni_nerfstudio.geometry.reflectance_bias import COEFFICIENTS, ReflectanceBias
 from pmni_nerfstudio.registration import console
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics, unchanged_intrinsics
 from pmni_nerfstudio.registration.pipeline import Registration
+from pmni_nerfstudio.registration.reflectance import EstimatedBias, unknown_bias
 from pmni_nerfstudio.registration.statistics import STATISTICS, read_verdict
 from pmni_nerfstudio.registration.verdict import Verdict, VerdictName, ViewStatus
 from pmni_nerfstudio.training import initialization
@@ -44,7 +46,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def registration(scene: Path, verdict: VerdictName, intrinsics: RefinedIntrinsics | None = None) -> Registration:
+def registration(
+    scene: Path,
+    verdict: VerdictName,
+    intrinsics: RefinedIntrinsics | None = None,
+    reflectance: EstimatedBias | None = None,
+) -> Registration:
     """A right result with any verdict; all views but the first and the last are ok."""
     views = [ViewStatus("ok") for _ in range(VIEWS)]
     views[0], views[-1] = ViewStatus("relocated", "it was elsewhere"), ViewStatus("left out", "it fits nowhere")
@@ -54,8 +61,8 @@ def registration(scene: Path, verdict: VerdictName, intrinsics: RefinedIntrinsic
     agreement = ViewAgreement(*np.full((4, VIEWS), 0.9))
     unchanged = unchanged_intrinsics(None, "they fit")
     return Registration(
-        c2w, true_surface(), Verdict(verdict, reasons, tuple(views)), agreement, intrinsics or unchanged, "rough poses",
-        (), 0.1, {"pairwise": 1.0},
+        c2w, true_surface(), Verdict(verdict, reasons, tuple(views)), agreement, intrinsics or unchanged, reflectance or unknown_bias("why"),
+        "rough poses", (), 0.1, {"pairwise": 1.0},
     )  # fmt: skip
 
 
@@ -63,9 +70,11 @@ def registration(scene: Path, verdict: VerdictName, intrinsics: RefinedIntrinsic
 def fake(scene: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes every registration from now on return a result; the list of calls."""
 
-    def replace(verdict: VerdictName, intrinsics: RefinedIntrinsics | None = None) -> list[int]:
+    def replace(
+        verdict: VerdictName, intrinsics: RefinedIntrinsics | None = None, reflectance: EstimatedBias | None = None
+    ) -> list[int]:
         calls: list[int] = []
-        found = registration(scene, verdict, intrinsics)
+        found = registration(scene, verdict, intrinsics, reflectance)
 
         def registered(*_: Any) -> Registration:
             calls.append(1)
@@ -205,6 +214,35 @@ def test_training_uses_refined_intrinsics_everywhere(scene: Path, fake, tmp_path
     evaluated, result = reconstruction_from_run(first.base_dir / "config.yml", 32, "cpu")
     np.testing.assert_allclose(evaluated.K, expected, rtol=1e-6)
     assert result.registration is not None and result.registration["verdict"] == "ok"
+
+
+def test_training_uses_normals_without_reflectance_bias_everywhere(scene: Path, fake, tmp_path: Path):
+    bias = ReflectanceBias((0.05,) * COEFFICIENTS)
+    fake("ok", CORRECTED, EstimatedBias(bias, 2.9, 0.1, (), "they agree"))
+    given = read_scene(scene)
+    expected = np.stack([bias.removed(n, v, K) for n, v, K in zip(given.normals, given.valid, given.K)])
+    assert np.abs(expected - given.normals).max() > 0.04
+    first = set_up(with_registration(scene, tmp_path))
+    check_normals(first.pipeline, expected)
+    assert first.controller is not None and first.controller.pose_steps is not None
+    np.testing.assert_allclose(first.controller.pose_steps.views.normals, expected[:-1], atol=2e-3)
+    first.train()
+    resumed = set_up(with_registration(scene, tmp_path, load_dir=first.checkpoint_dir, timestamp="resumed"))
+    check_normals(resumed.pipeline, expected)
+    check_intrinsics(resumed.pipeline, CORRECTED.corrected(given.K))
+
+
+def check_normals(pipeline: Any, normals: np.ndarray) -> None:
+    """Check model, losses, scene and batches."""
+    model, datamanager = pipeline.model, pipeline.datamanager
+    np.testing.assert_array_equal(model.views.normals, normals)
+    np.testing.assert_array_equal(model.supervision._normals.numpy(), normals)
+    np.testing.assert_array_equal(pipeline._scene.normals, normals)
+    for dataset in (datamanager.train_dataset, datamanager.eval_dataset):
+        np.testing.assert_array_equal(dataset.maps["normal"].numpy(), normals)
+    _, batch = datamanager.next_train(0)
+    view, row, column = batch["indices"].T.numpy()
+    np.testing.assert_array_equal(batch["normal"].cpu().numpy(), normals[view, row, column].astype(np.float32))
 
 
 def check_intrinsics(pipeline: Any, K: np.ndarray) -> None:

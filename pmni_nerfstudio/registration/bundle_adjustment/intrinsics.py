@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.registration.bundle_adjustment.problem import INTRINSICS, BundleProblem
+from pmni_nerfstudio.registration.bundle_adjustment.shared_unknowns import shared_estimate
 from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
 from pmni_nerfstudio.registration.poses import Poses
 
@@ -43,7 +44,7 @@ class CameraProblem:
 
     def linearize(self, state: Cameras) -> Linearization:
         """Cost, gradient and Hessian by the poses and the free intrinsics."""
-        full = self.bundle.linearize_cameras(state.poses, state.K)
+        full = self.bundle.linearize_shared(state.poses, state.K, with_intrinsics=True)
         return Linearization(full.hessian[np.ix_(self._index, self._index)], full.gradient[self._index], full.cost)
 
     def retract(self, state: Cameras, delta: Float[np.ndarray, " p"]) -> Cameras:
@@ -71,23 +72,9 @@ class IntrinsicsEstimate:
 def estimate_intrinsics(bundle: BundleProblem, cameras: Cameras) -> IntrinsicsEstimate:
     """Determine how well the observations fix the shared intrinsics, all poses being unknown.
 
-    Poses are eliminated by the Schur complement. The errors of neighboring pixels are correlated, so the covariance does
-    not count pixels: it is the cluster-robust (sandwich) estimate with one cluster per view (Liang and Zeger, 1986).
-
     Args:
         bundle: the problem at the current surface.
         cameras: poses and intrinsics, at or near the minimum.
     """
-    linear = bundle.linearize_cameras(cameras.poses, cameras.K)
-    count, views = 6 * len(bundle.views), len(bundle.views)
-    pose_hessian = linear.hessian[:count, :count] + 1e-9 * np.eye(count)
-    mixed = linear.hessian[:count, count:]
-    response = np.linalg.solve(pose_hessian, mixed)
-    information = linear.hessian[count:, count:] - mixed.T @ response
-    by_pose = linear.gradient[:count].reshape(views, 6, 1) * response.reshape(views, 6, INTRINSICS)
-    scores = bundle.intrinsics_gradients - by_pose.sum(axis=1)
-    inverse = np.linalg.inv(information + 1e-12 * np.eye(INTRINSICS))
-    total = scores.sum(axis=0)
-    centered = scores - total / views
-    scatter = centered.T @ centered * views / max(views - 1, 1)
-    return IntrinsicsEstimate(-inverse @ total, inverse @ scatter @ inverse)
+    linear = bundle.linearize_shared(cameras.poses, cameras.K, with_intrinsics=True)
+    return IntrinsicsEstimate(*shared_estimate(linear, bundle.shared_gradients))

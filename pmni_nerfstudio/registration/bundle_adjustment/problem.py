@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pmni_nerfstudio.geometry.cameras import project
 from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume, nearest
+from pmni_nerfstudio.geometry.reflectance_bias import tilted
 from pmni_nerfstudio.geometry.sim3 import cross_matrix
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import (
     ALONG_X,
@@ -75,7 +76,7 @@ class _Observation:
 
     normals: Float[np.ndarray, "p 3"]
     jacobian: Float[np.ndarray, "p 3 c"]
-    """Derivatives by the view's twist, followed by those by `INTRINSICS` if these are unknowns."""
+    """Derivatives by the view's twist, followed by those by the shared unknowns."""
     by_offset: Float[np.ndarray, "p 3"]
     """Derivatives by the points' offsets along their normals."""
 
@@ -127,8 +128,8 @@ class BundleProblem:
         """Median angle between each view's normals and the points' mean normals at the last linearization, degrees."""
         self.focal = float(views.focal.mean())
         """Unit of the principal point's shift, in pixels."""
-        self.intrinsics_gradients = np.zeros((len(views), INTRINSICS))
-        """Each view's part of the gradient by the intrinsics, at the last linearization by them."""
+        self.shared_gradients = np.zeros((len(views), 0))
+        """Each view's part of the gradient by the shared unknowns, at the last linearization by any."""
 
     def _visible_points(self, poses: Poses, depths: Float[np.ndarray, "n h w"]) -> list[_VisiblePoints]:
         """Points that each view sees: where it has normals, facing, not occluded, and seen by another view as well."""
@@ -155,7 +156,14 @@ class BundleProblem:
         kept = [shared[points.index] for points in candidates]
         return [_VisiblePoints(points.index[k], points.weight[k]) for points, k in zip(candidates, kept)]
 
-    def _observe(self, poses: Poses, view: int, K: Float[np.ndarray, "3 3"], with_intrinsics: bool) -> _Observation:
+    def _observe(
+        self,
+        poses: Poses,
+        view: int,
+        K: Float[np.ndarray, "3 3"],
+        with_intrinsics: bool,
+        bias: Float[np.ndarray, " b"] | None,
+    ) -> _Observation:
         """Look up the normals that one view observes at its visible points."""
         index, R = self.visible[view].index, poses.R[view]
         camera = poses.to_camera(view, self.points[index])
@@ -176,32 +184,48 @@ class BundleProblem:
         by_rotation = cross_matrix(normals) - by_camera @ cross_matrix(camera - poses.t[view])
         by_twist = R.T @ np.concatenate([by_rotation, by_camera], axis=2)
         by_offset = np.einsum("ij,pjk,pk->pi", R.T, by_camera, self.normals[index] @ R.T)
-        if not with_intrinsics:
-            return _Observation(normals @ R, by_twist, by_offset)
+        columns = [by_twist]
+        if with_intrinsics:
+            columns.append(R.T @ by_pixel @ self._pixels_by_intrinsics(camera, K))
+        if bias is not None:
+            # The curve is smooth: the tilt's own change along the surface is negligible in the other derivatives.
+            to_view = -camera / np.linalg.norm(camera, axis=1, keepdims=True)
+            normals, by_bias = tilted(normals, to_view, bias)
+            columns.append(R.T @ by_bias)
+        return _Observation(normals @ R, np.concatenate(columns, axis=2), by_offset)
+
+    def _pixels_by_intrinsics(
+        self, camera: Float[np.ndarray, "p 3"], K: Float[np.ndarray, "3 3"]
+    ) -> Float[np.ndarray, "p 2 i"]:
+        """Derivatives of the pixels of points in camera coordinates by `INTRINSICS`."""
+        x, y, z = camera.T
         pixel_by_focal = np.stack([(K[0, 0] * x + K[0, 1] * y) / z, K[1, 1] * y / z], axis=1)
-        pixel_by_intrinsics = np.concatenate(
+        return np.concatenate(
             [pixel_by_focal[:, :, None], np.broadcast_to(self.focal * np.eye(2), (len(z), 2, 2))], axis=2
         )
-        by_intrinsics = R.T @ by_pixel @ pixel_by_intrinsics
-        return _Observation(normals @ R, np.concatenate([by_twist, by_intrinsics], axis=2), by_offset)
 
     def linearize(self, state: Poses) -> Linearization:
         """Cost, gradient and Hessian by the poses."""
-        return self.linearize_cameras(state, self.views.K, with_intrinsics=False)
+        return self.linearize_shared(state, self.views.K)
 
-    def linearize_cameras(
-        self, poses: Poses, K: Float[np.ndarray, "n 3 3"], with_intrinsics: bool = True
+    def linearize_shared(
+        self,
+        poses: Poses,
+        K: Float[np.ndarray, "n 3 3"],
+        with_intrinsics: bool = False,
+        bias: Float[np.ndarray, " b"] | None = None,
     ) -> Linearization:
         """Cost, gradient and Hessian with the points' own unknowns eliminated (Schur complement).
 
         Args:
             poses: poses of all views.
             K: intrinsics of all views.
-            with_intrinsics: the last unknowns are the `INTRINSICS` that all views share.
+            with_intrinsics: the poses are followed by the `INTRINSICS` that all views share.
+            bias: coefficients of a `ReflectanceBias` to remove from the views' normals; they are the last unknowns.
         """
         o, count, shared = self.options, len(self.points), 6 * len(self.views)
-        size = shared + (INTRINSICS if with_intrinsics else 0)
-        observed = [self._observe(poses, i, K[i], with_intrinsics) for i in range(len(self.views))]
+        size = shared + (INTRINSICS if with_intrinsics else 0) + (0 if bias is None else len(bias))
+        observed = [self._observe(poses, i, K[i], with_intrinsics, bias) for i in range(len(self.views))]
         weights, means = self._robust_weights(observed)
         by_view = np.zeros((len(self.views), size - shared))
         # Hessian of a point's own unknowns, mean normal and offset: [[weight_sum I, -pull], [-pull^T, stiffness]].
@@ -242,10 +266,9 @@ class BundleProblem:
             hessian -= (flat.T @ flat).astype(np.float64)
             gradient -= flat.T @ whitened_gradient.reshape(-1).astype(np.float32)
         scale = 1 / (o.huber**2 * count)
-        if with_intrinsics:
-            self.intrinsics_gradients = scale * by_view
+        self.shared_gradients = scale * by_view
         linear = Linearization(scale * hessian, scale * gradient, scale * float(cost))
-        return self._with_silhouettes(linear, poses, K) if o.silhouette_weight > 0 else linear
+        return self._with_silhouettes(linear, poses, K, with_intrinsics) if o.silhouette_weight > 0 else linear
 
     def _robust_weights(
         self, observed: list[_Observation]
@@ -267,11 +290,14 @@ class BundleProblem:
                 self.residual_deg[i] = np.rad2deg(np.median(length)) if len(length) else np.nan
         return weights, means
 
-    def _with_silhouettes(self, linear: Linearization, poses: Poses, K: Float[np.ndarray, "n 3 3"]) -> Linearization:
+    def _with_silhouettes(
+        self, linear: Linearization, poses: Poses, K: Float[np.ndarray, "n 3 3"], with_intrinsics: bool
+    ) -> Linearization:
         """Add the silhouette residuals to a linearization."""
         o, count = self.options, len(self.views)
         hessian, gradient, cost = linear.hessian, linear.gradient, linear.cost
-        with_intrinsics = len(gradient) > 6 * count
+        shared = 6 * count
+        intrinsics = np.arange(shared, shared + INTRINSICS) if with_intrinsics else np.arange(0)
         threshold = o.silhouette_huber_px * self.pixel
         for i, pixels in enumerate(self.contours):
             if not len(pixels):
@@ -282,12 +308,11 @@ class BundleProblem:
                 jacobian = np.concatenate([jacobian, silhouette_by_intrinsics(rim, poses, i, K[i], self.focal)], axis=1)
             scale = o.silhouette_weight / (threshold**2 * 4 * len(pixels) * count)
             weight = scale * np.minimum(1.0, threshold / np.maximum(np.abs(rim.sdf), 1e-9))
-            block = np.r_[6 * i : 6 * i + 6, 6 * count : len(gradient)]
+            block = np.r_[6 * i : 6 * i + 6, intrinsics]
             hessian[np.ix_(block, block)] += (jacobian * weight[:, None]).T @ jacobian
             view_gradient = (jacobian * weight[:, None]).T @ rim.sdf
             gradient[block] += view_gradient
-            if with_intrinsics:
-                self.intrinsics_gradients[i] += view_gradient[6:]
+            self.shared_gradients[i, : len(intrinsics)] += view_gradient[6:]
             cost += scale * huber(threshold, np.abs(rim.sdf)).sum()
         return Linearization(hessian, gradient, float(cost))
 

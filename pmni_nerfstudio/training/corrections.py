@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corrections of normals and intrinsics that the initialization found, in everything that a run derives from them."""
+
+from __future__ import annotations
+
+from pmni_nerfstudio.data.datamanager import PmniDataManager
+from pmni_nerfstudio.data.split_views import split_views_of
+from pmni_nerfstudio.geometry.reflectance_bias import ReflectanceBias
+from pmni_nerfstudio.model.initialization import Initialization
+from pmni_nerfstudio.model.pmni_model import PmniModel
+
+
+def take_over_corrections(model: PmniModel, datamanager: PmniDataManager, initialization: Initialization) -> None:
+    """Train with corrected normals and intrinsics, and keep the corrections in the model's checkpoints."""
+    if initialization.reflectance is not None:
+        model.reflectance_bias = initialization.reflectance.bias.coefficients
+    registration = initialization.registration
+    if registration is not None and registration.intrinsics.applied:
+        given = model.views.K
+        dx, dy = (registration.intrinsics.corrected(given) - given)[0, :2, 2]
+        model.intrinsics_change = (float(registration.intrinsics.focal_factor), float(dx), float(dy))
+    apply_corrections(model, datamanager)
+
+
+def apply_corrections(model: PmniModel, datamanager: PmniDataManager) -> None:
+    """Correct the normals and intrinsics of scene, cameras, rays and losses as the model's checkpoint says."""
+    bias, (factor, dx, dy) = ReflectanceBias(model.reflectance_bias), model.intrinsics_change
+    if bias.is_zero and (factor, dx, dy) == (1.0, 0.0, 0.0):
+        return
+    datamanager.correct_views(bias, factor, (dx, dy))
+    model.change_views(split_views_of(datamanager.train_dataset.metadata))
