@@ -38,6 +38,8 @@ class ReflectanceOptions:
     min_rms_deg: float = 1.0
     """Smallest bias that is removed: root mean square over the pixels, in degrees. Exact normals gave .1 to .2 degrees and
     focal lengths that are 30% off .7, the normals of glossy surfaces 2.6."""
+    max_rms_deg: float = 10.0
+    """Largest bias that is removed: larger ones, as of metals or of poses that are all wrong, are no tilt by one curve."""
     significance: float = 4.0
     """Smallest bias that is removed, in standard deviations."""
     points: int = 4000
@@ -174,6 +176,10 @@ def estimate_bias(
     if rms_deg < max(options.min_rms_deg, options.significance * std_deg):
         return poses, EstimatedBias(ReflectanceBias(), rms_deg, std_deg, curve, "not significant")
     found = EstimatedBias(ReflectanceBias().plus(c), rms_deg, std_deg, curve, "the views agree on it")
+    if rms_deg > options.max_rms_deg:
+        return poses, EstimatedBias(
+            ReflectanceBias(), rms_deg, std_deg, curve, "too large to be one curve of the angle"
+        )
     return poses.transformed(*align(start, state.poses)).replaced(index, state.poses), found
 
 

@@ -100,6 +100,15 @@ def test_the_bias_comes_back_at_known_poses():
     np.testing.assert_allclose(poses.c2w(), truth.c2w(), atol=1e-9)
 
 
+def test_a_bias_too_large_for_gloss_stays():
+    _, views, truth = capture()
+    options = replace(QUICK, max_rms_deg=1.5)
+    everything = np.ones(len(views), dtype=bool)
+    poses, found = estimate_bias(biased(views, GLOSSY), truth, true_surface(), everything, options=options)
+    assert poses is truth and not found.applied and "too large" in found.reason
+    assert found.rms_deg > 1.5 and found.statistics()["curve_deg"][3][0] == 30
+
+
 def test_exact_normals_stay():
     _, views, truth = capture()
     poses, found = estimate_bias(views, truth, true_surface(), np.ones(len(views), dtype=bool), options=QUICK)

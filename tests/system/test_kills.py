@@ -57,7 +57,10 @@ class Workspace:
         }[name]
 
     def finish(self, name: str) -> tuple[float, int]:
-        """Run a command to its end, once; see `finished`."""
+        """Run a command to its end, once; see `finished`. A suite, which takes longest, is estimated from a training."""
+        if name == "suite":
+            seconds, files = self.finish("train")
+            return 2 * seconds, files  # its job trains and evaluates
         if name not in self.finished:
             start = time.monotonic()
             assert run(self.words(name, self.folder / name)).code == 0
