@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "integrate": "Integrate normal maps to depth maps.",
     "convert": "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",
     "prepare": "Make a scene of DiLiGenT-MV, NeuS, nerfstudio, COLMAP and other data, or plain normal maps.",
+    "check": "Check a scene before training: what is read, what does not fit, a contact sheet.",
     "photometric": "Make a scene of images under known lights, by photometric stereo.",
     "synth": "Make a synthetic scene with known ground truth.",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -33,6 +33,16 @@ class FailedResultError(PmniError):
 def one_line(error: BaseException) -> str:
     """Message of an error on a single line, for quoting in another message."""
     return " ".join(str(error).split())
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    """Print warnings of a command to stderr, one line each."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    for line in lines:
+        console.print(f"[bold yellow]Warning: {escape(line)}", soft_wrap=True)
 
 
 def hide_dependency_warnings() -> None:

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.errors import PmniError, print_warnings
 
 
 @dataclass(kw_only=True)
@@ -107,7 +106,9 @@ class PrepareCommand:
             raise PmniError(f"{self.src}: holds no scene of the format {name}; give a folder inside it")
         others = other_formats(self.src, name) if self.format == "auto" else []
         if others:
-            _warn([f"{self.src}: is read as {name}; it has cameras of {', '.join(others)} as well: choose with --from"])
+            print_warnings(
+                [f"{self.src}: is read as {name}; it has cameras of {', '.join(others)} as well: choose with --from"]
+            )
         for subfolder, folder in scenes.items():
             self._convert(name, folder, self.out / subfolder)
 
@@ -117,9 +118,9 @@ class PrepareCommand:
         from pmni_nerfstudio.errors import SceneError
 
         try:
-            _warn(read_scene(self.src, self.normals).warnings)
+            print_warnings(read_scene(self.src, self.normals).warnings)
         except SceneError as error:
-            _warn([f"{error}. It is converted as if it were no scene folder."])
+            print_warnings([f"{error}. It is converted as if it were no scene folder."])
             return False
         return True
 
@@ -164,7 +165,7 @@ class PrepareCommand:
             imported = with_normals_from(imported, self.normals_from)
             print(f"{source}: {imported.description}")
             try:
-                summary, warnings = assemble(imported, fresh, self._size(), axes, self.mesh, self.refit)
+                made = assemble(imported, fresh, self._size(), axes, self.mesh, self.refit)
             except PmniError as error:
                 line = str(error)
                 if str(fresh) in line:
@@ -172,15 +173,7 @@ class PrepareCommand:
                 elif str(source) not in line:
                     line = f"{source}: {line}"
                 raise SceneError(line) from error
-            warnings = [line.replace(str(fresh), str(out)) for line in warnings]
-        _warn(warnings)
-        print(f"{out}: {summary}")
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    """Print warnings to stderr."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    for warning in warnings:
-        Console(stderr=True).print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+            warnings = [line.replace(str(fresh), str(out)) for line in made.warnings]
+            lines = [made.description, *(f"  {line}" for line in made.summary.lines())]
+        print_warnings(warnings)
+        print(f"{out}: " + "\n".join(lines))

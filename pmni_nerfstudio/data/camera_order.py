@@ -9,7 +9,7 @@ well the cameras fit the silhouettes and normals.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,8 +134,11 @@ def random_orders(count: int) -> list[np.ndarray]:
     return [rng.permutation(count) for _ in range(_NUM_RANDOM)]
 
 
-def fits_better_than_random(fit: Fit, random_fits: Sequence[Fit]) -> bool:
-    """Whether cameras fit the maps as exact ones do, or clearly better than the same cameras in random orders."""
+def fits_better_than_random(fit: Fit, random_fits: Iterable[Fit]) -> bool:
+    """Whether cameras fit the maps as exact ones do, or clearly better than the same cameras in random orders.
+
+    Those are not asked for if the fit is that of exact cameras.
+    """
     if fit.silhouettes >= _MIN_SILHOUETTES or (fit.silhouettes >= 0.9 and fit.normals >= 0.7):
         return True
     base = float(np.mean([other.score for other in random_fits]))

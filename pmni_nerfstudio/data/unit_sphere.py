@@ -7,13 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.geometry.camera_rings import radius_at_depth_1
-from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point, sphere_similarity
+from pmni_nerfstudio.geometry.object_sphere import centroid_rays, robust_nearest_point, sphere_similarity
 
 _MAX_REACH = 1.2
 """Distance from the origin up to which an object counts as inside the unit sphere; poses may be rough."""
 _MIN_RADIUS = 0.1
 """Radius below which an object is too small for the unit sphere."""
-_ROUNDS = 10
 
 
 def fitted_sphere(
@@ -30,11 +29,7 @@ def fitted_sphere(
     rays = np.einsum("nij,nj->ni", c2w[:, :3, :3], centroid_rays(K, masks))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     cameras = c2w[:, :3, 3]
-    weights, center = np.ones(len(masks)), np.zeros(3)
-    for _ in range(_ROUNDS):
-        center, misses = nearest_point(cameras, rays, weights)
-        weights = 1.0 / (misses + 0.1 * np.median(misses) + 1e-12)
-        weights /= weights.max()
+    center = robust_nearest_point(cameras, rays)
     depth = np.einsum("ni,ni->n", center - cameras, c2w[:, :3, 2])
     facing = np.flatnonzero(depth > 0)
     if len(facing) < 0.5 * len(masks):

@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float
 from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
 from pmni_nerfstudio.geometry.cameras import pixel_directions
 
+_ROUNDS = 10
+"""Rounds of reweighting."""
+
 
 def centroid_rays(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 3"]:
     """Camera-space rays of depth 1 through the masks' centroids."""
@@ -42,6 +45,18 @@ def nearest_point(
     right = np.einsum("n,nij,nj->i", weights, across, origins) + pull * origins.mean(axis=0)
     point = np.linalg.solve(system, right)
     return point, np.linalg.norm(np.einsum("nij,nj->ni", across, point - origins), axis=1)
+
+
+def robust_nearest_point(
+    origins: Float[np.ndarray, "n 3"], directions: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, " 3"]:
+    """Point nearest to most rays: rays that miss it, as of cameras with wrong poses, have little weight."""
+    weights, point = np.ones(len(origins)), np.zeros(3)
+    for _ in range(_ROUNDS):
+        point, misses = nearest_point(origins, directions, weights)
+        weights = 1.0 / (misses + 0.1 * np.median(misses) + 1e-12)
+        weights /= weights.max()
+    return point
 
 
 def sphere_similarity(center: Float[np.ndarray, " 3"], radius: float) -> Float[np.ndarray, "4 4"]:

@@ -63,7 +63,7 @@ def measure_fit(
         c2w: rigid camera-to-world poses, OpenCV axes.
     """
     chosen = evenly_spaced(len(masks))
-    views = [_View(masks[i], None if normals is None else normals[i], K[i], c2w[i]) for i in chosen]
+    views = [PosedSilhouette(masks[i], None if normals is None else normals[i], K[i], c2w[i]) for i in chosen]
     rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     center, _ = nearest_point(c2w[chosen, :3, 3], np.einsum("nij,nj->ni", c2w[chosen, :3, :3], rays))
@@ -95,24 +95,29 @@ def evenly_spaced(count: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, MAX_VIEWS)).round().astype(int)).tolist()
 
 
-class _View:
-    """A view at reduced size."""
+class PosedSilhouette:
+    """Silhouette and camera of a view at reduced size, with its normals if they are compared."""
 
     def __init__(self, mask: np.ndarray, normals: np.ndarray | None, K: np.ndarray, c2w: np.ndarray) -> None:
         step = max(1, -(-max(mask.shape) // _MAX_SIDE))
         self.mask = mask[::step, ::step]
         if not self.mask.any():
             step, self.mask = 1, mask
+        self.step = step
         self.normals = None if normals is None else normals[::step, ::step]
         self.K = strided_intrinsics(K, step)
         self.c2w = c2w
         self.distance_px = np.asarray(ndimage.distance_transform_edt(~self.mask))
 
-    def sample(self, center: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Points (R, S, 3) on rays through the mask near the center, world normals (R, 3), and whether a point is in front."""
+    def sampled_pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows (R,) of the mask's pixels, spread evenly, through which rays are sampled."""
         y, x = np.nonzero(self.mask)
         chosen = np.unique(np.linspace(0, len(y) - 1, _RAYS_PER_VIEW).round().astype(int))
-        y, x = y[chosen], x[chosen]
+        return x[chosen], y[chosen]
+
+    def sample(self, center: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points (R, S, 3) on rays through the mask near the center, world normals (R, 3), and whether a point is in front."""
+        x, y = self.sampled_pixels()
         rays = pixel_directions(self.K, np.stack([x, y], axis=-1))
         depth = max(float((center - self.c2w[:3, 3]) @ self.c2w[:3, 2]), 1e-9)
         spread = pixel_directions(self.K, np.stack(np.nonzero(self.mask)[::-1], axis=-1))[:, :2]

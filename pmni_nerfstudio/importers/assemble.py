@@ -5,22 +5,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.normals_folder import warn_of_lossy
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene
+from pmni_nerfstudio.data.scene_summary import SceneSummary, summarize
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit
 from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
 from pmni_nerfstudio.importers.axes import camera_from_stored, estimate_axes
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
@@ -32,6 +32,18 @@ _MAX_HULL_PIXELS = 320_000
 """Masks with more pixels are subsampled for the visual hull."""
 
 
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """What became of a source."""
+
+    description: str
+    """The scene's size, axes and unit sphere in words."""
+    warnings: list[str]
+    """One line each."""
+    summary: SceneSummary
+    """Of the scene as it is read."""
+
+
 def assemble(
     source: Source,
     folder: Path,
@@ -39,7 +51,7 @@ def assemble(
     axes: Axes | None = None,
     fit: Path | None = None,
     refit: bool = False,
-) -> tuple[str, list[str]]:
+) -> Assembled:
     """Write a source as a scene folder and validate it by reading it as training does.
 
     Args:
@@ -50,10 +62,6 @@ def assemble(
         fit: mesh in the source's world to fit the unit sphere to.
         refit: fit the unit sphere to the masks even if the source has one.
 
-    Returns:
-        summary: the scene's size, axes and unit sphere in words.
-        warnings: one line each.
-
     Raises:
         PmniError: The source is invalid.
     """
@@ -61,6 +69,10 @@ def assemble(
     if len(frames) < 2:
         raise PmniError(f"{frames[0].normals if frames else folder}: is the only view; at least 2 are needed")
     is_posed = frames[0].c2w is not None
+    if axes is not None:
+        decided = "--axes"
+    else:
+        decided = "decided by the maps" if source.axes is None else "by the format, the tool or the folder's name"
     axes = axes or source.axes or estimate_axes(frames)
     if axes == "world" and not is_posed:
         raise PmniError(f"{frames[0].normals}: world-space normals need poses; use camera-space normals")
@@ -82,7 +94,6 @@ def assemble(
             views = Views(tuple(frame.name for frame in frames), normals, masks, K)
             step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
             world_from_unit, origin = sphere_of_masks(views.strided(step), poses), "fitted to the masks"
-        warnings += _warn_of_cameras(frames[0].normals.parent, normals, masks, K, poses)
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
     write_scene(
@@ -97,8 +108,13 @@ def assemble(
     )
     _write_photographs(folder, frames, source_K, K, new_size)
     scene = read_scene(folder)
-    summary = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes}, {pose_summary}"
-    return summary, _summarized([*source.warnings, *warnings, *scene.warnings])
+    summary = summarize(scene)
+    size_and_axes = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes} ({decided})"
+    return Assembled(
+        f"{size_and_axes}, {pose_summary}",
+        _summarized([*source.warnings, *warnings, *scene.warnings, *summary.warnings()]),
+        summary,
+    )
 
 
 def _load_all(
@@ -131,21 +147,6 @@ def _load_all(
                 "camera's distortion"
             )
     return normals, masks, K, source_K, warnings
-
-
-def _warn_of_cameras(folder: Path, normals: np.ndarray, masks: np.ndarray, K: np.ndarray, c2w: np.ndarray) -> list[str]:
-    """Warn if cameras fit the maps no better than in random order."""
-
-    def measure(order: np.ndarray) -> Fit:
-        return measure_fit(list(masks), list(normals), K[order], c2w[order])
-
-    fit = measure(np.arange(len(masks)))
-    if fits_better_than_random(fit, [measure(order) for order in random_orders(len(masks))]):
-        return []
-    return [
-        f"{folder}: the cameras hardly fit these maps ({fit.silhouettes:.0%} of the silhouettes, {fit.normals:.0%} of the "
-        "normals, as in random order); check that cameras and maps belong together, and the poses' axes"
-    ]
 
 
 def _write_photographs(

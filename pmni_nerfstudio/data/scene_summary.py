@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Summary of a scene for its owner: what was read, how well the maps fit each other, and which views do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pmni_nerfstudio.data.axes_check import measure_axes
+from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
+from pmni_nerfstudio.data.scene import VALID, WORLD_SPACE, Scene
+from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS
+from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit
+from pmni_nerfstudio.geometry.silhouette_consistency import (
+    EXACT,
+    Consistency,
+    inconsistent_views,
+    measure_consistency,
+)
+from pmni_nerfstudio.geometry.transforms import scale_of
+
+_MAX_LISTED = 8
+"""Most views that one line lists."""
+_MAX_STEP_DEG = 40.0
+"""Largest angle between neighboring views that share enough of the surface."""
+_MIN_NORMALS = 0.3
+"""Least agreement of normals between views of right poses (see `Fit.normals`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSummary:
+    """Figures of a scene with N views."""
+
+    scene: Scene
+    facing: np.ndarray
+    """(N,) share of the normals that face the camera."""
+    rim: np.ndarray
+    """(N,) agreement of the normals at the contour with its outward direction, -1 to 1; 0 without evidence."""
+    holes: np.ndarray
+    """(N,) share of the mask without a normal."""
+    fit: Fit | None
+    """Agreement of the cameras with silhouettes and normals; None without poses."""
+    fits_by_chance: bool
+    """Whether the cameras fit no better than in random order."""
+    consistency: tuple[Consistency, ...] | None
+    """Of each view's silhouette with the others; None without poses."""
+    step_deg: np.ndarray | None
+    """(N,) angle between a view's direction to the object and that of its nearest neighbor; None without poses."""
+
+    @property
+    def scores(self) -> np.ndarray | None:
+        """(N,) consistency of the silhouettes, 0 to 1; None without poses."""
+        return None if self.consistency is None else np.array([view.score for view in self.consistency])
+
+    def lines(self) -> list[str]:
+        """What was read, one line each, beginning with a word for it."""
+        pairs = [
+            ("normals", self._normals()),
+            ("masks", self._masks()),
+            ("holes", self._holes()),
+            ("intrinsics", self._intrinsics()),
+            ("poses", self._poses()),
+            *([("silhouettes", self._silhouettes())] if self.consistency is not None else []),
+            ("besides", self._besides()),
+        ]
+        return [f"{word:<12}{text}" for word, text in pairs]
+
+    def warnings(self) -> list[str]:
+        """Findings beyond the warnings of `read_scene`, one line each; views at fault are named."""
+        names, root, found = self.scene.names, self.scene.root, []
+        scores = self.scores
+        if scores is None or self.fit is None or self.consistency is None or self.step_deg is None:
+            return []
+        if self.fits_by_chance:
+            return [
+                f"{root}: the cameras hardly fit these maps ({self.fit.silhouettes:.0%} of the silhouettes, "
+                f"{self.fit.normals:.0%} of the normals, as in random order); check that cameras and maps belong together, "
+                "and the poses' axes"
+            ]
+        wrong = inconsistent_views(scores)
+        if wrong:
+            listed = _listed([f"{names[i]} ({scores[i]:.0%})" for i in wrong])
+            first = self.consistency[wrong[0]]
+            likely = "larger" if first.own_rays < first.other_rays else "smaller"
+            found.append(
+                f"{root}: the silhouettes of {len(wrong)} of {len(names)} views do not fit the others: {listed}; check their "
+                f"poses and masks (that of {names[wrong[0]]} is wrong, or {likely} than the object)"
+            )
+        if float(np.median(scores)) < EXACT:
+            found.append(
+                f"{root}: the silhouettes fit each other by {np.median(scores):.0%}, and by {EXACT:.0%} or more with exact "
+                "poses, intrinsics and masks; ns-train pmni corrects rough poses, pmni-calibrated does not"
+            )
+        if self.fit.silhouettes > 0.9 and self.fit.normals < _MIN_NORMALS:
+            found.append(
+                f"{root}: the silhouettes fit each other, but normals of the same place differ between views (agreement "
+                f"{self.fit.normals:.0%}); check the normals' axes, and that the poses are not mirrored"
+            )
+        far = np.flatnonzero(self.step_deg > _MAX_STEP_DEG)
+        if far.size:
+            found.append(
+                f"{root}: no other view is within {_MAX_STEP_DEG:.0f} degrees of {_listed([names[i] for i in far])} "
+                f"(nearest {self.step_deg.max():.0f}); add views in between"
+            )
+        return found
+
+    def _normals(self) -> str:
+        files = self.scene.normal_files
+        is_world = files[0].parent.name.startswith(WORLD_SPACE)
+        space = "the world's axes" if is_world else "x right, y up, z towards the viewer"
+        rim = self.rim[self.rim != 0]
+        contour = f", contours {rim.mean():+.2f} of 1" if rim.size else ""
+        return (
+            f"{files[0].parent.name} ({files[0].suffix[1:].upper()}), by its name {space}; "
+            f"{self.facing.mean():.1%} face the camera{contour}"
+        )
+
+    def _masks(self) -> str:
+        share = self.scene.masks.mean(axis=(1, 2))
+        return f"{share.min():.0%} to {share.max():.0%} of the picture"
+
+    def _holes(self) -> str:
+        if not self.scene.has_holes:
+            return "none: every pixel of the masks has a normal"
+        worst = int(self.holes.argmax())
+        source = f", by {VALID}/" if (self.scene.root / VALID).is_dir() else ""
+        return (
+            f"{self.holes.mean():.1%} of the masks' pixels have no normal, at most {self.holes[worst]:.1%} "
+            f"({self.scene.names[worst]}){source}"
+        )
+
+    def _intrinsics(self) -> str:
+        K, width = self.scene.K, self.scene.width
+        fov = np.rad2deg(2 * np.arctan(width / 2 / K[:, 0, 0]))
+        return (
+            f"focal length {_range(K[:, [0, 1], [0, 1]], '.1f')} px ({_range(fov, '.1f')} degrees wide), principal point "
+            f"x {_range(K[:, 0, 2], '.1f')}, y {_range(K[:, 1, 2], '.1f')}"
+        )
+
+    def _poses(self) -> str:
+        scene = self.scene
+        if scene.c2w is None or self.step_deg is None:
+            return f"none ({INTRINSICS}): they are recovered, up to the scale of the object"
+        scale = scale_of(scene.world_from_unit)
+        center = ", ".join(f"{value:.4g}" for value in scene.world_from_unit[:3, 3])
+        distance = np.linalg.norm(scene.c2w[:, :3, 3], axis=1) * scale
+        return (
+            f"given ({CAMERAS}); cameras {_range(distance, '.4g')} units from the unit sphere, which has radius {scale:.4g} "
+            f"and center ({center}); neighboring views {_range(self.step_deg, '.0f')} degrees apart"
+        )
+
+    def _silhouettes(self) -> str:
+        assert self.scores is not None and self.fit is not None
+        worst = int(self.scores.argmin())
+        return (
+            f"consistent by {self.scores.mean():.1%}, worst {self.scene.names[worst]} ({self.scores[worst]:.1%}); normals of "
+            f"different views agree by {self.fit.normals:.0%}"
+        )
+
+    def _besides(self) -> str:
+        scene = self.scene
+        parts = {
+            "photographs": scene.image_files,
+            "depth maps": scene.depth_files,
+            f"ground-truth mesh {scene.mesh_file.name if scene.mesh_file else ''}": scene.mesh_file,
+        }
+        return ", ".join(word for word, part in parts.items() if part is not None) or "nothing else is used"
+
+
+def summarize(scene: Scene) -> SceneSummary:
+    """Measure a scene; takes about a second for 30 views."""
+    count = scene.num_views
+    facing, rim = np.empty(count), np.empty(count)
+    for i in range(count):
+        # Only the cues of the normals as they are read; the change of axes matters for corrections alone.
+        cues = measure_axes(scene.normals[i].astype(np.float32), scene.masks[i], scene.K[i], np.eye(3))
+        facing[i], rim[i] = cues.facing[0], cues.rim[0]
+    holes = 1 - scene.valid.sum(axis=(1, 2)) / scene.masks.sum(axis=(1, 2))
+    if scene.c2w is None:
+        return SceneSummary(scene, facing, rim, holes, None, False, None, None)
+    masks, normals, K, c2w = list(scene.masks), list(scene.normals), scene.K, scene.c2w
+    fit = measure_fit(masks, normals, K, c2w)
+    random_fits = (measure_fit(masks, normals, K[order], c2w[order]) for order in random_orders(count))
+    fits_by_chance = not fits_better_than_random(fit, random_fits)
+    consistency = tuple(measure_consistency(masks, K, c2w))
+    return SceneSummary(scene, facing, rim, holes, fit, fits_by_chance, consistency, _steps_deg(c2w))
+
+
+def _steps_deg(c2w: np.ndarray) -> np.ndarray:
+    """Angle (N,) at the center of the unit sphere between each camera and the nearest other one."""
+    directions = c2w[:, :3, 3] / np.linalg.norm(c2w[:, :3, 3], axis=1, keepdims=True)
+    cosine = directions @ directions.T
+    np.fill_diagonal(cosine, -1)
+    return np.rad2deg(np.arccos(cosine.max(axis=1).clip(-1, 1)))
+
+
+def _range(values: np.ndarray, form: str) -> str:
+    """Smallest and largest value, or one of them if they are printed alike."""
+    low, high = f"{values.min():{form}}", f"{values.max():{form}}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _MAX_LISTED} more" if len(words) > _MAX_LISTED else ""
+    return ", ".join(words[:_MAX_LISTED]) + more
