@@ -13,6 +13,8 @@ from typing import Any
 
 from pmni_nerfstudio.errors import PmniError, SceneError, one_line
 
+MAX_PIXELS = 1 << 27
+"""Largest permitted number of pixels (1.6 GB as normals), against corrupt headers and decompression bombs."""
 _MAX_JSON_BYTES = 1 << 28
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -37,6 +39,33 @@ def check_file(path: Path) -> None:
     if not is_file:
         what = "is not a regular file" if os.path.lexists(path) else "No such file"
         raise SceneError(f"{path}: {what}; put a file there")
+
+
+def read_bytes(path: Path, count: int = -1) -> bytes:
+    """Contents of a file, or its first `count` bytes.
+
+    Raises:
+        SceneError: the file is missing or can't be read.
+    """
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise SceneError(f"{path}: can't be read ({error.strerror}); check the file and its permissions") from error
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """Check the size that an image's header gives before memory is allocated.
+
+    Raises:
+        SceneError: the image has no pixels, or too many.
+    """
+    if not (0 < width and 0 < height and width * height <= MAX_PIXELS):
+        raise SceneError(
+            f"{path}: has {width}x{height} pixels according to its header, at most {MAX_PIXELS:,} are supported; "
+            "export it again, or smaller"
+        )
 
 
 def entries(folder: Path) -> list[Path]:

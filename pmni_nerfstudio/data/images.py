@@ -20,7 +20,8 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.data.files import check_file, reason
+from pmni_nerfstudio.data.exr_channels import normal_channels, read_channels, vector_channels
+from pmni_nerfstudio.data.files import MAX_PIXELS, check_file, check_pixels, read_bytes, reason
 from pmni_nerfstudio.data.npz import read_npz
 from pmni_nerfstudio.errors import SceneError
 
@@ -33,20 +34,16 @@ OTHER_MASK_SUFFIXES = (".tif", ".tiff", ".bmp", ".webp", ".pgm", ".npy", ".npz",
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".exr")
 DEPTH_SUFFIXES = (".npy",)
 
-_EXR_MAGIC = b"\x76\x2f\x31\x01"
 _IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM")
 _LOG_COMPRESSIONS = (34676, 34677)
 """TIFF's SGILOG and SGILOG24."""
-_MAX_PIXELS = 1 << 27
-"""Largest permitted number of pixels (1.6 GB as normals), against corrupt headers and decompression bombs."""
-_NORMAL_CHANNELS = (("R", "G", "B"), ("X", "Y", "Z"))
 
 
 def read_normals(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a normal map as it is stored, with neither a change of axes nor normalization.
 
     Args:
-        path: .exr (float or half, channels R G B or X Y Z), .npy, .npz with one array, .pfm or .tif of floats, or an image
+        path: .exr (float or half; channels R G B or X Y Z, or a renderer's layer of normals), .npy, .npz with one array, .pfm or .tif of floats, or an image
             of 8 or 16 bits, value / max * 2 - 1, whose alpha channel is ignored. Black pixels of images have no normal
             and become zero: decoded, they would be (-1, -1, -1), which is not a unit vector.
 
@@ -62,7 +59,7 @@ def read_normals(path: str | os.PathLike[str]) -> np.ndarray:
         raise SceneError(
             f"{path}: normals can't be read from {suffix} files; save them as one of {', '.join(NORMAL_SUFFIXES)}"
         )
-    normals = _read_array(path)
+    normals = read_exr(path, normals=True) if suffix == ".exr" else _read_array(path)
     if normals.dtype.kind != "f":
         normals = _decode_color_normals(path, normals)
     if normals.ndim != 3 or normals.shape[2] != 3:
@@ -145,7 +142,7 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
         SceneError: the file is broken, contains pickled objects, is not a float array, or is too large.
     """
     array = open_npy(path)
-    if array.size > 3 * _MAX_PIXELS:
+    if array.size > 3 * MAX_PIXELS:
         raise SceneError(
             f"{path}: contains an array of shape {array.shape}, which is too large for a map; save one view per file"
         )
@@ -169,8 +166,12 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
     return array
 
 
-def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
+def read_exr(path: str | os.PathLike[str], normals: bool = False) -> np.ndarray:
     """Read an EXR file, float or half, with one or three channels; an alpha channel is ignored.
+
+    Args:
+        path: EXR file.
+        normals: whether the layer of normals is read from a file with many channels, which is refused otherwise.
 
     Returns:
         (H, W, 3) float32 of the channels R G B or X Y Z, or (H, W) of a single channel.
@@ -179,37 +180,11 @@ def read_exr(path: str | os.PathLike[str]) -> np.ndarray:
         SceneError: the file can't be decoded, has other channels, or is cropped to a part of its display window.
     """
     path = Path(path)
-    # OpenEXR prints errors to stderr; files of other formats are rejected before that.
-    if _read_bytes(path, 4) != _EXR_MAGIC:
-        raise SceneError(f"{path}: is not an EXR file; export it again")
-    try:
-        with OpenEXR.File(str(path), header_only=True) as file:
-            # Closing the file clears the header.
-            header = file.header()
-            low, high = (np.asarray(corner, dtype=np.int64) for corner in header["dataWindow"])
-            is_whole = np.array_equal(header["dataWindow"], header["displayWindow"])
-        _check_pixels(path, *(int(side) for side in high - low + 1))
-        with OpenEXR.File(str(path), separate_channels=True) as file:
-            channels = {
-                name: channel.pixels.astype(np.float32) for name, channel in file.channels().items() if name != "A"
-            }
-        if len({pixels.shape for pixels in channels.values()}) > 1:
-            raise ValueError("channels of different sizes")
-    except SceneError:
-        raise
-    except Exception as error:  # the binding raises errors of many types
-        # The library's own message does not help: a truncated file "has 0 parts".
-        raise SceneError(f"{path}: is truncated or damaged; export the EXR file again") from error
-    if not is_whole:
-        raise SceneError(f"{path}: is cropped (data window and display window differ); export the whole image")
+    channels = read_channels(path)
     if len(channels) == 1:
         return next(iter(channels.values()))
-    for names in _NORMAL_CHANNELS:
-        if set(names) == channels.keys():
-            return np.stack([channels[name] for name in names], axis=-1)
-    raise SceneError(
-        f"{path}: has the channels {', '.join(ascii(name)[1:-1] for name in sorted(channels)) or '(none)'}; export R, G, B only"
-    )
+    chosen = normal_channels(path, channels) if normals else vector_channels(path, channels)
+    return np.stack([channels[name] for name in chosen], axis=-1)
 
 
 def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = False) -> None:
@@ -289,7 +264,7 @@ def _read_array(path: Path) -> np.ndarray:
     if suffix == ".npy":
         return read_npy(path)
     if suffix == ".npz":
-        arrays = read_npz(path, lambda name: True, 12 * _MAX_PIXELS)
+        arrays = read_npz(path, lambda name: True, 12 * MAX_PIXELS)
         if len(arrays) != 1:
             raise SceneError(f"{path}: holds {len(arrays)} arrays; save only the map")
         (array,) = arrays.values()
@@ -309,7 +284,7 @@ def _check_tiff(path: Path) -> None:
     OpenCV writes floats like that unless told otherwise.
     """
     try:
-        with tifffile.TiffFile(io.BytesIO(_read_bytes(path))) as file:
+        with tifffile.TiffFile(io.BytesIO(read_bytes(path))) as file:
             compression = int(file.pages[0].compression)  # pyright: ignore[reportAttributeAccessIssue]
     except SceneError:
         raise
@@ -324,12 +299,12 @@ def _check_tiff(path: Path) -> None:
 
 def _read_pfm(path: Path) -> np.ndarray:
     """Pixels of a portable float map, (H, W) or (H, W, 3) float32; its rows are stored from the bottom to the top."""
-    content = _read_bytes(path)
+    content = read_bytes(path)
     header = re.match(rb"(PF|Pf)\s+(\d{1,6})\s+(\d{1,6})\s+(-?[0-9.eE+-]+)\s", content)
     if header is None:
         raise SceneError(f"{path}: is not a PFM file; export it again")
     width, height, channels = int(header[2]), int(header[3]), 3 if header[1] == b"PF" else 1
-    _check_pixels(path, width, height)
+    check_pixels(path, width, height)
     kind = "<f4" if header[4].startswith(b"-") else ">f4"
     if len(content) - header.end() < 4 * width * height * channels:
         raise SceneError(f"{path}: is truncated; export the PFM file again")
@@ -340,12 +315,12 @@ def _read_pfm(path: Path) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     """Decode a PNG, JPEG, TIFF, WebP, BMP or PGM file to (H, W), (H, W, 3) RGB or (H, W, 4) RGBA at its own bit depth."""
-    encoded = _read_bytes(path)
+    encoded = read_bytes(path)
     image = None
     formats = _IMAGE_FORMATS if path.suffix.lower() not in MASK_SUFFIXES else ("PNG", "JPEG")
     try:
         with Image.open(io.BytesIO(encoded), formats=formats) as picture:
-            _check_pixels(path, *picture.size)
+            check_pixels(path, *picture.size)
             if picture.format == "JPEG":
                 return np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
             # libpng prints errors to stderr; files with wrong checksums are rejected before that.
@@ -371,26 +346,8 @@ def _read_image(path: Path) -> np.ndarray:
     return image
 
 
-def _check_pixels(path: Path, width: int, height: int) -> None:
-    """Check the size given in a header before memory is allocated."""
-    if not (0 < width and 0 < height and width * height <= _MAX_PIXELS):
-        raise SceneError(
-            f"{path}: has {width}x{height} pixels according to its header, at most {_MAX_PIXELS:,} are supported; "
-            "export it again, or smaller"
-        )
-
-
 def _top(path: Path, image: np.ndarray) -> int:
     """Largest value of an image's type."""
     if image.dtype not in (np.uint8, np.uint16):
         raise SceneError(f"{path}: contains {image.dtype} pixels; export it with 8 or 16 bits")
     return int(np.iinfo(image.dtype).max)
-
-
-def _read_bytes(path: Path, count: int = -1) -> bytes:
-    check_file(path)
-    try:
-        with path.open("rb") as file:
-            return file.read(count)
-    except OSError as error:
-        raise SceneError(f"{path}: can't be read ({error.strerror}); check the file and its permissions") from error

@@ -23,8 +23,8 @@ from pmni_nerfstudio.geometry.transforms import scale_of
 
 _MAX_LISTED = 8
 """Most views that one line lists."""
-_MAX_STEP_DEG = 40.0
-"""Largest angle between neighboring views that share enough of the surface."""
+_MAX_STEP_DEG = 45.0
+"""Largest angle between neighboring views that causes no warning; about 40 degrees are advised."""
 _MIN_NORMALS = 0.3
 """Least agreement of normals between views of right poses (see `Fit.normals`)."""
 
