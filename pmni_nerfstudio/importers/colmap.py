@@ -21,8 +21,9 @@ from pmni_nerfstudio.data.camera_files import LARGEST
 from pmni_nerfstudio.data.files import printable, read_text, reason
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.importers.colmap_dense import find_stereo_normals
 from pmni_nerfstudio.importers.file_matching import match_files, plain_path
-from pmni_nerfstudio.importers.map_folders import require_normals
+from pmni_nerfstudio.importers.map_folders import find_normals, require_normals
 from pmni_nerfstudio.importers.posed_images import PosedImage, attach_maps, check_camera, find_image, pinhole
 from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
 
@@ -82,15 +83,41 @@ def read(folder: Path, options: ImportOptions) -> Source:
     models = _find_models(folder)
     if not models:
         raise SceneError(f"{folder}: has no COLMAP model (cameras and images, .bin or .txt); look in sparse/0")
+    dense = _dense_model(folder, models, options)
+    if dense is not None:
+        return dense
     if len(models) == 1:
         chosen, warnings = models[0], ()
     else:
         chosen, warnings = _largest(folder, models, options)
     model, suffix = chosen
-    posed = _posed_images(folder, model, suffix)
-    description = f"COLMAP model{'' if model == folder else f' in {_name(folder, model)}'} ({suffix[1:]})"
-    source = attach_maps(folder, description, posed, options)
+    source = attach_maps(folder, _description(folder, model, suffix), _posed_images(folder, model, suffix), options)
     return replace(source, warnings=(*warnings, *source.warnings))
+
+
+def _dense_model(folder: Path, models: list[tuple[Path, str]], options: ImportOptions) -> Source | None:
+    """The model of undistorted images with the normal maps of dense stereo beside it, where there are no others."""
+    if options.normals is not None or find_normals(folder).files:
+        return None
+    for model, suffix in models:
+        files, kind = find_stereo_normals(model.parent)
+        if not files:
+            continue
+        posed = _posed_images(folder, model, suffix)
+        maps = match_files([plain_path(image.file) for image in posed], files)
+        posed = [replace(image, normals=file) for image, file in zip(posed, maps)]
+        description = f"{_description(folder, model, suffix)}, {kind} normal maps of its dense stereo"
+        source = attach_maps(folder, description, posed, options)
+        warning = (
+            f"{next(iter(files.values())).parent}: holds normals of COLMAP's dense stereo ({kind}), which are off by many "
+            "degrees; those of photometric stereo or of a normal estimator, in normal/, give a better surface"
+        )
+        return replace(source, axes="opencv", warnings=(warning, *source.warnings))
+    return None
+
+
+def _description(folder: Path, model: Path, suffix: str) -> str:
+    return f"COLMAP model{'' if model == folder else f' in {_name(folder, model)}'} ({suffix[1:]})"
 
 
 def _largest(

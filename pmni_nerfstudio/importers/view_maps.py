@@ -15,6 +15,8 @@ from pmni_nerfstudio.data.images import read_mask, read_normals, read_npy
 from pmni_nerfstudio.data.map_checks import MISSING_LENGTH, check_mask, clean_normals
 from pmni_nerfstudio.data.resample import normalized, resample_intrinsics, resample_mask, resample_normals
 from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.importers.colmap_dense import SUFFIX as COLMAP_SUFFIX
+from pmni_nerfstudio.importers.colmap_dense import read_stereo_normals
 from pmni_nerfstudio.importers.file_matching import match_any
 from pmni_nerfstudio.importers.map_folders import PHOTO_SUFFIXES
 from pmni_nerfstudio.importers.matlab import read_mat
@@ -29,7 +31,7 @@ _MAX_PRINCIPAL_POINT = 100.0
 
 
 def read_stored_normals(path: Path) -> np.ndarray:
-    """Normals (H, W, 3) float32 in their stored axes, from any format of `read_normals`, MonoSDF's .npy or MATLAB.
+    """Normals (H, W, 3) float32 in their stored axes, from any format of `read_normals`, MonoSDF's .npy, MATLAB or COLMAP.
 
     Raises:
         SceneError: The file is broken or holds no normals.
@@ -39,6 +41,8 @@ def read_stored_normals(path: Path) -> np.ndarray:
         if len(arrays) != 1:
             raise SceneError(f"{path}: holds {len(arrays)} arrays of three channels; save only the normal map")
         return arrays[0].astype(np.float32)
+    if path.suffix == COLMAP_SUFFIX:
+        return read_stereo_normals(path)
     if path.suffix.lower() != ".npy":
         return read_normals(path)
     normals = read_npy(path)
