@@ -17,8 +17,9 @@ class PrepareCommand:
     """Convert normal maps, masks and cameras in another layout to a scene folder; the format is recognized.
 
     Formats: diligent-mv (as released, one object or all), rnb-neus, neus (IDR and DTU, with added normal maps), monosdf,
-    nerfstudio (transforms.json), colmap, metashape (XML), meshroom (.sfm), plain (normal maps without poses). Normal maps are expected in
-    normal*/ and masks in mask*/, named like the views; without masks, the object is where the normal maps are not zero.
+    nerfstudio (transforms.json), colmap, metashape (XML), meshroom (.sfm), realityscan (XMP or CSV),
+    gaussian-splatting (cameras.json), plain (normal maps without poses). Normal maps are expected in normal*/ and masks
+    in mask*/, named like the views; without masks, the object is where the normal maps are not zero.
     Where the object has no normals, they are zero, NaN, or black in mask_valid*/; these holes are kept.
     Lens distortion is removed. OUT is created only once it is complete.
     """
@@ -38,6 +39,8 @@ class PrepareCommand:
             "colmap",
             "metashape",
             "meshroom",
+            "realityscan",
+            "gaussian-splatting",
             "plain",
         ],
         tyro.conf.arg(name="from"),

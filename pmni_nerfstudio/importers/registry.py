@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pmni_nerfstudio.importers.colmap import COLMAP
 from pmni_nerfstudio.importers.diligent_mv import DILIGENT_MV
+from pmni_nerfstudio.importers.gaussian_splatting import GAUSSIAN_SPLATTING
 from pmni_nerfstudio.importers.idr import MONOSDF, NEUS, RNB_NEUS
 from pmni_nerfstudio.importers.meshroom import MESHROOM
 from pmni_nerfstudio.importers.metashape import METASHAPE
 from pmni_nerfstudio.importers.plain_folder import PLAIN
+from pmni_nerfstudio.importers.realityscan import REALITYSCAN
 from pmni_nerfstudio.importers.source import Format
 from pmni_nerfstudio.importers.transforms_json import TRANSFORMS
 
@@ -23,6 +25,8 @@ FORMATS: dict[str, Format] = {
     "colmap": COLMAP,
     "metashape": METASHAPE,
     "meshroom": MESHROOM,
+    "realityscan": REALITYSCAN,
+    "gaussian-splatting": GAUSSIAN_SPLATTING,
     "plain": PLAIN,
 }
 

@@ -2,11 +2,13 @@
 """transforms.json of nerfstudio, NeRF's Blender scenes and NeuS2: perspective and fisheye cameras, OpenGL axes.
 
 The normal map of a frame is its normal_path (or normal_file_path), or else file_path itself if that lies in a folder
-normal*/, or else the file of the same name in normal*/. The world is that of transform_matrix.
+normal*/, or else the file beside it that is named after it (r_0_normal_0001.png beside r_0.png), or else
+the file of the same name in normal*/. The world is that of transform_matrix.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from pmni_nerfstudio.data.images import NORMAL_SUFFIXES
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.transforms import flip_camera_axes
 from pmni_nerfstudio.importers.camera_fit import CameraFit
-from pmni_nerfstudio.importers.file_matching import match_files, plain_path
+from pmni_nerfstudio.importers.file_matching import match_files, plain_path, without_suffix
 from pmni_nerfstudio.importers.map_folders import require_normals
 from pmni_nerfstudio.importers.posed_images import PosedImage, attach_maps, check_camera, find_image, pinhole
 from pmni_nerfstudio.importers.source import Format, ImportOptions, Lens, Source
@@ -66,11 +68,14 @@ def _share_names(files: Sequence[Path]) -> bool:
 
 def _with_most_maps(folder: Path, files: list[Path], options: ImportOptions) -> list[Path]:
     """All files, or the one alone for which more normal maps are found."""
-    maps = require_normals(folder, options.normals).files
+    own = any(image.normals is not None for path in files for image in _read_file(path))
+    maps = {} if own and options.normals is None else require_normals(folder, options.normals).files
 
     def count(chosen: Sequence[Path]) -> int:
-        paths = [plain_path(image.file) for path in chosen for image in _read_file(path)]
-        return sum(file is not None for file in match_files(paths, maps))
+        images = [image for path in chosen for image in _read_file(path)]
+        if not maps:
+            return sum(image.normals is not None for image in images)
+        return sum(file is not None for file in match_files([plain_path(image.file) for image in images], maps))
 
     return max([files, *([path] for path in files)], key=count)
 
@@ -151,7 +156,23 @@ def _files(path: Path, file: str, frame: Mapping[str, Any]) -> tuple[Path | None
     if named["normals"] is None and own.parent.name.startswith("normal") and own.suffix.lower() in NORMAL_SUFFIXES:
         check_file(own)
         return None, own, named["mask"]
+    if named["normals"] is None:
+        named["normals"] = _normals_beside(own)
     return find_image(path.parent, file), named["normals"], named["mask"]
+
+
+def _normals_beside(image: Path) -> Path | None:
+    """Normal map that lies beside an image and is named after it, as r_0_normal_0001.png or r_0_normal.png beside r_0.png.
+
+    Blender's File Output node adds the number of the frame.
+    """
+    stem = without_suffix(image.name)
+    for name in (f"{stem}_normal", f"{stem}_normals", f"{stem}_normal_0001", f"{stem}_normals_0001"):
+        for suffix in NORMAL_SUFFIXES:
+            path = image.with_name(name + suffix)
+            if os.path.isfile(path):  # unlike Path.is_file, false for a name that is too long
+                return path
+    return None
 
 
 def _named_file(root: Path, name: str) -> Path:

@@ -45,7 +45,9 @@ def test_geometric_maps_are_preferred(truth: AnalyticScene, tmp_path: Path, caps
     assert_is(prepare(tmp_path / "src", tmp_path / "out"), truth, has_sphere=False)
     printed = capsys.readouterr()
     assert "geometric normal maps of its dense stereo" in printed.out
-    assert "normals of COLMAP's dense stereo (geometric), which are off by many degrees" in " ".join(printed.err.split())
+    assert "normals of COLMAP's dense stereo (geometric), which are off by many degrees" in " ".join(
+        printed.err.split()
+    )
 
 
 def test_photometric_maps_of_a_workspace_in_a_subfolder(truth: AnalyticScene, tmp_path: Path):
