@@ -18,7 +18,7 @@ class PrepareCommand:
 
     Formats: diligent-mv (as released, one object or all), rnb-neus, neus (IDR and DTU, with added normal maps), monosdf,
     nerfstudio (transforms.json), colmap, metashape (XML), meshroom (.sfm), realityscan (XMP or CSV),
-    gaussian-splatting (cameras.json), plain (normal maps without poses). Normal maps are expected in normal*/ and masks
+    gaussian-splatting (cameras.json), luces-mv, plain (normal maps without poses). Normal maps are expected in normal*/ and masks
     in mask*/, named like the views; without masks, the object is where the normal maps are not zero.
     Where the object has no normals, they are zero, NaN, or black in mask_valid*/; these holes are kept.
     Lens distortion is removed. OUT is created only once it is complete.
@@ -41,6 +41,7 @@ class PrepareCommand:
             "meshroom",
             "realityscan",
             "gaussian-splatting",
+            "luces-mv",
             "plain",
         ],
         tyro.conf.arg(name="from"),

@@ -9,6 +9,7 @@ from pmni_nerfstudio.importers.colmap import COLMAP
 from pmni_nerfstudio.importers.diligent_mv import DILIGENT_MV
 from pmni_nerfstudio.importers.gaussian_splatting import GAUSSIAN_SPLATTING
 from pmni_nerfstudio.importers.idr import MONOSDF, NEUS, RNB_NEUS
+from pmni_nerfstudio.importers.luces_mv import LUCES_MV
 from pmni_nerfstudio.importers.meshroom import MESHROOM
 from pmni_nerfstudio.importers.metashape import METASHAPE
 from pmni_nerfstudio.importers.plain_folder import PLAIN
@@ -27,6 +28,7 @@ FORMATS: dict[str, Format] = {
     "meshroom": MESHROOM,
     "realityscan": REALITYSCAN,
     "gaussian-splatting": GAUSSIAN_SPLATTING,
+    "luces-mv": LUCES_MV,
     "plain": PLAIN,
 }
 
