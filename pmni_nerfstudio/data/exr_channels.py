@@ -39,13 +39,16 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
     try:
         is_whole = True
         with OpenEXR.File(str(path), header_only=True) as file:
-            for part in range(len(file.parts)):
+            num_parts = len(file.parts)
+            for part in range(num_parts):
                 # Closing the file clears the header.
                 header = file.header(part)
                 low, high = (np.asarray(corner, dtype=np.int64) for corner in header["dataWindow"])
                 is_whole &= np.array_equal(header["dataWindow"], header["displayWindow"])
                 check_pixels(path, *(int(side) for side in high - low + 1))
         with OpenEXR.File(str(path), separate_channels=True) as file:
+            if len(file.parts) != num_parts:  # the library leaves out parts that it can't decode
+                raise ValueError("damaged part")
             for number, part in enumerate(file.parts):
                 for name, channel in file.channels(number).items():
                     # Other programs than Blender name only the part, and not the channels, by the layer.

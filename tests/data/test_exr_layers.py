@@ -87,7 +87,22 @@ def test_masks_are_not_taken_from_a_layer_of_normals(tmp_path: Path):
         read_mask(write_one(tmp_path / "mask.exr", {**COMBINED, **layer("ViewLayer.Normal.")}))
 
 
-def test_a_part_that_is_cropped_or_of_another_size_is_refused(tmp_path: Path):
-    small = {"ViewLayer.Normal": layer("ViewLayer.Normal.", normals=NORMALS[:5]), "ViewLayer.Combined": COMBINED}
-    with pytest.raises(SceneError, match="n.exr: is truncated or damaged|n.exr: is cropped"):
-        read_normals(write_parts(tmp_path / "n.exr", small))
+def test_a_truncated_part_is_not_mistaken_for_a_missing_layer(tmp_path: Path):
+    file = write_parts(tmp_path / "n.exr", {"a": COMBINED, "b": layer("ViewLayer.Normal.")})
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(SceneError, match="n.exr: is truncated or damaged"):
+        read_normals(file)
+
+
+def test_a_part_that_is_cropped_is_refused(tmp_path: Path):
+    whole, part = ((0, 0), (10, 8)), ((0, 0), (10, 4))
+    parts = [
+        OpenEXR.Part({**header(), "displayWindow": whole, "dataWindow": window}, channels, name)
+        for name, channels, window in (
+            ("a", COMBINED, whole),
+            ("b", layer("ViewLayer.Normal.", normals=NORMALS[:5]), part),
+        )
+    ]
+    OpenEXR.File(parts).write(str(tmp_path / "n.exr"))
+    with pytest.raises(SceneError, match="n.exr: is cropped|n.exr: is truncated or damaged"):
+        read_normals(tmp_path / "n.exr")
