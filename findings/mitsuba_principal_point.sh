@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Which way Mitsuba's principal_point_offset_x and _y move the picture.
 #
-# Guess: the documentation calls them the position of the principal point relative to the center of the film, as a fraction
-#   of its size, so that 0.1 moves the principal point, and with it an object on the optical axis, to the right by a tenth of
-#   the width, and 0.1 in y down by a tenth of the height.
+# Guess: by their names they are the offset of the principal point from the center of the film, as a fraction of its size, so
+#   that 0.1 moves the principal point, and with it an object on the optical axis, to the right by a tenth of the width, and
+#   0.1 in y down by a tenth of the height.
 # Seen: with Mitsuba 3.9.1, a small ball on the optical axis moves left by a tenth of the width and up by a tenth of the
 #   height. In pixels from the picture's upper left corner, cx = (1/2 - offset_x) width and cy = (1/2 - offset_y) height.
 set -euo pipefail

@@ -24,6 +24,8 @@ from pmni_nerfstudio.importers.source import Frame, Lens
 
 MIN_COVERAGE = 0.5
 """Length of a normal from which a pixel belongs to the object, where no mask says so."""
+_RIM_PX = 2
+"""Width of the contour along which pixels may be covered in part, in pixels."""
 _FOCAL_LENGTHS = (0.01, 1e4)
 """Smallest and largest focal length, in widths and heights of the map."""
 _MAX_PRINCIPAL_POINT = 100.0
@@ -96,6 +98,7 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
                 f"{frame.normals}: has no mask, and normals in every pixel; add masks (white on the object) in mask/, or "
                 "set the normals of the background to zero"
             )
+        stored = _without_coverage(stored, mask)
     else:
         mask = _read_mask(frame.mask, (width, height), frame.normals)
         check_mask(frame.mask, mask)
@@ -124,6 +127,17 @@ def inferred_mask(stored: np.ndarray) -> np.ndarray:
         length = np.linalg.norm(stored, axis=-1)
         mask = (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)  # false for NaN
         return mask if mask.any() else length >= MISSING_LENGTH
+
+
+def _without_coverage(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Normals (H, W, 3) with those at the contour of an inferred mask (H, W) at unit length; see `inferred_mask`."""
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=_RIM_PX).astype(bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(stored, axis=-1)
+        rim = mask & ~inner & (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)
+    result = stored.copy()
+    result[rim] /= length[rim, None]
+    return result
 
 
 def masks_of_views(

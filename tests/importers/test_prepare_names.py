@@ -18,8 +18,8 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.importers.file_matching import match_files, plain_path, view_names
 from pmni_nerfstudio.importers.map_folders import find_normals
 from pmni_nerfstudio.importers.registry import FORMATS
-from pmni_nerfstudio.importers.source import ImportOptions
-from pmni_nerfstudio.importers.view_maps import inferred_mask
+from pmni_nerfstudio.importers.source import Frame, ImportOptions
+from pmni_nerfstudio.importers.view_maps import inferred_mask, load
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def write_cameras_only(folder: Path) -> Path:
     return folder
 
 
-def test_masks_from_normals_that_are_weighted_by_coverage():
+def test_masks_from_normals_that_are_weighted_by_coverage(tmp_path: Path):
     """Four samples a side and pixel: the mask is that of the pixels covered by half, not of all that are touched."""
     surface, fine, coarse = Ellipsoid((0, 0, 0), (0.8, 0.5, 0.6)), 4 * 64, 64
     c2w = np.eye(4)
@@ -192,6 +192,15 @@ def test_masks_from_normals_that_are_weighted_by_coverage():
     clear = np.abs(covered - 0.5) > 0.1
     assert ((covered > 0.1) & (covered < 0.4)).sum() > 20
     np.testing.assert_array_equal(mask[clear], covered[clear] >= 0.5)
+    write_exr(tmp_path / "n.exr", averaged)
+    normals, read, warnings = load(Frame("n", tmp_path / "n.exr", K))
+    np.testing.assert_array_equal(read, mask)
+    np.testing.assert_allclose(np.linalg.norm(normals[mask], axis=1), 1, atol=1e-6)
+    assert warnings == []  # these lengths are no fault of the file, but those inside would be
+    half = averaged.copy()
+    half[20:30, 28:36] *= 0.7
+    write_exr(tmp_path / "n.exr", half)
+    assert "have a length that differs from 1" in load(Frame("n", tmp_path / "n.exr", K))[2][0]
 
 
 @pytest.mark.parametrize("of_height", [True, False])
