@@ -51,7 +51,9 @@ def read(folder: Path, options: ImportOptions) -> Source:
         raise SceneError(f"{folder}: has neither XMP files with poses nor a table of cameras; {_EXPORT}")
     posed = [image for image in (_read_xmp(folder, path) for path in files) if image is not None]
     if not posed:
-        raise SceneError(f"{files[0].parent}: no XMP file holds a pose; align the images, and {_EXPORT}, with poses")
+        raise SceneError(
+            f"{files[0].parent}: no XMP file holds a pose; {_EXPORT}, with poses, or read the maps without poses by --from plain"
+        )
     return attach_maps(folder, f"RealityScan's {len(posed)} XMP files", posed, options)
 
 
@@ -68,10 +70,15 @@ def _find_xmp(folder: Path) -> list[Path]:
     for name in _FOLDERS:
         place = folder / name
         files = [path for path in entries(place) if path.suffix.lower() == ".xmp"] if place.is_dir() else []
-        found = [path for path in files if path.is_file() and b"capturingreality" in read_bytes(path, _HEAD_BYTES)]
+        found = [path for path in files if path.is_file() and _is_realityscan(path)]
         if found:
             return found
     return []
+
+
+def _is_realityscan(path: Path) -> bool:
+    """Whether an XMP file is from this program; UTF-16 has zeros between the letters."""
+    return b"capturingreality" in read_bytes(path, _HEAD_BYTES).replace(b"\0", b"")
 
 
 def _read_table(folder: Path, path: Path) -> list[PosedImage]:
