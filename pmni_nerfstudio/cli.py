@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 from typing import Any
 
+from pmni_nerfstudio.allocator import keep_freed_memory
 from pmni_nerfstudio.errors import exit_on_error, hide_dependency_warnings
 
 SUBCOMMANDS = {
@@ -55,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"error: pmni has no command {args[0]}: choose one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         raise SystemExit(_USAGE_ERROR)
     hide_dependency_warnings()
+    keep_freed_memory()
     with exit_on_error():
         import tyro
 

@@ -16,6 +16,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
 from torch import Tensor
 
+from pmni_nerfstudio.allocator import keep_freed_memory
 from pmni_nerfstudio.data.dataparser import PmniDataParser, PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, build_pools
@@ -88,6 +89,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
+        keep_freed_memory()
         self._given_K: Optional[np.ndarray] = None
         self._removed_bias = ReflectanceBias()
         self._pools: Dict[Tuple[int, ...], PixelPools] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pmni_nerfstudio"
 LAYERS = (
-    ("errors", "chunks", "threads"),
+    ("errors", "allocator", "chunks", "threads"),
     ("geometry",),
     ("data",),
     ("integration", "fields"),
