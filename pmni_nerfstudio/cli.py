@@ -13,6 +13,7 @@ from typing import Any
 
 from pmni_nerfstudio.allocator import keep_freed_memory
 from pmni_nerfstudio.errors import exit_on_error, hide_dependency_warnings
+from pmni_nerfstudio.interrupts import exit_interrupted
 
 SUBCOMMANDS = {
     "register": "Recover camera poses and a first surface of a scene, with rough poses or none.",
@@ -43,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run `pmni ARGS`, by default with the arguments of the process.
 
     Raises:
-        SystemExit: with code 0 after --help, 1 after a PmniError, 2 after a wrong command line or a registration that failed.
+        SystemExit: with code 0 after --help, 1 after a PmniError, 2 after a wrong command line or a registration that
+            failed, 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
@@ -57,10 +59,13 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(_USAGE_ERROR)
     hide_dependency_warnings()
     keep_freed_memory()
-    with exit_on_error():
-        import tyro
+    try:
+        with exit_on_error():
+            import tyro
 
-        tyro.cli(command_class(args[0]), prog=f"pmni {args[0]}", args=args[1:]).main()
+            tyro.cli(command_class(args[0]), prog=f"pmni {args[0]}", args=args[1:]).main()
+    except KeyboardInterrupt:
+        raise exit_interrupted(f"pmni {args[0]}: stopped") from None
 
 
 def _print_help() -> None:

@@ -28,6 +28,9 @@ from pmni_nerfstudio.errors import SceneError, exit_on_error
 from pmni_nerfstudio.geometry.camera_rings import object_distance, ring_c2w
 from pmni_nerfstudio.geometry.pose_noise import perturb_poses
 from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv, scale_of
+from pmni_nerfstudio.interrupts import exit_before_training
+
+exit_before_training()  # the first module of this package that ns-train imports
 
 
 @dataclass

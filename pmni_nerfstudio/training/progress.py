@@ -10,6 +10,7 @@ from typing import List
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.writer import GLOBAL_BUFFER
 
 from pmni_nerfstudio.registration.console import ProgressLines
 from pmni_nerfstudio.training.controller import RunController
@@ -35,8 +36,12 @@ class RunMessages:
         ]
 
     def report_step(self, step: int) -> None:
-        """Print a line at the first step and each tenth of the schedule."""
+        """Print a line at the first step and each tenth of the schedule, where there is no terminal.
+
+        nerfstudio's table counts to the same end: the schedule's, where most runs converge, and beyond it the maximum.
+        """
         run = self._controller
+        GLOBAL_BUFFER["max_iter"] = run.schedule_steps if step + 1 < run.schedule_steps else run.max_steps
         if self._lines is not None:
             done = min((step + 1) / max(run.schedule_steps, 1), 1.0)
             more = "" if step + 1 < run.schedule_steps else f", at most {run.max_steps}"

@@ -25,9 +25,9 @@ from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
 from pmni_nerfstudio.data.files import reason
 from pmni_nerfstudio.data.scene import default_normals_folder
 from pmni_nerfstudio.errors import PmniError, exit_on_error, hide_dependency_warnings
+from pmni_nerfstudio.interrupts import Interrupts, command_to_resume, exit_interrupted
 from pmni_nerfstudio.training.checks import check_start
 from pmni_nerfstudio.training.controller import RunController
-from pmni_nerfstudio.training.interrupts import Interrupts, command_to_resume, exit_interrupted
 from pmni_nerfstudio.training.lock import TrainingLock
 from pmni_nerfstudio.training.progress import RunMessages
 from pmni_nerfstudio.training.startup import start_up

@@ -156,8 +156,12 @@ def _run(
     """Become the program, in the forked process."""
     import torch
 
+    from pmni_nerfstudio.interrupts import exit_before_training
+
     for descriptor, pipe in enumerate(pipes, start=1):
         os.dup2(os.open(pipe, os.O_WRONLY), descriptor)
+    sys.argv = words
+    exit_before_training()  # as the first import of the package does, which here came before the program
     ready.set()
     os.environ.clear()
     os.environ.update(environment)
@@ -175,5 +179,4 @@ def _run(
         runpy.run_path(arguments[0], run_name="__main__")
     else:
         (script,) = entry_points(group="console_scripts", name=Path(program).name)
-        sys.argv = words
         sys.exit(script.load()())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 from helpers.programs import Program, run
 
+from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.synth import SynthCommand
-from pmni_nerfstudio.training.interrupts import command_to_resume
+from pmni_nerfstudio.interrupts import command_to_resume, exit_before_training
 
 PATIENCE = 120.0
 NOISE = ("Traceback", "KeyboardInterrupt", "leaked", "Exception ignored")
@@ -46,6 +48,34 @@ def interrupted(program: Program, when: Callable[[], bool]) -> str:
     assert ended.code == 130, ended.output[-3000:]
     assert not [noise for noise in NOISE if noise in ended.output], ended.output[-3000:]
     return ended.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_before_there_is_a_trainer_ends_with_one_line(tmp_path: Path):
+    started = words(tmp_path / "scene", tmp_path)
+    program = Program(started)
+    last = interrupted(program, lambda: True)
+    assert last == f"stopped; start again with: {shlex.join(started)}"
+    assert program.output.strip() == last
+
+
+@pytest.mark.parametrize("argv", [["ns-train", "nerfacto"], ["ns-train"], ["pytest", "pmni"]])
+def test_ctrl_c_of_other_programs_and_methods_stays_as_it_is(argv: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", argv)
+    before = signal.getsignal(signal.SIGINT)
+    exit_before_training()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_ends_a_subcommand_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def press(self: SynthCommand) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SynthCommand, "main", press)
+    with pytest.raises(SystemExit) as exit:
+        main(["synth", str(tmp_path)])
+    assert exit.value.code == 130 and capsys.readouterr().err == "pmni synth: stopped\n"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pmni_nerfstudio"
 LAYERS = (
-    ("errors", "allocator", "chunks", "threads"),
+    ("errors", "interrupts", "allocator", "chunks", "threads"),
     ("geometry",),
     ("data",),
     ("integration", "fields"),

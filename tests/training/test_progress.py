@@ -6,13 +6,19 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from helpers.programs import run
+from nerfstudio.utils import writer
 from rich.console import Console
 
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.registration.console import ProgressLines
+from pmni_nerfstudio.training import progress
+from pmni_nerfstudio.training.controller import RunController
+from pmni_nerfstudio.training.progress import RunMessages
 
 
 def test_lines_at_new_stages_and_tenths_only():
@@ -24,6 +30,21 @@ def test_lines_at_new_stages_and_tenths_only():
         f"Registration: {percent}%, {stage}, residual 0.25"
         for stage, percent in [("a", 0), ("a", 11), ("b", 12), ("b", 20), ("b", 100)]
     ]
+
+
+def test_the_remaining_time_counts_to_the_end_of_the_schedule_and_then_to_the_maximum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    buffer: dict[str, Any] = {"max_iter": 2000, "max_buffer_size": 1, "events": {}}
+    storage: list[dict[str, Any]] = []
+    monkeypatch.setattr(writer, "EVENT_STORAGE", storage)
+    monkeypatch.setattr(writer, "GLOBAL_BUFFER", buffer)
+    monkeypatch.setattr(progress, "GLOBAL_BUFFER", buffer)
+    messages = RunMessages(cast(RunController, SimpleNamespace(schedule_steps=320, max_steps=2000)), tmp_path)
+    for step in (100, 319):
+        messages.report_step(step)
+        writer.put_time("step", 0.5, step, update_eta=True)  # as nerfstudio does after each step
+    assert [event["event"] for event in storage if event["name"] == writer.EventName.ETA.value] == [110.0, 840.5]
 
 
 @pytest.mark.slow

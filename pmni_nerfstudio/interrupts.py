@@ -17,6 +17,8 @@ from typing import Literal, Optional
 EXIT_CODE = 130
 """Exit code of an interrupted run: 128 plus the number of the signal, as shells have it."""
 Response = Literal["raise", "request"]
+METHODS = ("pmni", "pmni-calibrated", "pmni-original")
+"""Names of the methods that this package adds to ns-train."""
 _RESUME_OPTIONS = ("--load-dir", "--load-step", "--load-checkpoint")
 _PROGRAMS = ("ns-train", "train.py")
 """Names under which nerfstudio's training program is started: its script, or `python -m nerfstudio.scripts.train`."""
@@ -59,6 +61,24 @@ class Interrupts:
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def exit_before_training() -> None:
+    """Let Ctrl-C end a process that ns-train has started for one of our methods with one line, until a trainer responds to it.
+
+    Called when nerfstudio first imports this package: its further imports, the command line and the checks of the data
+    take longer than those before. Other programs, methods and handlers are left alone.
+    """
+    program, *arguments = sys.argv
+    ours = Path(program).name in _PROGRAMS and arguments[:1] and arguments[0] in METHODS
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not ours or not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+
+    def respond(number: int, frame: Optional[FrameType]) -> None:
+        raise exit_interrupted(f"stopped; start again with: {command_to_resume(arguments[0], None, None)}")
+
+    signal.signal(signal.SIGINT, respond)
 
 
 def exit_interrupted(message: str) -> SystemExit:
