@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from helpers.programs import run
-from nerfstudio.utils import writer
+from nerfstudio.engine.trainer import writer  # not from where it is: that module must not be imported first
 from rich.console import Console
 
 from pmni_nerfstudio.commands.synth import SynthCommand
