@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.utils import colormaps
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -30,6 +31,22 @@ def error_image(error_deg: Float[Tensor, "p"], surface: Bool[Tensor, "h w"]) -> 
     image = torch.zeros(*surface.shape, 3, device=error_deg.device)
     image[surface] = torch.where(known[:, None], colors.to(image), 0.4)
     return image
+
+
+def depth_image(depth: Float[Tensor, "h w"], surface: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Color image of the depth of the pixels that show the surface, from the nearest to the farthest; black elsewhere."""
+    image = torch.zeros(*surface.shape, 3, device=depth.device)
+    if bool(surface.any()):
+        found = depth[surface]
+        scaled = (found - found.min()) / (found.max() - found.min()).clamp(min=1e-9)
+        image[surface] = colormaps.apply_colormap(scaled[:, None]).to(image)
+    return image
+
+
+def color_bar(width: int = 240, height: int = 14) -> UInt8[np.ndarray, "h w 3"]:
+    """Picture of the colors of `error_colors` and `depth_image`, from the lower end to the upper."""
+    colors = colormaps.apply_colormap(torch.linspace(0, 1, width)[:, None])
+    return (255 * colors).round().byte().expand(height, -1, -1).contiguous().numpy()
 
 
 def image_metrics(
@@ -72,5 +89,5 @@ def comparison_images(
         "normals": torch.cat([normals_to_rgb(observed, mask), rendered_normals_image(outputs)], dim=1),
         "angular_error": error_colors(error_deg),
         "accumulation": outputs["accumulation"].expand(-1, -1, 3),
-        "depth": colormaps.apply_depth_colormap(outputs["depth"], outputs["accumulation"]),
+        "depth": depth_image(outputs["depth"][..., 0], outputs["accumulation"][..., 0] > 0.5),
     }

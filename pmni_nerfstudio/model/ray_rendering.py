@@ -112,7 +112,7 @@ def render_rays(bundle: RayBundle, field: PmniField, grid: SurfaceGrid, sampling
 
     Returns:
         `rgb`, shaded by a headlight; `normals`, world-space, mapped to [0, 1]; `depth`, the distance along the unit ray;
-        `accumulation`. Where a ray hits no surface, the depth lies behind the scene: nerfstudio's TSDF fusion treats
+        `accumulation`. Where a ray's accumulation is at most 0.5 it shows the background, whose normal is zero. Where a ray hits no surface, the depth lies behind the scene: nerfstudio's TSDF fusion treats
         space that no ray has passed as solid, and a depth of zero as unknown.
     """
     hits = grid.trace(bundle.origins, bundle.directions)
@@ -131,6 +131,7 @@ def render_rays(bundle: RayBundle, field: PmniField, grid: SurfaceGrid, sampling
     normals = torch.zeros_like(bundle.origins).index_copy(0, index, nn.functional.normalize(gradient, dim=-1))
     facing = -(normals * bundle.directions).sum(dim=-1).clamp(max=0.0)
     shade = (0.15 + 0.8 * facing) * accumulation
+    normals = torch.where(accumulation[:, None] > 0.5, normals, 0.0)  # rays pass the surface within some pixels
     return {
         "rgb": shade[:, None].expand(-1, 3),
         "normals": ((normals + 1.0) / 2.0).clamp(0.0, 1.0),

@@ -68,7 +68,7 @@ def registration_statistics(
 
 
 def verdict_record(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict, its reasons, and the status of every view, from the contents of registration.json.
+    """The verdict, its reasons, and status and residual of every view, from the contents of registration.json.
 
     Raises:
         ValueError: the contents are not those of `registration_statistics`.
@@ -82,7 +82,9 @@ def verdict_record(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": name,
         "reasons": [str(reason) for reason in reasons],
-        "views": [{key: str(view[key]) for key in keys} for view in views],
+        "views": [
+            {**{key: str(view[key]) for key in keys}, "residual_deg": view.get("residual_deg")} for view in views
+        ],
     }
 
 

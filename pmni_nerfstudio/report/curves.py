@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from pmni_nerfstudio.report.figures import COLORS, layout
 
 LOSSES = "Train Loss Dict/"
 
 _MAX_POINTS = 600
-_COLUMNS = 3
 _METRICS = ("Eval Images Metrics/", "Train Metrics Dict/")
 _IDLE = "num_rays"
 _UNITS = (("_deg", "deg"), ("_pct", "%"), ("pose_translation", "radii"))
@@ -49,7 +47,9 @@ def loss_figure(curves: dict[str, Curve]) -> go.Figure | None:
         return None
     if "Train Loss" in curves:
         terms["sum"] = curves["Train Loss"]
-    figure = go.Figure(layout=layout(height=380, hovermode="x unified", showlegend=True))
+    # Below the plot, the legend takes nothing of a narrow page's width and hides no curve.
+    legend = {"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0}
+    figure = go.Figure(layout=layout(height=420, hovermode="x unified", showlegend=True, legend=legend))
     for i, (name, curve) in enumerate(terms.items()):
         color = "#333" if name == "sum" else COLORS[i % len(COLORS)]
         style = {"color": color, "width": 1.2 if name == "sum" else 1.8, "dash": "dot" if name == "sum" else "solid"}
@@ -61,36 +61,27 @@ def loss_figure(curves: dict[str, Curve]) -> go.Figure | None:
     return figure
 
 
-def metric_figure(curves: dict[str, Curve], units: str) -> go.Figure | None:
-    """Plot pose errors and the other metrics over the steps, one panel each; None if there is none."""
-    selected = [
-        (tag, curve)
-        for prefix in _METRICS
-        for tag, curve in curves.items()
-        # metrics that are always zero belong to pose optimizers that the run doesn't use
-        if tag.startswith(prefix) and not tag.endswith(_IDLE) and curve.values.any()
-    ]
-    if not selected:
-        return None
-    rows = -(-len(selected) // _COLUMNS)
-    names = [metric_name(tag, units) for tag, _ in selected]
-    figure = make_subplots(rows, _COLUMNS, subplot_titles=names, vertical_spacing=0.34 / rows, horizontal_spacing=0.07)
-    for i, (tag, curve) in enumerate(selected):
-        few = len(curve.steps) < 25
-        figure.add_scatter(
-            x=curve.steps,
-            y=curve.values,
-            name=names[i],
-            mode="lines+markers" if few else "lines",
-            line={"color": COLORS[0] if tag.startswith(_METRICS[0]) else COLORS[2], "width": 1.8},
-            row=i // _COLUMNS + 1,
-            col=i % _COLUMNS + 1,
-        )
-    figure.update_layout(layout(height=60 + 200 * rows, margin={"l": 44, "r": 12, "t": 34, "b": 36}))
-    figure.update_annotations(font={"size": 12.5})
-    figure.update_xaxes(nticks=5)
-    figure.update_yaxes(nticks=5, rangemode="tozero")
-    return figure
+def metric_figures(curves: dict[str, Curve], units: str) -> dict[str, go.Figure]:
+    """Plot pose errors and the other metrics over the steps, by readable name."""
+    found = {}
+    for prefix in _METRICS:
+        for tag, curve in curves.items():
+            # metrics that are always zero belong to pose optimizers that the run doesn't use
+            if not tag.startswith(prefix) or tag.endswith(_IDLE) or not curve.values.any():
+                continue
+            name = metric_name(tag, units)
+            figure = go.Figure(layout=layout(height=180, margin={"l": 48, "r": 12, "t": 8, "b": 36}))
+            figure.add_scatter(
+                x=curve.steps,
+                y=curve.values,
+                name=name,
+                mode="lines+markers" if len(curve.steps) < 25 else "lines",
+                line={"color": COLORS[0] if prefix == _METRICS[0] else COLORS[2], "width": 1.8},
+            )
+            figure.update_xaxes(nticks=5, title="step")
+            figure.update_yaxes(nticks=5, rangemode="tozero")
+            found[name] = figure
+    return found
 
 
 def metric_name(tag: str, units: str) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pmni_nerfstudio.data.atomic import atomic_path
+from pmni_nerfstudio.report.glossary import explanation
 
 _PACKAGE = "pmni_nerfstudio.report"
 _ENVIRONMENT = jinja2.Environment(
@@ -22,6 +23,7 @@ _ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
     loader=jinja2.PackageLoader(_PACKAGE),
 )
+_ENVIRONMENT.globals["explanation"] = explanation
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import trimesh
@@ -18,9 +19,10 @@ from pmni_nerfstudio.evaluation.metrics_file import METRICS_FILE, VIEWS_FILE, Re
 from pmni_nerfstudio.evaluation.stored_result import MESH_FILE, StoredResult
 from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.geometry.mesh import simplify
+from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.geometry.transforms import scale_of
 from pmni_nerfstudio.report import figures
-from pmni_nerfstudio.report.curves import loss_figure, metric_figure, read_curves
+from pmni_nerfstudio.report.curves import loss_figure, metric_figures, read_curves
 from pmni_nerfstudio.report.page import Section, figure, note, render
 from pmni_nerfstudio.report.settings import main_settings
 from pmni_nerfstudio.report.strips import color_stops, errors_deg, scale_end_deg, view_strips
@@ -32,12 +34,15 @@ CAMERA_FIGURE_FACES = 8_000
 """Maximum number of faces of the mesh displayed among the cameras."""
 
 LARGEST_MESH = 3_000_000
-"""Maximum size in bytes of a mesh offered for download; a larger one is replaced by the displayed mesh."""
+"""Maximum size in bytes of a mesh that is embedded for download; of a larger one, the displayed mesh is."""
+
+LIGHT_MESH_FILE = "mesh_light.ply"
+"""Name of the displayed mesh for download."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file embedded in the page."""
+    """A file embedded in the page, or beside it."""
 
     name: str
     uri: str
@@ -83,15 +88,29 @@ def main_metrics(record: Record) -> list[tuple[str, str, str]]:
     if (normals := record["normals"]) and normals["mae_deg"] is not None:
         against = "input" if normals["against"] == "inputs" else "ground-truth"
         tiles.append((f"normal error against {against} normals, mean", f"{normals['mae_deg']:.3g}", "deg"))
+        tiles.append((f"normal error against {against} normals, median", f"{normals['median_deg']:.3g}", "deg"))
     return tiles
 
 
 def registration(result: StoredResult) -> Markup:
-    """Verdict of the registration, its reasons, and the status of every view."""
+    """Verdict of the registration, its reasons, and status, residual and turn of every view."""
     record = result.record.get("registration")
     if record is None:
         return note("No registration: the poses were given, or the evaluated mesh has no registration.json beside it.")
-    return render("registration", record["verdict"], record["reasons"], record["views"])
+    turns = _turns_deg(result)
+    rows = [
+        (view["name"], view["status"], view.get("residual_deg"), turns.get(view["name"]), view["reason"])
+        for view in record["views"]
+    ]
+    return render("registration", record["verdict"], record["reasons"], rows)
+
+
+def _turns_deg(result: StoredResult) -> dict[str, float]:
+    """Angles in degrees by which the views have turned from their given poses, by name; empty if either is unknown."""
+    given, refined = result.given_c2w, result.c2w
+    if given is None or refined is None or len(given) != len(refined):
+        return {}
+    return dict(zip(result.names, angles_deg(refined[:, :3, :3], given[:, :3, :3]).tolist()))
 
 
 def views(result: StoredResult) -> Markup:
@@ -123,11 +142,12 @@ def curves(result: StoredResult) -> Markup:
     if result.config_file is None:
         return note("No curves: the result has no training run, or its folder is missing.")
     found = read_curves(result.config_file.parent)
-    losses, others = loss_figure(found), metric_figure(found, result.record["units"])
-    if losses is None and others is None:
+    losses, others = loss_figure(found), metric_figures(found, result.record["units"])
+    if losses is None and not others:
         folder = result.config_file.parent
         return note(f"No curves: {folder} has no TensorBoard events (train with ns-train --vis tensorboard).")
-    return Markup("<br>").join(figure(plot) for plot in (losses, others) if plot is not None)
+    parts = [] if losses is None else [figure(losses)]
+    return Markup("").join([*parts, render("plots", [(name, figure(plot)) for name, plot in others.items()])])
 
 
 def cameras(result: StoredResult, mesh: trimesh.Trimesh | None) -> Markup:
@@ -178,7 +198,10 @@ def files(result: StoredResult, small: trimesh.Trimesh | None) -> Markup:
             found.append(_download(result.mesh_file.name, result.mesh_file.read_bytes(), "application/octet-stream"))
         else:
             remark = f"simplified to {len(small.faces):,} faces, "
-            found.append(_download(MESH_FILE, _ply(small), "application/octet-stream", remark))
+            found.append(_download(LIGHT_MESH_FILE, _ply(small), "application/octet-stream", remark))
+            size = _size(result.mesh_file.stat().st_size)
+            remark = f"all faces, {size}: not in this page, but the file beside it"
+            found.append(Download(result.mesh_file.name, quote(result.mesh_file.name), remark))
     for name, kind in (
         (POSES, "application/octet-stream"),
         (METRICS_FILE, "application/json"),
@@ -203,5 +226,8 @@ def _ply(mesh: trimesh.Trimesh) -> bytes:
 
 
 def _download(name: str, content: bytes, kind: str, remark: str = "") -> Download:
-    size = f"{len(content) / 1e6:.1f} MB" if len(content) >= 1e6 else f"{max(1, round(len(content) / 1e3))} KB"
-    return Download(name, data_uri(content, kind), remark + size)
+    return Download(name, data_uri(content, kind), remark + _size(len(content)))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} KB"

@@ -31,7 +31,7 @@ MAIN_SETTINGS = (
     ("Mask loss weight", f"{_MODEL}.loss_weights.mask"),
     ("Depth loss weight", f"{_MODEL}.loss_weights.depth"),
     ("Eikonal loss weight", f"{_MODEL}.loss_weights.eikonal"),
-    ("Minimum sharpness (inv_s)", f"{_MODEL}.inv_s_floor"),
+    ("Least sharpness (inv_s), start and end", f"{_MODEL}.inv_s_floor"),
 )
 """Labels and attribute paths in the configuration."""
 

@@ -40,6 +40,8 @@ class ViewStrip:
     """Width and height of the pictures in pixels."""
     mae_deg: float | None
     """Mean angular error of the normals over pixels with reference normals that show the surface, from `pmni eval`."""
+    median_deg: float | None
+    """Median of the same errors."""
     mask_iou: float | None
     rot_deg: float | None
     """Rotation error of the pose, if ground truth is known."""
@@ -104,6 +106,7 @@ def view_strips(result: StoredResult, errors: Sequence[np.ndarray], end_deg: flo
                 *(webp_uri(picture) for picture in pictures),
                 size=pictures[0].size,
                 mae_deg=view["mae_deg"],
+                median_deg=view.get("median_deg"),
                 mask_iou=view["mask_iou"],
                 rot_deg=view["rot_deg"],
                 position=view["position"],

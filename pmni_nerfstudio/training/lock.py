@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,13 +12,18 @@ from typing import Any, Optional, Set
 
 from pmni_nerfstudio.errors import PmniError
 
-VIEWER_SHARE = 0.05
-"""Share of the wall clock time that viewer threads may hold the lock during training.
+VIEWER_SHARE, MOVING_SHARE = 0.05, 0.20
+"""Share of the wall clock time that viewer threads may hold the lock during training: at rest, and while somebody moves the
+page's camera.
 
 They also use processor time outside the lock (images are encoded and sent), and a browser on the same machine uses its
 own: benchmarks/bench_viewer.py measures the total cost."""
 MAX_CREDIT_SECONDS = 0.05
 """Time in seconds that viewer threads may hold the lock after a long idle period before they have to wait."""
+MAX_MOVING_DEBT_SECONDS = 0.2
+"""Largest debt while somebody moves: a frame that took unexpectedly long delays the next by a second and no more."""
+REST_SECONDS = 2.0
+"""Time in seconds after the last movement until the share is that at rest: the sharp frame comes in it."""
 
 
 class TrainingLock:
@@ -26,7 +32,8 @@ class TrainingLock:
     With a plain lock, the training loop releases the lock and acquires it again before a waiting thread has woken up, so
     that frames are rendered at random times. Here a waiting viewer thread with credit goes before the next training
     step. The time for which it holds the lock is subtracted from the credit, which grows by VIEWER_SHARE of the wall
-    clock time. Nothing is counted while training is paused or complete. What the user asks for with a button
+    clock time, and by MOVING_SHARE while somebody moves the camera (`moved`). Nothing is counted while training is paused
+    or complete. What the user asks for with a button
     (`requested`) goes before the next step without credit, and costs none; but a step follows before what is asked for in
     the meantime.
 
@@ -49,6 +56,8 @@ class TrainingLock:
         self._num_requests = 0
         self._before_step: Optional[int] = None
         self._credit, self._credited_at, self._acquired_at = MAX_CREDIT_SECONDS, clock(), 0.0
+        self._moves_until = -math.inf
+        self._held = threading.local()
 
     def open(self) -> None:
         """Admit viewer threads; the calling thread becomes the training thread."""
@@ -61,6 +70,23 @@ class TrainingLock:
         """Whether `open` was called."""
         return self._trainer is not None
 
+    def moved(self) -> None:
+        """Note that somebody moves the page's camera.
+
+        A movement begins without debt, or the frames before it would delay its first one.
+        """
+        with self._changed:
+            self._seconds_to_credit()
+            if self._credited_at > self._moves_until:
+                self._credit = max(self._credit, 0.0)
+            self._moves_until = self._credited_at + REST_SECONDS
+            self._changed.notify_all()
+
+    @property
+    def held_seconds(self) -> float:
+        """Time in seconds for which the calling thread has last held the lock."""
+        return getattr(self._held, "seconds", 0.0)
+
     def has_credit(self) -> bool:
         """Whether a viewer thread would be admitted as soon as the lock is free."""
         with self._changed:
@@ -69,9 +95,11 @@ class TrainingLock:
     def _seconds_to_credit(self) -> float:
         """Update the credit; time in seconds until viewer threads have credit again."""
         now = self._clock()
-        self._credit = min(self._credit + VIEWER_SHARE * (now - self._credited_at), MAX_CREDIT_SECONDS)
+        share = MOVING_SHARE if self._credited_at < self._moves_until else VIEWER_SHARE
+        self._credit = min(self._credit + share * (now - self._credited_at), MAX_CREDIT_SECONDS)
         self._credited_at = now
-        return 0.0 if not self._is_training() else max(-self._credit / VIEWER_SHARE, 0.0)
+        share = MOVING_SHARE if now < self._moves_until else VIEWER_SHARE
+        return 0.0 if not self._is_training() else max(-self._credit / share, 0.0)
 
     def acquire(self) -> bool:
         """Wait for the lock without a timeout."""
@@ -107,7 +135,7 @@ class TrainingLock:
         """Hold the lock for an action that the user asked for: before the next step, whatever the credit.
 
         Args:
-            seconds: Longest time to wait.
+            seconds: Longest time to wait; infinity for as long as it takes.
 
         Raises:
             PmniError: The lock was not free in that time.
@@ -121,7 +149,8 @@ class TrainingLock:
                 number = self._num_requests
                 self._requests.add(number)
                 try:
-                    if not self._changed.wait_for(lambda: self._is_turn_of(number), seconds):
+                    timeout = None if math.isinf(seconds) else seconds
+                    if not self._changed.wait_for(lambda: self._is_turn_of(number), timeout):
                         raise PmniError(f"training or another action was busy for {seconds:g} s; try again")
                 finally:
                     self._requests.remove(number)
@@ -158,9 +187,12 @@ class TrainingLock:
             self._depth -= 1
             if self._depth:
                 return
+            self._held.seconds = self._clock() - self._acquired_at
             if self.is_open and self._holder != self._trainer and self._costs:
                 self._seconds_to_credit()
-                self._credit -= self._clock() - self._acquired_at
+                self._credit -= self._held.seconds
+                if self._credited_at < self._moves_until:
+                    self._credit = max(self._credit, -MAX_MOVING_DEBT_SECONDS)
             self._holder = None
             self._changed.notify_all()
 

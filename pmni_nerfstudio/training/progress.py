@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import List
+from typing import Callable, List, Optional, Sequence
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -22,10 +22,13 @@ class RunMessages:
     Args:
         controller: Controller of the run.
         folder: Folder of the run.
+        on_end: Receives the lines of the summary too.
     """
 
-    def __init__(self, controller: RunController, folder: Path) -> None:
-        self._controller, self._folder = controller, folder
+    def __init__(
+        self, controller: RunController, folder: Path, on_end: Optional[Callable[[Sequence[str]], None]] = None
+    ) -> None:
+        self._controller, self._folder, self._on_end = controller, folder, on_end
         self._lines = None if CONSOLE.is_terminal else ProgressLines(CONSOLE, "Training")
 
     def callbacks(self) -> List[TrainingCallback]:
@@ -52,12 +55,18 @@ class RunMessages:
         run = self._controller
         views, used = run.model.views.num_views, len(run.model.inlier_indices())
         left_out = "" if used == views else f" ({views - used} left out)"
-        print_line(f"Made: a surface and the cameras of {used} views{left_out}, after {run.steps_done} steps")
-        print_line(f"In: {self._folder}")
-        print_line(f"Verdict: {'; '.join(self._verdict())}")
         config = os.path.relpath(self._folder / "config.yml")
         result = os.path.relpath(self._folder / "result")
-        print_line(f"Next: {shlex.join(['pmni', 'export', '--load-config', config, '--output-dir', result])}")
+        lines = [
+            f"Made: a surface and the cameras of {used} views{left_out}, after {run.steps_done} steps",
+            f"In: {self._folder}",
+            f"Verdict: {'; '.join(self._verdict())}",
+            f"Next: {shlex.join(['pmni', 'export', '--load-config', config, '--output-dir', result])}",
+        ]
+        for line in lines:
+            print_line(line)
+        if self._on_end is not None:
+            self._on_end(lines)
 
     def _verdict(self) -> List[str]:
         """Verdict of the registration, if there was one, and whether the training has converged."""

@@ -8,7 +8,7 @@ import tempfile
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Optional, Protocol, Type, cast
+from typing import Any, Dict, List, Literal, Optional, Protocol, Sequence, Type, cast
 
 import torch
 import yaml
@@ -90,11 +90,11 @@ class Page(Protocol):
     def update(self, step: int) -> None:
         """Called after each step."""
 
-    def finish(self) -> None:
-        """Called when training has ended and the page stays open."""
+    def finish(self, lines: Sequence[str]) -> None:
+        """Called when training has ended, with lines about its result."""
 
     def close(self) -> None:
-        """Called when training has ended and the page closes."""
+        """Called when the page closes."""
 
 
 class CheckedOptimizers(Optimizers):
@@ -161,7 +161,8 @@ class PmniTrainer(Trainer):
                     self.config.logging.local_writer.enable = False
                 super().setup(test_mode)
                 self.controller = start_up(self, self._resumed_state)
-                self.callbacks += RunMessages(self.controller, self.base_dir).callbacks()
+                finish = None if self._page is None else self._page.finish
+                self.callbacks += RunMessages(self.controller, self.base_dir, finish).callbacks()
         except KeyboardInterrupt:
             self._close_page()
             raise exit_interrupted(f"stopped before the first step; go on with: {self._command(None)}") from None
@@ -273,9 +274,7 @@ class PmniTrainer(Trainer):
             writer.write_out_storage()
 
     def _train_complete_viewer(self) -> None:
-        """Notify the page that training has ended, and keep it open until Ctrl-C."""
-        if self._page is not None:
-            self._page.finish()
+        """Keep the page open until Ctrl-C."""
         try:
             with Interrupts().handled("raise"):
                 super()._train_complete_viewer()

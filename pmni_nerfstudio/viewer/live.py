@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, cast
 
@@ -30,7 +30,8 @@ from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.geometry.transforms import opencv_from_nerfstudio
 from pmni_nerfstudio.registration.monitoring import Snapshot
 from pmni_nerfstudio.training.lock import TrainingLock
-from pmni_nerfstudio.viewer.actions import PageActions
+from pmni_nerfstudio.viewer.actions import WAIT_SECONDS, PageActions
+from pmni_nerfstudio.viewer.frames import LEGENDS, FrameRenderer, legend_bar
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_from_cameras
 from pmni_nerfstudio.viewer.overlay import Overlay, show_mesh
@@ -49,8 +50,17 @@ CPU_FRAME_PX = 256
 """Initial value of "Max Res", the longer side of a frame in pixels, for training without a GPU."""
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 """Addresses on which only this machine reaches a page."""
-MOVING_FPS = 10
-"""Frame rate that the size of frames is chosen for while the page's camera moves."""
+REGISTRATION_RESIDUAL = (
+    "Residual: median angle between the view's normals and the mean of all views' normals on the surface. When training "
+    "begins, another residual follows."
+)
+TRAINING_RESIDUAL = (
+    "Residual: mean angle between the view's normals and the rendered ones. It is larger than that of the registration, "
+    "which is a median and compares with the mean of the views."
+)
+"""What the bars of the views show."""
+FLUSH_SECONDS = 0.3
+"""Time in seconds for the last message to reach the browsers."""
 
 
 class LivePage(ViewerControl):
@@ -75,6 +85,9 @@ class LivePage(ViewerControl):
         viewer.config = dataclasses.replace(viewer.config, max_num_display_images=0)
         viewer.hide_images.visible = viewer.show_images.visible = False
         trainer = self._trainer
+        if trainer is None:
+            viewer.pause_train.visible = viewer.resume_train.visible = False
+        self._simplify_controls()
         if model.device.type == "cpu" and trainer is not None:
             viewer.control_panel._max_res.value = CPU_FRAME_PX
         self._start_c2w = opencv_from_nerfstudio(model.camera_optimizer.base_c2w)
@@ -102,6 +115,7 @@ class LivePage(ViewerControl):
         self.panel = Panel(server, names, camera_sets, controls)
         self._overlay = Overlay(server, model.field.sdf, model.device, lock, lambda: self._step, SCALE)
         self._mesh: Optional[viser.MeshHandle] = None
+        self._registering = trainer is not None
         Home(server, SCALE, *home_from_cameras(page_c2w))
         server.on_client_connect(self._connected)
         self.attached = True
@@ -110,6 +124,7 @@ class LivePage(ViewerControl):
             self._show_verdict()
             self.panel.enable()
             self._place_cameras()
+            self._show_residuals_of_registration(names)
         else:
             self.panel.show_stage("Setting up", 0.0)
             CONSOLE.print(f"[bold green]{viewer.viewer_info[0]}", highlight=False, soft_wrap=True)
@@ -123,6 +138,25 @@ class LivePage(ViewerControl):
         """Whether the field can be rendered, which is not so before training begins."""
         lock = self.viewer.train_lock
         return not isinstance(lock, TrainingLock) or lock.is_open
+
+    def _simplify_controls(self) -> None:
+        """Hide the controls of nerfstudio that have no effect here, and its crop box until somebody enables it.
+
+        Our outputs are color images, so that color scales have no settings.
+        """
+        panel = self.viewer.control_panel
+        scales = [*panel._elements_by_tag.pop("colormap"), *panel._elements_by_tag.pop("split_colormap")]
+        panel.update_control_panel()
+        # The lock decides how much of the time the page gets.
+        for element in (panel._train_speed, panel._train_util, panel._colormap, *scales):
+            element.set_hidden(True)
+        selected = panel._output_render.gui_handle
+        assert selected is not None
+        selected.on_update(lambda _: self._show_legend())
+
+    def _show_legend(self) -> None:
+        output = self.viewer.control_panel.output_render
+        self.panel.show_legend(output, LEGENDS.get(output, ""), legend_bar(output))
 
     # ---- registration ----
 
@@ -146,11 +180,20 @@ class LivePage(ViewerControl):
         if statistics is not None:
             self.panel.show_verdict(statistics["verdict"], statistics["reasons"])
 
+    def _show_residuals_of_registration(self, names: List[str]) -> None:
+        """Show the residuals that a trained run's registration had."""
+        statistics = self._model.registration_statistics
+        if statistics is not None:
+            known = {view["name"]: view["residual_deg"] for view in statistics["views"]}
+            self._residuals.set(np.array([known.get(name, np.nan) for name in names]))
+            self._plot_residuals()
+
     # ---- training ----
 
     def begin(self) -> None:
         """Show that training begins: rendered frames replace the mesh of registration."""
         self._snapshot = None
+        self._registering = False
         if self._mesh is not None:
             self._mesh.remove()
             self._mesh = None
@@ -159,12 +202,28 @@ class LivePage(ViewerControl):
         self._show_overlay()
         self._place_cameras()
 
-    def finish(self) -> None:
-        """Show that training has ended."""
+    def finish(self, lines: Sequence[str]) -> None:
+        """Show that training has ended, with lines about its result."""
         self._step += 1
         self._place_cameras()
         self._plot_residuals()
-        self.panel.show_stage(f"**Done** after {self._steps_done()} steps", None)
+        self.viewer.pause_train.visible = self.viewer.resume_train.visible = False
+        self.panel.show_end(lines)
+        if self._closes_at_end:
+            self._notify(f"Training has ended; --viewer.quit-on-train-completion False keeps this page. {lines[-1]}")
+
+    @property
+    def _closes_at_end(self) -> bool:
+        trainer = self._trainer
+        return trainer is not None and trainer.config.viewer.quit_on_train_completion
+
+    def _notify(self, text: str) -> None:
+        """Show a message in all browsers, which stays there when the page has closed."""
+        clients = self.viser_server.get_clients().values()
+        for client in clients:
+            client.add_notification("", text)
+        if clients:
+            time.sleep(FLUSH_SECONDS)
 
     def close(self) -> None:
         """Stop the server and the threads of the page, because a thread that renders during Python's shutdown crashes it."""
@@ -217,9 +276,8 @@ class LivePage(ViewerControl):
                 machine.action(RenderAction("step", viewer.get_camera_state(client)))
 
     def _connected(self, client: viser.ClientHandle) -> None:
-        machine = self.viewer.render_statemachines.get(client.client_id)
-        if machine is not None:
-            machine.target_fps = MOVING_FPS
+        FrameRenderer.replace(self.viewer, SCALE, client)
+        self.viewer.update_step(self.viewer.step)
         self._panel_updated_at = self._plot_updated_at = -np.inf
 
     def _steps_done(self) -> int:
@@ -256,7 +314,12 @@ class LivePage(ViewerControl):
 
     def _plot_residuals(self) -> None:
         c2w = self._snapshot.c2w if self._snapshot is not None else self._model.camera_optimizer.c2w_opencv_double()
-        self.panel.show_views(self._residuals.read(), angles_deg(c2w[:, :3, :3], self._start_c2w[:, :3, :3]))
+        trained = not self._registering and self._trainer is not None
+        self.panel.show_views(
+            self._residuals.read(),
+            angles_deg(c2w[:, :3, :3], self._start_c2w[:, :3, :3]),
+            TRAINING_RESIDUAL if trained else REGISTRATION_RESIDUAL,
+        )
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:
         from pmni_nerfstudio.evaluation.picture import object_windows
@@ -287,7 +350,8 @@ class LivePage(ViewerControl):
         """Pause training and put the model into evaluation mode."""
         lock, model = self.viewer.train_lock, self._model
         assert lock is not None
-        with lock, torch.no_grad():
+        held = lock.requested(WAIT_SECONDS) if isinstance(lock, TrainingLock) else lock
+        with held, torch.no_grad():
             was_training = model.training
             model.eval()
             try:

@@ -67,9 +67,11 @@ class Panel:
             if controls.save is not None:
                 self._buttons.append(self._add_button(gui, "Save checkpoint now", controls.save))
             self._message = gui.add_markdown("" if controls.export is not None else NO_EXPORT)
+            self._legend = add_markdown(server, "")
             self._view = add_markdown(server, "Click a camera to look through it.")
             self._figure = _bar_chart(names)
-            self._plot = gui.add_plotly(self._figure, aspect=1.3)
+            self._plot = gui.add_plotly(self._figure, aspect=1.3, visible=False)
+            self._plot_note = gui.add_markdown("")
 
     def _add_button(self, gui: viser.GuiApi, label: str, action: Callable[[], str]) -> viser.GuiButtonHandle:
         """Add a button, still disabled, that is disabled while its action waits and runs, and then shows its message."""
@@ -117,13 +119,27 @@ class Panel:
         """Show the verdict of the registration, and its reasons."""
         self._verdict.content = "\n".join([f"Registration: **{verdict}**\n", *(f"- {as_text(r)}" for r in reasons)])
 
-    def show_views(self, residual_deg: Float[np.ndarray, " n"], rotation_deg: Float[np.ndarray, " n"]) -> None:
+    def show_end(self, lines: Sequence[str]) -> None:
+        """Show that the run has ended, with lines about its result."""
+        self.show_stage("\n\n".join(["**Training has ended.**", *(as_text(line) for line in lines)]), None)
+
+    def show_legend(self, output: str, text: str, bar: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """Explain the colors of the selected output, with its color scale if it has one."""
+        parts = [f"**{as_text(output)}**", *([] if bar is None else [markdown_picture("scale", bar)]), as_text(text)]
+        self._legend.content = "\n\n".join(parts) if text else ""
+
+    def show_views(
+        self, residual_deg: Float[np.ndarray, " n"], rotation_deg: Float[np.ndarray, " n"], residual: str
+    ) -> None:
         """Plot the residual of each view's normals, and the rotation of each camera from its initial pose.
 
         Args:
-            residual_deg: mean angle to the surface's normals, in degrees; NaN where unknown.
+            residual_deg: angle to the surface's normals, in degrees; NaN where unknown.
             rotation_deg: rotation angle in degrees.
+            residual: what the residual is.
         """
+        self._plot.visible = bool(np.isfinite(residual_deg).any())
+        self._plot_note.content = residual if self._plot.visible else ""
         # The figure is reused, because creating one takes as long as a training step.
         for trace, values in enumerate((residual_deg, rotation_deg)):
             self._figure.update_traces(selector=trace, y=[float(v) if np.isfinite(v) else None for v in values])
@@ -143,7 +159,7 @@ def _bar_chart(names: Sequence[str]) -> Figure:
     figure.update_layout(
         margin={"l": 40, "r": 5, "t": 5, "b": 5},
         yaxis_title="deg",
-        xaxis={"showticklabels": False, "title": "views"},
+        xaxis={"type": "category", "tickangle": -90, "tickfont": {"size": 9}, "automargin": True},
         legend={"orientation": "h", "y": 1.15},
         template="plotly_dark",
         bargap=0.2,

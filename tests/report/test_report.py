@@ -171,11 +171,8 @@ def test_metrics_are_shown(evaluated: Path, page: str):
         "rotation error 0.062°",
     ):
         assert number in text, number
-    assert (
-        text.count("normal error 0.12°") + text.count("normal error 0.13°") == VIEWS
-        and "held out" in text
-        and "held-out views" in text
-    )
+    assert text.count("normal error 0.12° mean, 0.10° median") == VIEWS
+    assert "held out" in text and "held-out views" in text and "normals, median" in text
     assert text.count("position error 1.5 mm") == VIEWS - 1
     # names are escaped
     assert "scene <b>&" in text and "<b>&" not in page
@@ -289,7 +286,8 @@ def test_a_large_mesh_is_simplified(evaluated: Path, tmp_path: Path, monkeypatch
     shutil.copy(evaluated / "mesh.ply", tmp_path)
     page = Addresses(report(tmp_path))
     full = trimesh.load_mesh(tmp_path / "mesh.ply", process=False)
-    small = trimesh.load_mesh(io.BytesIO(decoded(page.downloads["mesh.ply"])), file_type="ply", process=False)
+    assert page.downloads["mesh.ply"] == "mesh.ply"  # the whole mesh, beside the page
+    small = trimesh.load_mesh(io.BytesIO(decoded(page.downloads["mesh_light.ply"])), file_type="ply", process=False)
     assert 900 <= len(small.faces) <= 1000 < len(full.faces)
     np.testing.assert_allclose(small.bounds, full.bounds, atol=0.02 * full.scale)
     assert f"{len(small.faces):,} of its {len(full.faces):,} faces" in page.text
@@ -317,6 +315,53 @@ def test_maps_of_another_size_are_rejected(evaluated: Path, tmp_path: Path, caps
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / "out")])
     assert "rendered maps are 24x20" in capsys.readouterr().err
+
+
+def test_the_registration_is_shown_with_residual_and_turn_of_each_view(evaluated: Path, tmp_path: Path):
+    shutil.copytree(evaluated, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    views = [{"name": f"{i:02d}", "status": "ok", "reason": "", "residual_deg": 0.5 + i} for i in range(VIEWS)]
+    views[2] |= {"status": "left out", "reason": "does not fit", "residual_deg": None}
+    record["registration"] = {"verdict": "doubtful", "reasons": ["one view is left out"], "views": views}
+    (tmp_path / "out" / "metrics.json").write_text(json.dumps(record))
+    text = " ".join(Addresses(report(tmp_path / "out")).text.split())
+    assert "Verdict: doubtful one view is left out" in text
+    result = read_evaluated_result(tmp_path / "out")
+    assert result.c2w is not None and result.given_c2w is not None
+    cosine = (np.einsum("ij,ij", result.c2w[1, :3, :3], result.given_c2w[1, :3, :3]) - 1) / 2
+    assert f"01ok 1.50° {np.rad2deg(np.arccos(cosine)):.2f}°" in text  # the scene's poses are some degrees off
+    assert re.search(r"02left out\s*–\s*\d+\.\d\d°\s*does not fit", text)
+
+
+def test_terms_are_explained_on_hover(page: str):
+    explained = dict(
+        (label, text) for text, label in re.findall(r'<abbr title="([^"]+)" tabindex="0">([^<]+)</abbr>', page)
+    )
+    assert "per radius of the scene" in explained["Least sharpness (inv_s), start and end"]
+    assert {"mask IoU", "F-score", "watertight", "mean curvature"} <= explained.keys()
+
+
+def test_nothing_is_cut_off_on_a_narrow_page(evaluated: Path, page: str, opened: Opened):  # noqa: F811
+    opened.page.set_viewport_size({"width": 400, "height": 800})
+    opened.open(evaluated / "report.html")
+    opened.pixels("#curves .plot")
+    too_wide = opened.page.evaluate(
+        """() => [...document.querySelectorAll("header *, section *:not(.plot *), footer *")].filter(element => {
+            const box = element.getBoundingClientRect();
+            const hides = getComputedStyle(element).overflowX != "visible" && element.scrollWidth > element.clientWidth + 1;
+            return box.width > 0 && (box.right > window.innerWidth || box.left < 0 || hides);
+        }).map(element => element.outerHTML.slice(0, 100))"""
+    )
+    assert too_wide == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+    boxes = [view.bounding_box() for view in opened.page.locator("button.view").all()]
+    assert len(boxes) == VIEWS and all(box is not None and box["x"] + box["width"] <= 400 for box in boxes)
+    # The legend of the losses is below their plot.
+    legend, plot = (
+        opened.page.locator(f"#curves .plot {part}").first.bounding_box() for part in (".legend", ".nsewdrag")
+    )
+    assert legend is not None and plot is not None
+    assert legend["y"] >= plot["y"] + plot["height"] - 1 and legend["x"] + legend["width"] <= 400
 
 
 def test_a_browser_draws_the_figures(evaluated: Path, page: str, opened: Opened):  # noqa: F811

@@ -115,6 +115,11 @@ def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened): 
         browser_page.canvas(until=lambda picture: lit(picture).sum() > 50_000)
         # Nothing trains at the same time: frames are large when the camera rests.
         browser_page.page.get_by_text("Resolution: 512").wait_for()
+        # Nothing of a training that is not there.
+        browser_page.page.get_by_text("Step: 199").wait_for()
+        for absent in ("Pause Training", "Resume Training", "Crop center"):
+            assert not browser_page.page.get_by_text(absent).count(), absent
+        assert not browser_page.page.locator(".js-plotly-plot").count()
         browser_page.page.get_by_role("button", name="Export mesh now").click()
         browser_page.page.get_by_text("faces, in the data").wait_for()
         assert browser_page.errors == [] and browser_page.requests == []

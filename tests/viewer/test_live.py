@@ -26,7 +26,8 @@ from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.training import startup
 from pmni_nerfstudio.training.lock import MAX_CREDIT_SECONDS, VIEWER_SHARE, TrainingLock
 from pmni_nerfstudio.training.trainer import PmniTrainer
-from pmni_nerfstudio.viewer.live import SCALE, LivePage
+from pmni_nerfstudio.viewer.frames import FrameRenderer
+from pmni_nerfstudio.viewer.live import CPU_FRAME_PX, SCALE, LivePage
 from pmni_nerfstudio.viewer.residuals import ViewResiduals
 
 PATIENCE = 60.0
@@ -334,6 +335,7 @@ def test_the_page_follows_a_run_from_registration_on(
     browser_page: Opened,  # noqa: F811
     run: Run,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     page, waits = browser_page, lambda condition: waited_for(condition, browser_page)
     waits(lambda: run.page_is_up)
@@ -351,6 +353,27 @@ def test_the_page_follows_a_run_from_registration_on(
     seen_at = run.step
     waits(lambda: run.reached(seen_at + 60))
     page.canvas(until=lambda picture: np.abs(picture.astype(int) - first).mean() > 0.2)
+
+    # While training goes on, frames are small after a drag, and sharp once the camera rests.
+    sizes: list[int] = []
+    send = FrameRenderer._send_output_to_viewer
+
+    def note(self: FrameRenderer, outputs: dict[str, Any], static_render: bool = True) -> None:
+        sizes.append(max(outputs["rgb"].shape))
+        send(self, outputs, static_render)
+
+    monkeypatch.setattr(FrameRenderer, "_send_output_to_viewer", note)
+    page.page.mouse.move(300, 450)
+    page.page.mouse.down()
+    for x in range(300, 360, 10):
+        page.page.mouse.move(x, 450)
+    page.page.mouse.up()
+    waits(lambda: any(size < CPU_FRAME_PX for size in sizes) and sizes[-1] == CPU_FRAME_PX)
+    options = live.viewer.control_panel._output_render.options
+    assert options == ["shaded", "normals", "depth", "angular error", "opacity"]
+    live.viewer.control_panel._output_render.value = "angular error"
+    page.page.get_by_text("0 to 30 deg and more").wait_for()
+    live.viewer.control_panel._output_render.value = "shaded"
 
     # The cameras are at the optimizer's poses, which differ from the initial ones.
     poses = trainer.pipeline.model.camera_optimizer

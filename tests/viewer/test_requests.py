@@ -26,6 +26,10 @@ def test_the_live_page_requests_nothing_elsewhere_but_visers_statistics(
         pass  # another address of this machine, at which a server of all addresses would answer
     browser_page.visit(f"http://127.0.0.1:{port}")
     browser_page.page.get_by_text("Export mesh now").wait_for()
+    assert not browser_page.page.get_by_text("Crop center").count()
     trainer.train()
+    # The page has closed; what it said last stays.
+    browser_page.page.get_by_text("Training has ended; --viewer.quit-on-train-completion False").wait_for()
+    assert browser_page.page.get_by_text("Next: pmni export --load-config").count()
     assert browser_page.requests == []
     assert all(url.startswith(f"{VISER_STATISTICS}gtag/js") for url in browser_page.statistics)

@@ -6,18 +6,27 @@ const loadPlotly = () => {
   script.textContent = document.getElementById("plotly").textContent;
   document.head.append(script);
 };
+const draw = target => {
+  observer.unobserve(target);
+  if (target.dataset.begun) return;
+  target.dataset.begun = "yes";
+  loadPlotly();
+  const {data, layout} = JSON.parse(target.nextElementSibling.textContent);
+  return Plotly.newPlot(target, data, layout, {responsive: true, displaylogo: false,
+    modeBarButtonsToRemove: ["resetCameraLastSave3d", "tableRotation", "select2d", "lasso2d", "autoScale2d"]})
+    .then(() => { target.dataset.drawn = "yes"; });
+};
 const observer = new IntersectionObserver(entries => {
-  for (const {isIntersecting, target} of entries) {
-    if (!isIntersecting) continue;
-    observer.unobserve(target);
-    loadPlotly();
-    const {data, layout} = JSON.parse(target.nextElementSibling.textContent);
-    Plotly.newPlot(target, data, layout, {responsive: true, displaylogo: false,
-      modeBarButtonsToRemove: ["resetCameraLastSave3d", "tableRotation", "select2d", "lasso2d", "autoScale2d"]})
-      .then(() => { target.dataset.drawn = "yes"; });
-  }
+  for (const {isIntersecting, target} of entries) if (isIntersecting) draw(target);
 }, {rootMargin: "200px"});
-document.querySelectorAll(".plot").forEach(plot => observer.observe(plot));
+const plots = document.querySelectorAll(".plot");
+plots.forEach(plot => observer.observe(plot));
+
+// On paper there is no scrolling: all curves and pictures are there.
+window.addEventListener("beforeprint", () => {
+  plots.forEach(draw);
+  document.querySelectorAll("img[loading]").forEach(image => { image.loading = "eager"; });
+});
 
 // A click on a view enlarges its pictures in a dialog.
 const dialog = document.querySelector("dialog");
