@@ -44,6 +44,7 @@ class ReportCommand:
             record = result.record
             facts = [("method", record["method"] or "unknown")]
             facts += [("evaluated", f"{result.evaluation_time:%d %B %Y, %H:%M}")]
+            facts += [("lengths in", record["units"])]
             labels = {"scene": "scene", "config": "config", "normals_folder": "normals"}
             facts += [(labels[key], str(record[key])) for key in labels if record.get(key) is not None]
             write_page(path, result.title, facts, report_sections(result))

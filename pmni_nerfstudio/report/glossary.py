@@ -24,6 +24,7 @@ _GLOSSARY = {
     "alignment": "Transformation to the world of the ground truth before errors are measured.",
     "residual": "Mean angle between the view's normals and those of the registered surface, in degrees.",
     "turn": "Angle between the view's given and refined orientation, in degrees. Without given poses there is none.",
+    "lengths in": "Units of lengths, areas and volumes. Object units: without poses or ground truth the data have no scale.",
     "inv_s": "Sharpness of the rendered surface: the inverse width of the band about it that is opaque, per radius of the "
     "scene. The larger, the thinner.",
     "inv s": "Sharpness of the rendered surface (inv_s): the inverse width of the band about it that is opaque, per radius "

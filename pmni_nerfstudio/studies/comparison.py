@@ -15,7 +15,7 @@ from pmni_nerfstudio.report.page import Section, figure, note, render, write_pag
 from pmni_nerfstudio.report.sections import view_gallery
 from pmni_nerfstudio.report.strips import errors_deg, scale_end_deg
 from pmni_nerfstudio.studies.job import JobResult
-from pmni_nerfstudio.studies.summary import COLUMNS, column_headers, measure
+from pmni_nerfstudio.studies.summary import columns_of, measure
 
 FACES = 15_000
 """Number of faces of each mesh; a page contains several."""
@@ -48,10 +48,10 @@ def write_comparison(path: Path, scene: Path, results: Sequence[JobResult]) -> N
 
 
 def _table(results: Sequence[JobResult]) -> Markup:
-    units = next((r.metrics["units"] for r in results if r.metrics), "units")
+    columns = columns_of(results)
     rows = []
     for result in results:
-        values = [measure(result, column) for column in COLUMNS]
+        values = [measure(result, column) for column in columns]
         rows.append((result.label, ["-" if value is None else f"{value:.3g}" for value in values]))
     failures = Markup("").join(note(f"{r.label}: {r.reason}") for r in results if r.reason is not None)
-    return render("comparison", column_headers(units), rows) + failures
+    return render("comparison", list(columns.values()), rows) + failures

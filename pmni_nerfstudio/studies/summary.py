@@ -38,16 +38,28 @@ def measure(result: JobResult, column: str) -> float | None:
     return None if metrics is None else metrics[key]
 
 
-def column_headers(units: str) -> list[str]:
-    """Table headers of COLUMNS, given the units of the scenes' data worlds."""
-    return [*(header.format(units=units) for _, _, header in METRIC_COLUMNS.values()), "seconds", "GB"]
+def columns_of(results: Sequence[JobResult]) -> dict[str, str]:
+    """Columns of a table of results, with their headers.
+
+    Results in different units (or with and without a scale) have no column of lengths: those don't belong in one table.
+    """
+    units = {result.metrics["units"] for result in results if result.metrics}
+    headers = {name: header for name, (_, _, header) in METRIC_COLUMNS.items()} | {
+        "seconds": "seconds",
+        "peak_gb": "GB",
+    }
+    return {
+        name: header.format(units=next(iter(units), "units"))
+        for name, header in headers.items()
+        if "{units}" not in header or len(units) <= 1
+    }
 
 
 def result_table(results: Sequence[JobResult], title: str) -> Table:
     """Table with one row per job."""
     table = _table(results, title, "method")
     for result in results:
-        table.add_row(escape(result.label), *(_number(measure(result, column)) for column in COLUMNS))
+        table.add_row(escape(result.label), *(_number(measure(result, column)) for column in columns_of(results)))
     return table
 
 
@@ -68,13 +80,13 @@ def method_statistics(results: Sequence[JobResult]) -> dict[str, dict[str, Any]]
 
     Returns:
         For each method: "runs" and "failed", numbers of jobs, and "of": by column, mean and sample standard deviation
-        (None for a single value).
+        (None for a single value). Lengths in different units have none.
     """
     statistics: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(result.label for result in results):
         own = [result for result in results if result.label == method]
         of: dict[str, tuple[float | None, float | None]] = {}
-        for column in COLUMNS:
+        for column in columns_of(results):
             values = [v for result in own if result.reason is None and (v := measure(result, column)) is not None]
             deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
             of[column] = (float(np.mean(values)), deviation) if values else (None, None)
@@ -89,20 +101,20 @@ def write_results(folder: Path, name: str, results: Sequence[JobResult]) -> list
     write_json(files[0], {"outcomes": outcomes, "methods": method_statistics(results)})
     with atomic_path(files[1]) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "scene", "seed", *COLUMNS, "flags", "reason", "folder"])
+        writer.writerow(["method", "scene", "seed", *COLUMNS, "units", "flags", "reason", "folder"])
         for r in results:
             values = (measure(r, column) for column in COLUMNS)
-            writer.writerow([r.method, r.scene, r.seed, *values, shlex.join(r.flags), r.reason or "", r.folder])
+            units = (r.metrics or {}).get("units", "")
+            writer.writerow([r.method, r.scene, r.seed, *values, units, shlex.join(r.flags), r.reason or "", r.folder])
     return files
 
 
 def _table(results: Sequence[JobResult], title: str, *first_columns: str) -> Table:
-    units = {result.metrics["units"] for result in results if result.metrics}
     table = Table(title=escape(title), title_justify="left")
     width = max((len(result.method) for result in results), default=0)  # flags wrap to further lines
     for name in first_columns:
         table.add_column(name, width=max(width, len(name)) if name == "method" else None, overflow="fold")
-    for header in column_headers(" or ".join(sorted(units)) or "units"):
+    for header in columns_of(results).values():
         table.add_column(header, justify="right", overflow="fold")  # in a narrow terminal no digit is cut off
     return table
 

@@ -338,6 +338,7 @@ def test_terms_are_explained_on_hover(page: str):
         (label, text) for text, label in re.findall(r'<abbr title="([^"]+)" tabindex="0">([^<]+)</abbr>', page)
     )
     assert "per radius of the scene" in explained["Least sharpness (inv_s), start and end"]
+    assert "no scale" in explained["lengths in"] and "lengths in mm" in Addresses(page).text
     assert {"mask IoU", "F-score", "watertight", "mean curvature"} <= explained.keys()
 
 

@@ -34,7 +34,7 @@ from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, unsupport
 from pmni_nerfstudio.studies.processes import ResourceUsage, run_command
 from pmni_nerfstudio.studies.running import run_jobs
 from pmni_nerfstudio.studies.suite import read_suite
-from pmni_nerfstudio.studies.summary import measure, method_statistics, write_results
+from pmni_nerfstudio.studies.summary import columns_of, measure, method_statistics, result_table, write_results
 
 TRAIN = """#!{python}
 import os, pathlib, sys, time
@@ -288,6 +288,21 @@ def test_ctrl_c_kills_the_running_job_and_keeps_the_finished_ones(tmp_path: Path
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert len(started(fake_commands)) == 5
     assert len(list((tmp_path / "out").glob("*/record.json"))) == 4
+
+
+def test_lengths_in_different_units_are_in_no_table():
+    def result(units: str, seed: int) -> JobResult:
+        metrics = {"units": units, "surface": {"chamfer": 1.0, "chamfer_pct": 2.0, "fscore": 0.5}}
+        return JobResult("a", "scene", seed, 1.0, 1.0, metrics, None, "folder")
+
+    same = [result("mm", 1), result("mm", 2)]
+    assert "Chamfer, mm" in columns_of(same).values() and method_statistics(same)["a"]["of"]["chamfer"] == (1.0, 0.0)
+    mixed = [result("mm", 1), result("object units", 2)]
+    assert not [header for header in columns_of(mixed).values() if "units" in header or "mm" in header]
+    of = method_statistics(mixed)["a"]["of"]
+    assert "chamfer" not in of and of["chamfer_pct"] == (2.0, 0.0)
+    headers = [str(column.header) for column in result_table(mixed, "title").columns]
+    assert headers == ["method", *columns_of(mixed).values()]
 
 
 def test_mean_and_standard_deviation(tmp_path: Path, fake_commands: Path):
