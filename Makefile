@@ -47,8 +47,8 @@ test: env lint
 	$(PYTEST)
 
 # The campaigns that take too long for each change, about an hour: every command killed nine times at random moments
-# (54 kills), 20,000 damaged files for the readers and 750 for `pmni prepare`, and each of the broken scenes through the
-# command line. `make test` runs a part of each.
+# (54 kills), 20,000 damaged files for the readers and 750 for `pmni prepare`, each of the broken scenes through the
+# command line, and thirty trainings with random buttons and Ctrl-C. `make test` runs a part of each.
 test-exhaustive: env
 	$(PYTEST) -m exhaustive
 

@@ -79,6 +79,7 @@ class FrameRenderer(RenderStateMachine):
     def __init__(self, viewer: Viewer, scale: float, client: viser.ClientHandle) -> None:
         super().__init__(viewer, scale, client)
         self.transitions["low_move"]["static"] = "high"
+        self._before: RenderStateMachine | None = None
         self._moved = True
         self._rays_per_second = _FIRST_RAYS_PER_SECOND
 
@@ -91,8 +92,16 @@ class FrameRenderer(RenderStateMachine):
         before.state = "high"  # in which it renders nothing until the camera moves
         before.running, before.next_action = False, None
         renderer = cls(viewer, scale, client)
+        renderer._before = before
         viewer.render_statemachines[client.client_id] = renderer
         renderer.start()
+
+    def finish(self) -> None:
+        """Stop after the frame in progress, and wait for that."""
+        self.running = False
+        self.join()
+        if self._before is not None:
+            self._before.join()
 
     def action(self, action: RenderAction) -> None:
         """Take an action. A movement of the camera, or another output, gets more of the time; steps wait for its end."""
@@ -129,8 +138,6 @@ class FrameRenderer(RenderStateMachine):
 
     def _send_output_to_viewer(self, outputs: Dict[str, Any], static_render: bool = True) -> None:
         images = page_outputs(outputs)
-        if (
-            self.viewer.control_panel.output_render not in images
-        ):  # the menu is new, or of a frame of nerfstudio's thread
-            self.output_keys = {}
+        if self.viewer.control_panel.output_render not in images:
+            self.output_keys = {}  # the menu is new, or that of a frame of nerfstudio's own thread
         super()._send_output_to_viewer(images, static_render)

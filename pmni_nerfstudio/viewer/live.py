@@ -58,6 +58,7 @@ TRAINING_RESIDUAL = (
     "Residual: mean angle between the view's normals and the rendered ones. It is larger than that of the registration, "
     "which is a median and compares with the mean of the views."
 )
+REGISTERED_RESIDUAL = "Residual of the registration: mean angle between the view's normals and those of its surface."
 """What the bars of the views show."""
 FLUSH_SECONDS = 0.3
 """Time in seconds for the last message to reach the browsers."""
@@ -231,11 +232,10 @@ class LivePage(ViewerControl):
             return
         self.attached = False
         self.actions.close()
-        machines = list(self.viewer.render_statemachines.values())
-        for machine in machines:
-            machine.running = False
-        for machine in machines:
-            machine.join()
+        # Before training, threads wait for a lock that does not open any more, and render nothing.
+        for machine in list(self.viewer.render_statemachines.values()) if self._can_render else ():
+            if isinstance(machine, FrameRenderer):
+                machine.finish()
         self._overlay.close()
         self.viser_server.stop()
 
@@ -314,11 +314,11 @@ class LivePage(ViewerControl):
 
     def _plot_residuals(self) -> None:
         c2w = self._snapshot.c2w if self._snapshot is not None else self._model.camera_optimizer.c2w_opencv_double()
-        trained = not self._registering and self._trainer is not None
+        kind = REGISTRATION_RESIDUAL if self._registering else TRAINING_RESIDUAL
         self.panel.show_views(
             self._residuals.read(),
             angles_deg(c2w[:, :3, :3], self._start_c2w[:, :3, :3]),
-            TRAINING_RESIDUAL if trained else REGISTRATION_RESIDUAL,
+            REGISTERED_RESIDUAL if self._trainer is None else kind,
         )
 
     def _clicked(self, client: viser.ClientHandle, view: int) -> None:

@@ -49,8 +49,10 @@ def main() -> None:
     exit_before_training()
     from nerfstudio.scripts.train import entrypoint
 
+    from pmni_nerfstudio.viewer import actions
     from pmni_nerfstudio.viewer.live import LivePage
 
+    actions.EXPORT_CELLS = 64  # small meshes: many exports
     set_up = LivePage._setup
 
     def set_up_and_use(page: Any, viewer: Any) -> None:
