@@ -84,17 +84,18 @@ class FrameRenderer(RenderStateMachine):
         self._rays_per_second = _FIRST_RAYS_PER_SECOND
 
     @classmethod
-    def replace(cls, viewer: Viewer, scale: float, client: viser.ClientHandle) -> None:
-        """Start the frames of a client that nerfstudio has just begun to serve."""
+    def replace(cls, viewer: Viewer, scale: float, client: viser.ClientHandle) -> FrameRenderer | None:
+        """Start the frames of a client that nerfstudio has just begun to serve; None if it has left already."""
         before = viewer.render_statemachines.get(client.client_id)
-        if before is None:  # the client has left
-            return
+        if before is None:
+            return None
         before.state = "high"  # in which it renders nothing until the camera moves
         before.running, before.next_action = False, None
         renderer = cls(viewer, scale, client)
         renderer._before = before
         viewer.render_statemachines[client.client_id] = renderer
         renderer.start()
+        return renderer
 
     def finish(self) -> None:
         """Stop after the frame in progress, and wait for that."""

@@ -94,6 +94,7 @@ class LivePage(ViewerControl):
         self._start_c2w = opencv_from_nerfstudio(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
         self._residuals = ViewResiduals(model, len(names))
+        self._renderers: List[FrameRenderer] = []
         self._placing = threading.Lock()
         self._step, self._panel_updated_at, self._plot_updated_at = 0, -np.inf, -np.inf
         images = [dataset.get_numpy_image(i) for i in range(len(names))]
@@ -233,9 +234,8 @@ class LivePage(ViewerControl):
         self.attached = False
         self.actions.close()
         # Before training, threads wait for a lock that does not open any more, and render nothing.
-        for machine in list(self.viewer.render_statemachines.values()) if self._can_render else ():
-            if isinstance(machine, FrameRenderer):
-                machine.finish()
+        for renderer in self._renderers if self._can_render else ():
+            renderer.finish()
         self._overlay.close()
         self.viser_server.stop()
 
@@ -276,7 +276,11 @@ class LivePage(ViewerControl):
                 machine.action(RenderAction("step", viewer.get_camera_state(client)))
 
     def _connected(self, client: viser.ClientHandle) -> None:
-        FrameRenderer.replace(self.viewer, SCALE, client)
+        # Those of clients that have left may still be rendering.
+        self._renderers = [renderer for renderer in self._renderers if renderer.is_alive()]
+        renderer = FrameRenderer.replace(self.viewer, SCALE, client)
+        if renderer is not None:
+            self._renderers.append(renderer)
         self.viewer.update_step(self.viewer.step)
         self._panel_updated_at = self._plot_updated_at = -np.inf
 
