@@ -68,7 +68,7 @@ def registration_statistics(
 
 
 def verdict_record(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict, its reasons, and status and residual of every view, from the contents of registration.json.
+    """Verdict, reasons, status and residual of every view, and reflectance bias, from the contents of registration.json.
 
     Raises:
         ValueError: the contents are not those of `registration_statistics`.
@@ -85,6 +85,7 @@ def verdict_record(statistics: Mapping[str, Any]) -> dict[str, Any]:
         "views": [
             {**{key: str(view[key]) for key in keys}, "residual_deg": view.get("residual_deg")} for view in views
         ],
+        "reflectance_bias": statistics.get("reflectance_bias"),
     }
 
 

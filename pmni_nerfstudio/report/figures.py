@@ -142,6 +142,17 @@ def camera_figure(
     return figure
 
 
+def bias_figure(curve_deg: Sequence[tuple[float, float]]) -> go.Figure:
+    """Curve of a reflectance bias: pairs of the angle between normal and viewing direction and the tilt, in degrees."""
+    angles, tilts = zip(*curve_deg)
+    line = {"color": COLORS[0], "shape": "spline"}
+    axes = {
+        "xaxis": {"title": {"text": "angle between normal and viewing direction (deg)"}, "dtick": 15},
+        "yaxis": {"title": {"text": "tilt away from the viewer (deg)"}},
+    }
+    return go.Figure([go.Scatter(x=angles, y=tilts, line=line)], layout(height=260, **axes))
+
+
 def camera_scale(frame: Frame, sets: Sequence[np.ndarray]) -> float:
     """Factor by which `camera_figure` scales the cameras' distances from the object: 1 unless they are distant."""
     distance = np.linalg.norm(frame.points(np.concatenate(sets)[:, :3, 3]), axis=1)

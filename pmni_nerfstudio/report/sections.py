@@ -102,7 +102,15 @@ def registration(result: StoredResult) -> Markup:
         (view["name"], view["status"], view.get("residual_deg"), turns.get(view["name"]), view["reason"])
         for view in record["views"]
     ]
-    return render("registration", record["verdict"], record["reasons"], rows)
+    table = render("registration", record["verdict"], record["reasons"], rows)
+    bias = record.get("reflectance_bias")
+    if not bias or not bias["curve_deg"]:
+        return table
+    text = (
+        f"Reflectance bias: normals lean away from the viewer by {bias['rms_deg']:.2f} ± {bias['std_deg']:.2f} deg (RMS "
+        f"over the pixels); {'it was removed' if bias['applied'] else 'it was not removed: ' + bias['reason']}."
+    )
+    return table + note(text) + figure(figures.bias_figure(bias["curve_deg"]))
 
 
 def _turns_deg(result: StoredResult) -> dict[str, float]:

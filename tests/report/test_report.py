@@ -322,9 +322,12 @@ def test_the_registration_is_shown_with_residual_and_turn_of_each_view(evaluated
     record = json.loads((tmp_path / "out" / "metrics.json").read_text())
     views = [{"name": f"{i:02d}", "status": "ok", "reason": "", "residual_deg": 0.5 + i} for i in range(VIEWS)]
     views[2] |= {"status": "left out", "reason": "does not fit", "residual_deg": None}
+    bias = {"applied": True, "reason": "", "rms_deg": 2.5, "std_deg": 0.1, "curve_deg": [[0, 0.0], [90, 3.0]]}
     record["registration"] = {"verdict": "doubtful", "reasons": ["one view is left out"], "views": views}
+    record["registration"]["reflectance_bias"] = bias
     (tmp_path / "out" / "metrics.json").write_text(json.dumps(record))
     text = " ".join(Addresses(report(tmp_path / "out")).text.split())
+    assert "lean away from the viewer by 2.50 ± 0.10 deg" in text and "it was removed" in text
     assert "Verdict: doubtful one view is left out" in text
     result = read_evaluated_result(tmp_path / "out")
     assert result.c2w is not None and result.given_c2w is not None
