@@ -79,7 +79,7 @@ def judge(
         _status(agreement, i, bool(inliers[i]), bool(relocated[i]), given, outliers[i]) for i in range(len(views))
     )
     failures = _failures(views, agreement, inliers, given)
-    doubts = _doubts(views, agreement, inliers, symmetry, intrinsics) if not failures else []
+    doubts = _doubts(views, agreement, inliers, symmetry, intrinsics, reflectance) if not failures else []
     notes = _notes(views, inliers, given, intrinsics, reflectance)
     name: VerdictName = "failed" if failures else "doubtful" if doubts else "ok"
     return Verdict(name, tuple([*failures, *doubts, *notes]), statuses)
@@ -135,6 +135,7 @@ def _doubts(
     inliers: Bool[np.ndarray, " n"],
     symmetry: Symmetry | None,
     intrinsics: RefinedIntrinsics,
+    reflectance: EstimatedBias,
 ) -> list[str]:
     """Reasons for doubt about a result that did not fail."""
     out = []
@@ -158,6 +159,8 @@ def _doubts(
         )
     if intrinsics.warning is not None and not intrinsics.applied:
         out.append(intrinsics.warning)
+    if reflectance.warning is not None:
+        out.append(reflectance.warning)
     return out
 
 

@@ -100,12 +100,16 @@ def test_the_bias_comes_back_at_known_poses():
     np.testing.assert_allclose(poses.c2w(), truth.c2w(), atol=1e-9)
 
 
-def test_a_bias_too_large_for_gloss_stays():
+def test_a_bias_too_large_or_too_uncertain_for_gloss_stays_and_is_doubted():
     _, views, truth = capture()
     options = replace(QUICK, max_rms_deg=1.5)
     everything = np.ones(len(views), dtype=bool)
-    poses, found = estimate_bias(biased(views, GLOSSY), truth, true_surface(), everything, options=options)
+    glossy = biased(views, GLOSSY)
+    poses, found = estimate_bias(glossy, truth, true_surface(), everything, options=options)
     assert poses is truth and not found.applied and "too large" in found.reason
+    assert found.note is None and found.warning is not None
+    uncertain = estimate_bias(glossy, truth, true_surface(), everything, options=replace(QUICK, significance=1e6))[1]
+    assert not uncertain.applied and "uncertain" in uncertain.reason and uncertain.warning is not None
     assert found.rms_deg > 1.5 and found.statistics()["curve_deg"][3][0] == 30
 
 

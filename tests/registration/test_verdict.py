@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pmni_nerfstudio.geometry.reflectance_bias import COEFFICIENTS, ReflectanceBias
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.given_poses import GivenPoses
 from pmni_nerfstudio.registration.intrinsics import unchanged_intrinsics
-from pmni_nerfstudio.registration.reflectance import unknown_bias
+from pmni_nerfstudio.registration.reflectance import EstimatedBias, unknown_bias
 from pmni_nerfstudio.registration.symmetry import Symmetry
 from pmni_nerfstudio.registration.verdict import Verdict, judge
 from pmni_nerfstudio.registration.views import Views
@@ -52,6 +53,13 @@ def verdict(
 def named(text: str) -> list[str]:
     """Views that a text names."""
     return [name for name in NAMES if name in text]
+
+
+def test_a_likely_bias_that_was_not_removed_is_a_doubt_and_a_removed_one_is_not():
+    removed = EstimatedBias(ReflectanceBias((0.05,) * COEFFICIENTS), 2.9, 0.1, (), "they agree")
+    assert verdict(reflectance=removed).name == "ok" and "was removed" in verdict(reflectance=removed).reasons[0]
+    doubted = verdict(reflectance=replace(unknown_bias("why"), warning="they may lean"))
+    assert (doubted.name, doubted.reasons) == ("doubtful", ("they may lean",))
 
 
 @pytest.mark.parametrize("poses", [None, given()])
