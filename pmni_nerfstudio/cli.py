@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "export": "Write the mesh and the refined cameras of a trained run.",
     "eval": "Evaluate a trained run, or any mesh and poses.",
     "report": "Write one HTML page about a result of pmni eval.",
+    "asset": "Write a result as glTF: levels of detail with normal maps and colors.",
     "view": "Show a result in the browser: mesh, cameras, errors.",
     "compare": "Train and evaluate several methods on one scene.",
     "suite": "Train and evaluate scenes x methods x seeds.",

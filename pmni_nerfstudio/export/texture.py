@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import map_coordinates
 from scipy.spatial import KDTree
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
@@ -27,6 +27,7 @@ from trimesh.visual.material import PBRMaterial
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.export.atlas import unwrap
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
@@ -121,55 +122,20 @@ def texture_mesh(mesh: trimesh.Trimesh, photographs: Iterable[Photograph], size:
     """Unwrap a mesh with xatlas and give it a texture image; vertices are duplicated along the seams of the charts.
 
     Args:
-        mesh: mesh to texture; unwrapping takes seconds for ten thousand faces and minutes for a million.
+        mesh: mesh to texture; unwrapping takes seconds for ten thousand faces.
         photographs: photographs of the mesh.
-        size: approximate side length of the texture in pixels.
+        size: side length of the texture in pixels.
 
     Raises:
         PmniError: no photograph sees the mesh.
     """
-    import xatlas
-
-    atlas, options = xatlas.Atlas(), xatlas.PackOptions()
-    options.resolution, options.padding = size, 2
-    vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-    # Scaled to faces of unit area: xatlas drops faces below a fixed area.
-    scaled = (vertices - vertices.mean(axis=0)) / np.sqrt(mesh.area / len(mesh.faces))
-    atlas.add_mesh(scaled.astype(np.float32), np.asarray(mesh.faces, dtype=np.uint32))
-    atlas.generate(pack_options=options)
-    origin, faces, uv = atlas[0]
-    flat = np.column_stack([uv * [atlas.width, atlas.height], np.zeros(len(uv))])
-    face, weights, covered = _texels(trimesh.Trimesh(flat, faces, process=False), atlas.width, atlas.height)
-    corners = origin[faces[face]]
-    texel_normals = np.einsum("pk,pki->pi", weights, normals[corners])
-    texel_normals /= np.linalg.norm(texel_normals, axis=1, keepdims=True).clip(1e-12)
-    points = np.einsum("pk,pki->pi", weights, vertices[corners])
-    image = np.zeros((atlas.height, atlas.width, 3), dtype=np.uint8)
-    image[covered], _ = surface_colors(mesh, points, texel_normals, photographs)
-    # Texels outside the charts get the nearest color, because interpolation and mipmaps read them.
-    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    assert isinstance(nearest, np.ndarray)
-    texture = Image.fromarray(image[nearest[0], nearest[1]])
+    atlas = unwrap(mesh, size)
+    unwrapped, corners = atlas.mesh, atlas.mesh.faces[atlas.face]
+    normals = np.einsum("pk,pki->pi", atlas.weights, unwrapped.vertex_normals[corners])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+    points = np.einsum("pk,pki->pi", atlas.weights, unwrapped.vertices[corners])
+    colors, _ = surface_colors(mesh, points, normals, photographs)
+    texture = Image.fromarray(atlas.image(colors))
     material = PBRMaterial(baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0)
-    visual = TextureVisuals(uv=uv, material=material)
-    return trimesh.Trimesh(vertices[origin], faces, vertex_normals=normals[origin], visual=visual, process=False)
-
-
-def _texels(flat: trimesh.Trimesh, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rasterize an unwrapped mesh: the face and the barycentric weights at each texel center.
-
-    Args:
-        flat: mesh in the plane z = 0, in pixels from the lower left corner of the texture.
-        width: width of the texture.
-        height: height of the texture.
-
-    Returns:
-        Faces (n,) and barycentric weights (n, 3) of the n covered texels in row-major order, and the covered texels
-        (height, width), top row first.
-    """
-    y, x = np.mgrid[height - 0.5 : 0 : -1, 0.5:width]
-    origins = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
-    hits = RayCaster(flat).cast(origins, np.broadcast_to([0.0, 0.0, -1.0], origins.shape))
-    covered = np.isfinite(hits.distance)
-    weights = np.column_stack([1 - hits.uv[covered].sum(axis=1), hits.uv[covered]])
-    return hits.face[covered], weights, covered.reshape(height, width)
+    unwrapped.visual = TextureVisuals(uv=atlas.uv, material=material)
+    return unwrapped

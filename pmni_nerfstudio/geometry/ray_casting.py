@@ -110,6 +110,14 @@ class RayCaster:
             np.float64
         )
 
+    def closest_hits(self, points: np.ndarray) -> Hits:
+        """Faces and barycentric weights of the surface points closest to points (P, 3), with the distances."""
+        found = self._scene.compute_closest_points(o3d.core.Tensor((points - self._origin).astype(np.float32)))
+        # Copies, as in `distance`.
+        face, uv = (found[name].numpy().copy() for name in ("primitive_ids", "primitive_uvs"))
+        offset = points - self._origin - found["points"].numpy()
+        return Hits(np.linalg.norm(offset, axis=-1).astype(np.float32), face, uv)
+
 
 def camera_normals(
     mesh: trimesh.Trimesh, rays: RayCaster, K: np.ndarray, c2w: np.ndarray, width: int, height: int

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pmni asset`: a result as glTF files, with levels of detail and baked textures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from pmni_nerfstudio.errors import PmniError, print_warnings
+
+if TYPE_CHECKING:
+    from pmni_nerfstudio.evaluation.stored_result import StoredResult
+    from pmni_nerfstudio.export.asset_frame import AssetFrame
+    from pmni_nerfstudio.export.texture import Photograph
+
+RECORD = "asset.json"
+"""Name of the file with units, axes and levels."""
+
+
+@dataclass(kw_only=True)
+class AssetCommand:
+    """Write a result as binary glTF (y up, meters) for other programs: levels of detail, each with a texture atlas, the
+    full mesh's normals as a tangent-space normal map, ambient occlusion, and colors if the scene has photographs."""
+
+    result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
+    """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Output folder, created if necessary."""
+    faces: tuple[int, ...] = (100_000, 25_000, 5_000)
+    """Numbers of faces of the levels of detail."""
+    texture_size: int = 2048
+    """Side length of the textures in pixels."""
+    color: bool = True
+    """Take the base color from the scene's photographs or albedo in image/, if there are any."""
+    occlusion: bool = True
+    """Bake ambient occlusion."""
+    up: Literal["x", "y", "z", "-x", "-y", "-z"] | None = None
+    """Axis of the data's world that points up (--up=-y for negative ones); by default found from the cameras."""
+    units: str | None = None
+    """Units of the data: m, dm, cm, mm, um, km, in or ft; by default those of the result. Data without a scale (object
+    units) are written with one unit as one meter."""
+    data: Path | None = None
+    """Scene folder with masks and photographs; by default the one that the result refers to, if it exists."""
+    poses: Path | None = None
+    """Poses of the cameras (.npy or .npz); by default those beside the mesh."""
+
+    def main(self) -> None:
+        """Read the result, write the files and print a summary.
+
+        Raises:
+            PmniError: An option is out of range, a file is missing or invalid, or the output folder is not writable.
+        """
+        if not self.faces or min(self.faces) < 4:
+            raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
+        if not 16 <= self.texture_size <= 16384:
+            raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
+        start = time.perf_counter()
+        # Open3D and nerfstudio take seconds to import, and are not needed for --help or invalid options.
+        from rich.console import Console
+
+        from pmni_nerfstudio.data.atomic import write_json
+        from pmni_nerfstudio.data.files import make_output_folder
+        from pmni_nerfstudio.evaluation.stored_result import read_result
+        from pmni_nerfstudio.export.asset import AssetSource, frame_record, write_levels
+        from pmni_nerfstudio.export.asset_frame import METERS, asset_frame
+
+        if self.units is not None and self.units not in METERS:
+            raise PmniError(f"units: {self.units} is not known; give one of {', '.join(METERS)}")
+        result = read_result(self.result, data=self.data, poses_file=self.poses)
+        mesh = result.mesh
+        if mesh is None:
+            raise PmniError(f"{self.result}: has no mesh; give a folder that `pmni eval` or `pmni export` wrote")
+        frame = asset_frame(self.up, self.units or _units_of(result), result.c2w)
+        photographs = self._photographs(result)
+        make_output_folder(self.out)
+        levels = []
+        with Console(stderr=True).status("Writing the levels of detail"):
+            source = AssetSource(mesh, frame, photographs)
+            for level in write_levels(self.out, source, self.faces, self.texture_size, self.occlusion):
+                print(f"wrote {self.out / level.file}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
+                levels.append(level)
+        record = {
+            "source": str(result.mesh_file),
+            "source_faces": len(mesh.faces),
+            **frame_record(frame),
+            "texture_size": self.texture_size,
+            "base_color": None if photographs is None else "image",
+            "levels": [asdict(level) for level in levels],
+            "seconds": time.perf_counter() - start,
+        }
+        write_json(self.out / RECORD, record)
+        _print_summary(frame, levels[0].unseen, record["seconds"])
+
+    def _photographs(self, result: StoredResult) -> Callable[[], Iterable[Photograph]] | None:
+        """Reads the photographs; None if there are none, or colors are not wanted."""
+        from pmni_nerfstudio.export.texture import read_photographs
+
+        if not self.color:
+            return None
+        scene, c2w = result.scene, result.c2w
+        if scene is None or scene.image_files is None or c2w is None:
+            missing = "scene" if scene is None else "photographs in image/" if scene.image_files is None else "poses"
+            print(f"no colors: {self.result} has no {missing}")
+            return None
+        # Masks and photographs in full resolution, which that of an evaluation may be a fraction of.
+        return lambda: read_photographs(scene, c2w, progress=False)
+
+
+def _units_of(result: StoredResult) -> str | None:
+    """Units of a result: those of its evaluation, or of its scene as `pmni eval` names them; None if not known."""
+    from pmni_nerfstudio.evaluation.metrics_file import OBJECT_UNITS, SCALED_UNITS
+
+    if result.record:
+        return result.record["units"]
+    if result.scene is None:
+        return None
+    return OBJECT_UNITS if result.scene.c2w is None else SCALED_UNITS
+
+
+def _print_summary(frame: AssetFrame, unseen: float | None, seconds: float) -> None:
+    up = " ".join(f"{value:.3g}" for value in frame.up)
+    scale = "one unit is one meter in the files" if frame.meters is None else f"{frame.meters:g} m per unit"
+    rows = [("units", f"{frame.units} ({scale})"), ("up", f"{up} ({frame.up_from})"), ("seconds", f"{seconds:.1f}")]
+    if unseen is not None:
+        rows.insert(0, ("colors", f"{1 - unseen:.1%} of the surface are seen in a photograph; the rest is filled"))
+    for label, value in rows:
+        print(f"{label:<12}{value}")
+    if frame.meters is None:
+        print_warnings([f"the scale is not known ({frame.units}); give --units if the data have one"])

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Binary glTF 2.0 files of one textured mesh with tangents, which trimesh does not write."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from pmni_nerfstudio.data.atomic import atomic_path
+
+_FLOAT, _UINT = 5126, 5125
+_VERTICES, _INDICES = 34962, 34963
+_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP = 9729, 9987, 33071
+
+
+@dataclass(frozen=True, eq=False)
+class GltfMesh:
+    """Geometry of a glTF file: meters, y up, right-handed."""
+
+    positions: Float[np.ndarray, "V 3"]
+    normals: Float[np.ndarray, "V 3"]
+    tangents: Float[np.ndarray, "V 4"]
+    """Unit tangents, and the sign s of the bitangent s * normal x tangent."""
+    uv: Float[np.ndarray, "V 2"]
+    """Texture coordinates from the lower left corner; the file has them from the upper left one."""
+    faces: Int[np.ndarray, "F 3"]
+    translation: Sequence[float] = (0.0, 0.0, 0.0)
+    """Position of the mesh's origin; files have single precision, which does not resolve objects far from it."""
+
+
+@dataclass(frozen=True)
+class GltfMaterial:
+    """Dielectric, rough material. Textures are encoded as PNG or JPEG."""
+
+    normal: bytes
+    """Normal map in tangent space, y upwards."""
+    base_color: bytes | None = None
+    """Base color, sRGB; None: light gray."""
+    occlusion: bytes | None = None
+    """Share of ambient light that arrives, linear."""
+
+
+def encoded_image(image: UInt8[np.ndarray, "H W C"], jpeg_quality: int | None = None) -> bytes:
+    """An RGB or gray image as PNG, or as JPEG without chroma subsampling."""
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 6]
+    if jpeg_quality is not None:
+        sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+        options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality, *sampling]
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
+    return cv2.imencode(".png" if jpeg_quality is None else ".jpg", stored, options)[1].tobytes()
+
+
+def write_glb(path: Path, name: str, mesh: GltfMesh, material: GltfMaterial, extras: dict[str, Any]) -> None:
+    """Write a mesh with its textures.
+
+    Args:
+        path: .glb file.
+        name: name of the mesh and its node.
+        mesh: geometry.
+        material: textures.
+        extras: facts for readers of the file, stored with the asset's version.
+
+    Raises:
+        PmniError: The file can't be written.
+    """
+    buffer = _Buffer()
+    attributes = {
+        "POSITION": buffer.add_vertices(mesh.positions, bounds=True),
+        "NORMAL": buffer.add_vertices(mesh.normals),
+        "TANGENT": buffer.add_vertices(mesh.tangents),
+        "TEXCOORD_0": buffer.add_vertices(np.column_stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]])),
+    }
+    indices = buffer.add_indices(mesh.faces)
+    pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.8}
+    description: dict[str, Any] = {"name": name, "pbrMetallicRoughness": pbr}
+    images = []
+    if material.base_color is None:
+        pbr["baseColorFactor"] = [0.8, 0.8, 0.8, 1.0]
+    textures = (
+        (pbr, "baseColorTexture", material.base_color),
+        (description, "normalTexture", material.normal),
+        (description, "occlusionTexture", material.occlusion),
+    )
+    for owner, key, image in textures:
+        if image is not None:
+            owner[key] = {"index": len(images)}
+            mime = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
+            images.append({"name": key, "mimeType": mime, "bufferView": buffer.add(image)})
+    primitive = {"attributes": attributes, "indices": indices, "material": 0}
+    node: dict[str, Any] = {"name": name, "mesh": 0}
+    if any(mesh.translation):
+        node["translation"] = [float(value) for value in mesh.translation]
+    tree = {
+        "asset": {"version": "2.0", "generator": f"pmni-nerfstudio {version('pmni-nerfstudio')}", "extras": extras},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [node],
+        "meshes": [{"name": name, "primitives": [primitive]}],
+        "materials": [description],
+        "textures": [{"source": index, "sampler": 0} for index in range(len(images))],
+        "samplers": [
+            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP},
+        ],
+        "images": images,
+        "accessors": buffer.accessors,
+        "bufferViews": buffer.views,
+        "buffers": [{"byteLength": len(buffer.content)}],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_glb(tree, bytes(buffer.content)))
+
+
+@dataclass
+class _Buffer:
+    """Binary part of a file, and what describes it."""
+
+    content: bytearray = field(default_factory=bytearray)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    accessors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, data: bytes, target: int | None = None) -> int:
+        """Append bytes as a buffer view, and return its index."""
+        view = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(data)}
+        self.views.append(view if target is None else view | {"target": target})
+        self.content += data + bytes(-len(data) % 4)
+        return len(self.views) - 1
+
+    def add_vertices(self, values: np.ndarray, bounds: bool = False) -> int:
+        """Append an attribute (V, C) in single precision, and return the index of its accessor."""
+        stored = np.ascontiguousarray(values, dtype="<f4")
+        accessor = {"componentType": _FLOAT, "count": len(stored), "type": f"VEC{stored.shape[1]}"}
+        if bounds:
+            accessor |= {"min": stored.min(axis=0).tolist(), "max": stored.max(axis=0).tolist()}
+        return self._add_accessor(stored.tobytes(), _VERTICES, accessor)
+
+    def add_indices(self, faces: np.ndarray) -> int:
+        """Append the vertices of the faces, and return the index of the accessor."""
+        accessor = {"componentType": _UINT, "count": faces.size, "type": "SCALAR"}
+        return self._add_accessor(np.ascontiguousarray(faces, dtype="<u4").tobytes(), _INDICES, accessor)
+
+    def _add_accessor(self, data: bytes, target: int, accessor: dict[str, Any]) -> int:
+        self.accessors.append({"bufferView": self.add(data, target), **accessor})
+        return len(self.accessors) - 1
+
+
+def _glb(tree: dict[str, Any], binary: bytes) -> bytes:
+    """Header and the two chunks of a GLB file, each padded to a multiple of four bytes."""
+    text = json.dumps(tree, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
