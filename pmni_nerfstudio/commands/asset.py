@@ -75,7 +75,7 @@ class AssetCommand:
         mesh = result.mesh
         if mesh is None:
             raise PmniError(f"{self.result}: has no mesh; give a folder that `pmni eval` or `pmni export` wrote")
-        frame = asset_frame(self.up, self.units or _units_of(result), result.c2w)
+        frame = asset_frame(self.up, self.units or units_of(result), result.c2w)
         photographs = self._photographs(result)
         make_output_folder(self.out)
         levels = []
@@ -107,19 +107,20 @@ class AssetCommand:
             missing = "scene" if scene is None else "photographs in image/" if scene.image_files is None else "poses"
             print(f"no colors: {self.result} has no {missing}")
             return None
-        # Masks and photographs in full resolution, which that of an evaluation may be a fraction of.
         return lambda: read_photographs(scene, c2w, progress=False)
 
 
-def _units_of(result: StoredResult) -> str | None:
-    """Units of a result: those of its evaluation, or of its scene as `pmni eval` names them; None if not known."""
+def units_of(result: StoredResult) -> str | None:
+    """Units of a result's mesh: those of its evaluation, or of its scene as `pmni eval` names them; None if not known."""
     from pmni_nerfstudio.evaluation.metrics_file import OBJECT_UNITS, SCALED_UNITS
 
+    scene = result.scene
+    # The figures of an evaluation may be in the units of the ground truth, to whose scale the mesh was brought for them.
+    if scene is not None and scene.c2w is None:
+        return OBJECT_UNITS
     if result.record:
-        return result.record["units"]
-    if result.scene is None:
-        return None
-    return OBJECT_UNITS if result.scene.c2w is None else SCALED_UNITS
+        return None if scene is None and result.record["aligned"] else result.record["units"]
+    return None if scene is None else SCALED_UNITS
 
 
 def _print_summary(frame: AssetFrame, unseen: float | None, seconds: float) -> None:

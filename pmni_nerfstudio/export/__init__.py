@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writers of results, in the data world and its units: cameras, rendered maps, registration results, textures."""
+"""Writers of results: cameras, rendered maps, registration results and textures in the data world, and glTF assets."""

@@ -7,6 +7,7 @@ import json
 import struct
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers.photographs import take_photographs, true_colors
 from PIL import Image
 
 from pmni_nerfstudio import cli
-from pmni_nerfstudio.commands.asset import AssetCommand
+from pmni_nerfstudio.commands.asset import AssetCommand, units_of
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.export.asset_frame import asset_frame
@@ -278,6 +279,25 @@ def test_up_is_that_of_the_cameras():
     for each in (frame, tilted, asset_frame("-y", None, None), asset_frame("y", None, None)):
         assert np.allclose(each.rotation @ each.up, [0, 1, 0], atol=1e-12)
         assert np.linalg.det(each.rotation) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("scene", "record", "units"),
+    [
+        ("with poses", {"aligned": False, "units": "cm"}, "cm"),
+        ("with poses", {}, "mm"),
+        ("without poses", {}, "object units"),
+        # Figures are in the units of the ground truth, the mesh is not.
+        ("without poses", {"aligned": True, "units": "mm"}, "object units"),
+        (None, {"aligned": True, "units": "mm"}, None),
+        (None, {"aligned": False, "units": "m"}, "m"),
+        (None, {}, None),
+    ],
+)
+def test_units_are_those_of_the_mesh(scene: str | None, record: dict[str, Any], units: str | None):
+    read = None if scene is None else SimpleNamespace(c2w=np.eye(4)[None] if scene == "with poses" else None)
+    result: Any = SimpleNamespace(scene=read, record=record)
+    assert units_of(result) == units
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ RUN = {
     "pmni export": "--resolution 64",
     "pmni eval": "--resolution 64",
     "pmni report": "",
+    "pmni asset": "--faces 500 --texture-size 128",
     "pmni convert": "",
     "pmni prepare": "--fov 8 --axes camera",
     "pmni photometric": "",
