@@ -66,7 +66,7 @@ def asset_frame(up: Axis | None, units: str | None, c2w: Float[np.ndarray, "n 4 
         if up not in get_args(Axis):
             raise PmniError(f"up: {up} is no axis; give one of {', '.join(get_args(Axis))}")
         sign = -1.0 if up.startswith("-") else 1.0
-        return AssetFrame(sign * np.eye(3)["xyz".index(up[-1])], f"--up {up}", name, meters)
+        return AssetFrame(sign * np.eye(3)["xyz".index(up[-1])] + 0.0, f"--up {up}", name, meters)
     mean = np.zeros(3) if c2w is None or not len(c2w) else -c2w[:, :3, 1].mean(axis=0)
     length = float(np.linalg.norm(mean))
     if length < _MIN_AGREEMENT:
