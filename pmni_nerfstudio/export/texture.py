@@ -32,6 +32,10 @@ from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
 
+_FILL_CELL = 0.01
+"""Side of the cells of unseen points that get one color, relative to the mesh's diagonal."""
+
+
 class Photograph(NamedTuple):
     """A photograph and its camera."""
 
@@ -92,8 +96,8 @@ def surface_colors(
         photographs: photographs of the mesh.
 
     Returns:
-        RGB colors, and whether any view sees each point. Points that no view sees get the color of the nearest point
-        that is seen.
+        RGB colors, and whether any view sees each point. Points that no view sees get the color of a point nearby that is
+        seen.
 
     Raises:
         PmniError: no photograph sees any of the points.
@@ -113,8 +117,11 @@ def surface_colors(
         raise PmniError("no photograph sees the surface; give a mesh and poses of this scene, in the same world")
     total[seen] /= weights[seen, None]
     if not seen.all():
-        _, nearest = KDTree(points[seen]).query(points[~seen], workers=-1)
-        total[~seen] = total[seen][nearest]
+        # Unseen points lie in patches far from all seen points, where a search for each took four fifths of the time.
+        cell = _FILL_CELL * np.linalg.norm(mesh.extents)
+        cells, member = np.unique(np.round(points[~seen] / cell), axis=0, return_inverse=True)
+        _, nearest = KDTree(points[seen]).query(cell * cells)
+        total[~seen] = total[seen][nearest[member.reshape(-1)]]
     return np.round(total).clip(0, 255).astype(np.uint8), seen
 
 

@@ -110,7 +110,7 @@ def test_elimination_equals_a_dense_solution_for_poses_and_points():
     views, points = len(p.views), len(p.points)
     rows, rights = [], []
     for i, visible in enumerate(p.visible):
-        observed = p._observe(poses, i, p.views.K[i], with_intrinsics=False)
+        observed = p._observe(poses, i, p.views.K[i], with_intrinsics=False, bias=None)
         for j, k in enumerate(visible.index):
             row = np.zeros((3, 6 * views + 4 * points))
             row[:, 6 * i : 6 * i + 6] = observed.jacobian[j]
