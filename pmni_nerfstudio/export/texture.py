@@ -31,7 +31,6 @@ from pmni_nerfstudio.export.atlas import unwrap
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
 from pmni_nerfstudio.geometry.visibility import depth_tolerance, seen_points
 
-
 _FILL_CELL = 0.01
 """Side of the cells of unseen points that get one color, relative to the mesh's diagonal."""
 
@@ -120,7 +119,7 @@ def surface_colors(
         # Unseen points lie in patches far from all seen points, where a search for each took four fifths of the time.
         cell = _FILL_CELL * np.linalg.norm(mesh.extents)
         cells, member = np.unique(np.round(points[~seen] / cell), axis=0, return_inverse=True)
-        _, nearest = KDTree(points[seen]).query(cell * cells)
+        nearest = np.asarray(KDTree(points[seen]).query(cell * cells)[1])
         total[~seen] = total[seen][nearest[member.reshape(-1)]]
     return np.round(total).clip(0, 255).astype(np.uint8), seen
 
