@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.errors import PmniError, print_warnings
 
 
 @dataclass(kw_only=True)
@@ -34,8 +34,6 @@ class ConvertCommand:
             PmniError: The scene or the poses are invalid, there are no poses, or the folder cannot be written.
         """
         import numpy as np
-        from rich.console import Console
-        from rich.markup import escape
 
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.data.result_files import read_poses
@@ -43,7 +41,6 @@ class ConvertCommand:
         from pmni_nerfstudio.export.sdfstudio import META, write_sdfstudio
         from pmni_nerfstudio.geometry.transforms import transform_poses
 
-        console = Console(stderr=True)
         scene = read_scene(self.data, self.normals_folder)
         if self.poses is not None:
             poses = read_poses(self.poses, scene.num_views)
@@ -57,6 +54,5 @@ class ConvertCommand:
             )
         make_output_folder(self.output_dir)
         notes = write_sdfstudio(self.output_dir, scene, c2w, self.normals_folder)
-        for warning in (*scene.warnings, *notes):
-            console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+        print_warnings([*scene.warnings, *notes])
         print(f"{self.output_dir / META}: {scene.num_views} views of {scene.width}x{scene.height}, background black")

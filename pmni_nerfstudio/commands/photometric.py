@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.errors import PmniError, print_warnings
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,6 @@ class PhotometricCommand:
         if not self.src.exists():
             raise PmniError(f"{self.src}: does not exist; give the capture's folder or its photometric.json")
         from rich.console import Console
-        from rich.markup import escape
         from rich.progress import track
 
         from pmni_nerfstudio.data.atomic import new_scene_folder
@@ -86,8 +85,7 @@ class PhotometricCommand:
                     line = f"{line.replace(str(fresh), str(self.out))} (computed from {self.src}; nothing was written)"
                 raise SceneError(line) from error
             warnings = [line.replace(str(fresh), str(self.out)) for line in warnings]
-        for warning in warnings:
-            console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+        print_warnings(warnings)
         print(f"{self.out}: {summary}")
 
     def _check_options(self) -> None:

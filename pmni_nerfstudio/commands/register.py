@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pmni_nerfstudio.errors import FailedResultError
+from pmni_nerfstudio.errors import FailedResultError, print_warnings
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,6 @@ class RegisterCommand:
             FailedResultError: the registration failed; its result has been written.
         """
         from rich.console import Console
-        from rich.markup import escape
 
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.data.scene import read_scene
@@ -47,8 +46,7 @@ class RegisterCommand:
         console = Console(stderr=True)
         scene = read_scene(self.data, self.normals_folder)
         make_output_folder(self.output_dir)
-        for warning in scene.warnings:
-            console.print(f"[bold yellow]Warning: {escape(warning)}", soft_wrap=True)
+        print_warnings(scene.warnings)
         from pmni_nerfstudio.export.registration import PICTURE, write_registration
         from pmni_nerfstudio.export.registration_picture import write_registration_picture
         from pmni_nerfstudio.registration.console import register_with_progress
@@ -59,9 +57,7 @@ class RegisterCommand:
         c2w = None if self.ignore_poses else scene.c2w
         registration = register_with_progress(views, c2w, RegistrationSettings(seed=self.seed), console)
         files = write_registration(self.output_dir, scene, registration)
-        corrected = registration.reflectance.removed_from(views)
-        corrected = replace(corrected, K=registration.intrinsics.corrected(views.K))
-        write_registration_picture(self.output_dir / PICTURE, corrected, registration)
+        write_registration_picture(self.output_dir / PICTURE, registration.corrected(views), registration)
         for i, path in enumerate([*files, self.output_dir / PICTURE]):
             print(f"{'wrote' if i == 0 else '':<8}{path}")
         if registration.verdict.name == "failed":

@@ -45,7 +45,7 @@ class SceneSummary:
     fits_by_chance: bool
     """Whether the cameras fit no better than in random order."""
     consistency: tuple[Consistency, ...] | None
-    """Of each view's silhouette with the others; None without poses."""
+    """Consistency of each view's silhouette with the others; None without poses."""
     step_deg: np.ndarray | None
     """(N,) angle between a view's direction to the object and that of its nearest neighbor; None without poses."""
 
@@ -55,7 +55,7 @@ class SceneSummary:
         return None if self.consistency is None else np.array([view.score for view in self.consistency])
 
     def lines(self) -> list[str]:
-        """What was read, one line each, beginning with a word for it."""
+        """Description of what was read, one line for each kind of data, which begins with its name."""
         pairs = [
             ("normals", self._normals()),
             ("masks", self._masks()),

@@ -43,7 +43,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class AssetSource:
-    """What levels of detail are made of: the full mesh and what is known at its points."""
+    """Source of the levels of detail: the full mesh, the frame of the files, and photographs if there are any."""
 
     mesh: trimesh.Trimesh
     """Full mesh, in the data's world and units."""

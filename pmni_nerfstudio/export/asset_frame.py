@@ -23,12 +23,12 @@ _MIN_AGREEMENT = 0.3
 
 @dataclass(frozen=True, eq=False)
 class AssetFrame:
-    """Where is up in the data's world, and how long is its unit."""
+    """Up direction and unit of length of the data's world."""
 
     up: Float[np.ndarray, "3"]
     """Unit vector in the data's world."""
     up_from: str
-    """How the direction was found."""
+    """Source of the direction, as text."""
     units: str
     """Name of the data's units."""
     meters: float | None

@@ -40,6 +40,10 @@ class Atlas:
     covered: Bool[np.ndarray, "S S"]
     """Texels whose centers lie on a chart, top row first."""
 
+    def interpolate(self, values: Float[np.ndarray, "V C"], part: slice = slice(None)) -> Float[np.ndarray, "P C"]:
+        """Values of the mesh's vertices at the covered texels, or at a part of these."""
+        return np.einsum("pk,pki->pi", self.weights[part], values[self.mesh.faces[self.face[part]]])
+
     def image(self, values: Shaped[np.ndarray, "P C"]) -> Shaped[np.ndarray, "S S C"]:
         """Texture of the values of the covered texels; the others get the nearest value, because interpolation and
         mipmaps read them."""

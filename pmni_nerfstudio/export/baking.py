@@ -99,15 +99,15 @@ class BakedDetails:
         full_normals = np.asarray(full.vertex_normals)
         for begin in range(0, count, _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            corners, weights = atlas.mesh.faces[atlas.face[part]], atlas.weights[part]
-            points = np.einsum("pk,pki->pi", weights, atlas.mesh.vertices[corners])
-            normals = _unit(np.einsum("pk,pki->pi", weights, atlas.mesh.vertex_normals[corners]))
-            tangent = _unit(np.einsum("pk,pki->pi", weights, tangents[corners, :3]))
+            points = atlas.interpolate(atlas.mesh.vertices, part)
+            normals = _unit(atlas.interpolate(atlas.mesh.vertex_normals, part))
+            tangent = _unit(atlas.interpolate(tangents[:, :3], part))
+            sign = tangents[atlas.mesh.faces[atlas.face[part], 0], 3]
             hits = corresponding_points(points, normals, full, rays)
             self._face[part], self._uv[part] = hits.face, hits.uv
             every = np.ones(len(points), dtype=bool)
             detail = _unit(hits.interpolate(every, full.faces, full_normals))
-            self.normal_map[part] = _encoded(detail, normals, tangent, tangents[corners[:, 0], 3])
+            self.normal_map[part] = _encoded(detail, normals, tangent, sign)
 
     def interpolate(self, values: Float[np.ndarray, "V C"]) -> Float[np.ndarray, "P C"]:
         """Values of the full mesh's vertices at the texels."""

@@ -136,11 +136,10 @@ def texture_mesh(mesh: trimesh.Trimesh, photographs: Iterable[Photograph], size:
         PmniError: no photograph sees the mesh.
     """
     atlas = unwrap(mesh, size)
-    unwrapped, corners = atlas.mesh, atlas.mesh.faces[atlas.face]
-    normals = np.einsum("pk,pki->pi", atlas.weights, unwrapped.vertex_normals[corners])
+    unwrapped = atlas.mesh
+    normals = atlas.interpolate(unwrapped.vertex_normals)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
-    points = np.einsum("pk,pki->pi", atlas.weights, unwrapped.vertices[corners])
-    colors, _ = surface_colors(mesh, points, normals, photographs)
+    colors, _ = surface_colors(mesh, atlas.interpolate(unwrapped.vertices), normals, photographs)
     texture = Image.fromarray(atlas.image(colors))
     material = PBRMaterial(baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0)
     unwrapped.visual = TextureVisuals(uv=atlas.uv, material=material)

@@ -66,10 +66,6 @@ class ReflectanceBias:
         """The curve in radians, at angles in radians."""
         return basis(angle) @ np.array(self.coefficients)
 
-    def plus(self, change: Float[np.ndarray, " c"]) -> ReflectanceBias:
-        """The curve with changed coefficients."""
-        return ReflectanceBias(tuple(float(value) for value in np.array(self.coefficients) + change))
-
     def removed(
         self, normals: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], K: Float[np.ndarray, "3 3"]
     ) -> Float[np.ndarray, "h w 3"]:
@@ -82,12 +78,16 @@ class ReflectanceBias:
         """
         if self.is_zero:
             return normals
-        height, width = valid.shape
-        to_view = -pixel_directions(K, pixel_grid(width, height)[valid])
-        to_view /= np.linalg.norm(to_view, axis=1, keepdims=True)
-        out = normals.copy()
+        out, to_view = normals.copy(), directions_to_viewer(valid, K)
         out[valid] = tilted(normals[valid].astype(np.float64), to_view, np.array(self.coefficients))[0]
         return out
+
+
+def directions_to_viewer(pixels: Bool[np.ndarray, "h w"], K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "p 3"]:
+    """Unit directions from the selected pixels to the viewer, OpenCV camera axes, in row-major order."""
+    height, width = pixels.shape
+    directions = -pixel_directions(K, pixel_grid(width, height)[pixels])
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 def tilted(

@@ -34,14 +34,14 @@ _MAX_HULL_PIXELS = 320_000
 
 @dataclass(frozen=True, eq=False)
 class Assembled:
-    """What became of a source."""
+    """Result of writing a source as a scene."""
 
     description: str
     """The scene's size, axes and unit sphere in words."""
     warnings: list[str]
     """One line each."""
     summary: SceneSummary
-    """Of the scene as it is read."""
+    """Summary of the scene, read back from its files."""
 
 
 def assemble(

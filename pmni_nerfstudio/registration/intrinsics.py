@@ -19,14 +19,13 @@ from pmni_nerfstudio.registration.bundle_adjustment.intrinsics import (
 )
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleProblem
+from pmni_nerfstudio.registration.bundle_adjustment.shared_unknowns import MIN_VIEWS
 from pmni_nerfstudio.registration.confidence import view_agreement
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
-_MIN_VIEWS = 5
-"""Fewest views whose scatter gives a standard deviation."""
 _MIN_IMPROVEMENT = 0.95
 """Largest residual with refined intrinsics, relative to that with the given ones. Right corrections reached .4 to .8."""
 _MAX_IOU_LOSS = 0.005
@@ -209,8 +208,8 @@ def refine_intrinsics(
     index = np.flatnonzero(trusted)
     if not options.enabled:
         return views, poses, unchanged_intrinsics(None, "refinement of intrinsics is switched off")
-    if len(index) < _MIN_VIEWS:
-        return views, poses, unchanged_intrinsics(None, f"fewer than {_MIN_VIEWS} views fit each other")
+    if len(index) < MIN_VIEWS:
+        return views, poses, unchanged_intrinsics(None, f"fewer than {MIN_VIEWS} views fit each other")
     used = views.subset(list(index))
     steps = _Steps(used, lookup_channels(used, schedule.bundle.curvature), schedule, options, seed)
 

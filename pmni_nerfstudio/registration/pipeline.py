@@ -89,6 +89,14 @@ class Registration:
         """Views that fit the others; the surface is made from them alone."""
         return self.verdict.included
 
+    def corrected(self, views: Views) -> Views:
+        """The given views with corrected normals and intrinsics, for which poses and surface hold."""
+        return _corrected(views, self.reflectance, self.intrinsics)
+
+
+def _corrected(views: Views, reflectance: EstimatedBias, intrinsics: RefinedIntrinsics) -> Views:
+    return replace(reflectance.removed_from(views), K=intrinsics.corrected(views.K))
+
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
@@ -182,7 +190,7 @@ def register(
 
 
 _Corrections = tuple[EstimatedBias, RefinedIntrinsics]
-"""What was wrong with normals and intrinsics of all views alike."""
+"""Corrections that all views share: reflectance bias of the normals, and intrinsics."""
 
 
 def _kept_attempt(views: Views, partial: Path, monitor: Monitor) -> tuple[Views, _Attempt, _Corrections]:
@@ -190,10 +198,8 @@ def _kept_attempt(views: Views, partial: Path, monitor: Monitor) -> tuple[Views,
     kept = load_coarse_result(partial, len(views))
     monitor.seconds |= kept.seconds
     monitor.coarse_levels_skipped(kept.poses, kept.start.reference)
-    views = kept.reflectance.removed_from(views)
-    views = replace(views, K=kept.intrinsics.corrected(views.K))
     attempt = _Attempt(kept.start, kept.poses, kept.surface, kept.inliers, None)
-    return views, attempt, (kept.reflectance, kept.intrinsics)
+    return _corrected(views, kept.reflectance, kept.intrinsics), attempt, (kept.reflectance, kept.intrinsics)
 
 
 def _best_attempt(

@@ -10,21 +10,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.geometry.cameras import pixel_directions, pixel_grid
-from pmni_nerfstudio.geometry.reflectance_bias import COEFFICIENTS, ReflectanceBias, basis
+from pmni_nerfstudio.geometry.reflectance_bias import COEFFICIENTS, ReflectanceBias, basis, directions_to_viewer
 from pmni_nerfstudio.registration.alternation import AlternationSchedule
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.reflectance import BiasedPoses, BiasProblem
-from pmni_nerfstudio.registration.bundle_adjustment.shared_unknowns import shared_estimate
+from pmni_nerfstudio.registration.bundle_adjustment.shared_unknowns import MIN_VIEWS, shared_estimate
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
-_MIN_VIEWS = 5
-"""Fewest views whose scatter gives a standard deviation."""
 _CURVE_DEG = tuple(range(0, 91, 10))
 """Angles at which the curve is reported, in degrees."""
 
@@ -156,8 +153,8 @@ def estimate_bias(
     index = np.flatnonzero(trusted)
     if not options.enabled:
         return poses, unknown_bias("the estimation of the reflectance bias is switched off")
-    if len(index) < _MIN_VIEWS:
-        return poses, unknown_bias(f"fewer than {_MIN_VIEWS} views fit each other")
+    if len(index) < MIN_VIEWS:
+        return poses, unknown_bias(f"fewer than {MIN_VIEWS} views fit each other")
     used, start = views.subset(list(index)), poses.subset(index)
     bundle_options = replace(schedule.bundle, points=options.points, huber=options.huber)
     channels = lookup_channels(used, bundle_options.curvature)
@@ -187,7 +184,7 @@ def estimate_bias(
     if rms_deg > options.max_rms_deg:
         reason = "too large to be one curve of the angle"
         return poses, replace(kept, reason=reason, warning=_warning(rms_deg, std_deg))
-    found = replace(kept, bias=ReflectanceBias().plus(c), reason="the views agree on it")
+    found = replace(kept, bias=ReflectanceBias(tuple(map(float, c))), reason="the views agree on it")
     return poses.transformed(*align(start, state.poses)).replaced(index, state.poses), found
 
 
@@ -203,9 +200,8 @@ def _moments(views: Views) -> Float[np.ndarray, "c c"]:
     """Mean products of the basis functions over the pixels with a normal."""
     total, count = np.zeros((COEFFICIENTS, COEFFICIENTS)), 0
     for normals, valid, K in zip(views.normals, views.valid, views.K):
-        to_view = -pixel_directions(K, pixel_grid(views.width, views.height)[valid])
-        to_view /= np.linalg.norm(to_view, axis=1, keepdims=True)
-        functions = basis(np.arccos((normals[valid] * to_view).sum(axis=1).clip(-1, 1)))
+        cosine = (normals[valid] * directions_to_viewer(valid, K)).sum(axis=1)
+        functions = basis(np.arccos(cosine.clip(-1, 1)))
         total += functions.T @ functions
         count += len(functions)
     return total / max(count, 1)

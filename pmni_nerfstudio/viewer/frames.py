@@ -35,7 +35,7 @@ LEGENDS = {
     ERROR: f"0 to {MAX_ERROR_DEG:.0f} deg and more, to the normals of the nearest view; gray: it has none there.",
     OPACITY: "Black: no surface; white: opaque.",
 }
-"""What the colors of an output mean."""
+"""Explanation of the colors of each output."""
 
 
 def legend_bar(output: str) -> UInt8[ndarray, "h w 3"] | None:

@@ -59,7 +59,7 @@ TRAINING_RESIDUAL = (
     "which is a median and compares with the mean of the views."
 )
 REGISTERED_RESIDUAL = "Residual of the registration: mean angle between the view's normals and those of its surface."
-"""What the bars of the views show."""
+"""Explanation of the views' residual bars."""
 FLUSH_SECONDS = 0.3
 """Time in seconds for the last message to reach the browsers."""
 

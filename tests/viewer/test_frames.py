@@ -19,7 +19,7 @@ from pmni_nerfstudio.viewer.frames import DEPTH, ERROR, LEGENDS, NORMALS, legend
 
 @pytest.fixture
 def outputs(sphere_folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """What the viewer renders of the visual hull of the sphere."""
+    """Outputs that the viewer renders for the visual hull of the sphere."""
     trainer = set_up(make_config("pmni-calibrated", sphere_folder, tmp_path, 2))
     model = trainer.pipeline.model
     model.eval()

@@ -129,7 +129,7 @@ class BundleProblem:
         self.focal = float(views.focal.mean())
         """Unit of the principal point's shift, in pixels."""
         self.shared_gradients = np.zeros((len(views), 0))
-        """Each view's part of the gradient by the shared unknowns, at the last linearization by any."""
+        """Each view's part of the gradient by the shared unknowns, at the last linearization."""
 
     def _visible_points(self, poses: Poses, depths: Float[np.ndarray, "n h w"]) -> list[_VisiblePoints]:
         """Points that each view sees: where it has normals, facing, not occluded, and seen by another view as well."""

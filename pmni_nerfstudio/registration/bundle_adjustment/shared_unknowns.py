@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well the observations determine unknowns that all views share, all poses being unknown."""
+"""Estimates of unknowns that all views share, and their covariance, with all poses unknown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from pmni_nerfstudio.registration.levenberg_marquardt import Linearization
+
+MIN_VIEWS = 5
+"""Fewest views whose scatter gives a standard deviation."""
 
 
 def shared_estimate(
