@@ -42,9 +42,10 @@ def with_matching_levels(
 def matching_schedule_steps(pixels: int) -> int:
     """Number of schedule steps from a detailed initial surface; training ends soon after, once it has converged.
 
-    On a bunny at 153x128 pixels and half the learning rate, 300 steps gave the same Chamfer distance as 400.
+    The initial surface already follows the normals of single pixels, so that few steps remain: on a statue of 306x256
+    pixels, schedules of 100 and 200 steps lowered its Chamfer distance from 0.076% to 0.070% and 0.068%.
 
     Args:
         pixels: Number of pixels of one view.
     """
-    return max(300, round(300 * (pixels / (153 * 128)) ** 0.5))
+    return max(60, round(60 * (pixels / (153 * 128)) ** 0.5))

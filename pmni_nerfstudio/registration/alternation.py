@@ -18,9 +18,14 @@ from pmni_nerfstudio.registration.framing import frame_object
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.normal_fusion import fuse_normals
+from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
+
+_MAX_VERTICES_PER_PIXEL = 3.5
+"""Grid vertices, over the whole cube, for each pixel of the object's diameter, up to which a grid is worth its time: about
+two vertices per pixel on an object that fills half of the cube."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Level:
     hull_votes: int | None = None
     """Votes of the visual hull that the level restarts from, which restores thin parts that early errors carved off; None:
     the level continues with the current surface."""
+    pixel_normals: bool = False
+    """Whether the surface follows the normals of single pixels instead of means over views: more detail, from a surface
+    that is already close."""
     slack_voxels: float = 0.25
     """Distance by which the surface may exceed the visual hull, in voxels."""
 
@@ -50,9 +58,11 @@ class AlternationSchedule:
     levels: tuple[Level, ...] = (
         Level(49, 4, blur=0.0166, huber=0.1, hull_votes=3, slack_voxels=1.0),
         Level(65, 5, hull_votes=2, slack_voxels=0.5),
-        Level(97, 4, points=12000),
-        Level(129, 3, points=12000),
+        Level(97, 4, points=12000, pixel_normals=True),
+        Level(129, 3, points=12000, pixel_normals=True),
     )
+    detail: Level = Level(193, 2, pixel_normals=True)
+    """Level of the surface alone, at the final poses."""
     bundle: BundleOptions = field(default_factory=BundleOptions)
     poisson: PoissonOptions = field(default_factory=PoissonOptions)
     band_voxels: float = 3.0
@@ -84,6 +94,7 @@ def alternate(
     seed: int = 0,
     fixed_poses: bool = False,
     on_round: Callable[[Round], None] | None = None,
+    surface: Surface | None = None,
 ) -> tuple[Poses, Surface]:
     """Alternate pose steps (normal bundle adjustment) and surface steps (band-limited Poisson).
 
@@ -94,10 +105,10 @@ def alternate(
         seed: seed of the surface points.
         fixed_poses: take surface steps only.
         on_round: called after each round.
+        surface: initial surface; by default the visual hull, from which a level with `hull_votes` starts in any case.
     """
     rng = np.random.default_rng(seed)
     distances = mask_distances(views.masks)
-    surface: Surface | None = None
     for level in schedule.levels:
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
@@ -124,6 +135,22 @@ def alternate(
                 on_round(Round(level.resolution, poses, surface, residual))
     assert surface is not None
     return poses, surface
+
+
+def detailed(views: Views, poses: Poses, surface: Surface, schedule: AlternationSchedule) -> Surface:
+    """The surface at the schedule's level of detail, with the given poses; unchanged where the maps are too coarse for it.
+
+    Args:
+        views: views that the surface is made from.
+        poses: their poses.
+        surface: the surface, close to the result.
+        schedule: schedule with the level.
+    """
+    pixels_across = 2 * float(np.sqrt(np.median(views.masks.sum(axis=(1, 2))) / np.pi))
+    if schedule.detail.resolution > _MAX_VERTICES_PER_PIXEL * pixels_across:
+        return surface
+    level = replace(schedule, levels=(schedule.detail,))
+    return alternate(views, poses, level, fixed_poses=True, surface=surface)[1]
 
 
 def alternate_subset(
@@ -172,4 +199,5 @@ def surface_step(
     zeros = np.concatenate([rim.points[np.abs(rim.sdf) < near] for rim in rims])
     votes = 1 if len(views) < 8 else 2
     floor = hull_distance(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
-    return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson))
+    pixels = PixelNormals.from_views(views, channels, poses, depths) if level.pixel_normals else None
+    return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson, pixels))

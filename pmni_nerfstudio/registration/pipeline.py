@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, alternate_subset
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, alternate_subset, detailed
 from pmni_nerfstudio.registration.confidence import ViewAgreement, view_agreement
 from pmni_nerfstudio.registration.framing import in_reference_frame
 from pmni_nerfstudio.registration.given_poses import compare_with_given
@@ -163,6 +163,9 @@ def register(
         # Fine levels; views that do not fit the finished surface are searched again over all rotations.
         poses, surface, inliers, relocated = _finish(views, attempt, fine, seed, monitor)
         monitor.lap("alternation")
+        included = np.flatnonzero(inliers)
+        surface = detailed(views.subset(list(included)), poses.subset(included), surface, alternation)
+        monitor.lap("detail")
 
         # World of the rough poses, and the verdict there.
         given, reference, aligned = None, attempt.start.reference, inliers

@@ -16,7 +16,7 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.hull import visual_hull
 from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.pmni_model import PmniModel
-from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, detailed
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.console import print_summary, register_with_progress
 from pmni_nerfstudio.registration.monitoring import Watcher
@@ -118,7 +118,9 @@ def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> In
         _, reflectance = estimate_bias(views, poses, surface, everything, schedule, fixed_poses=True)
         if reflectance.applied:
             CONSOLE.log(f"Initialization: {reflectance.note}.")
-            _, surface = alternate(reflectance.removed_from(views), poses, fine, fixed_poses=True)
+            views = reflectance.removed_from(views)
+            _, surface = alternate(views, poses, fine, fixed_poses=True)
+        surface = detailed(views, poses, surface, schedule)
     CONSOLE.log(f"Initialization: integrated a surface from the normals in {time.perf_counter() - started_at:.0f} s.")
     return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance)
 

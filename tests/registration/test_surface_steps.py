@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,11 @@ from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.cameras import project
 from pmni_nerfstudio.geometry.interpolation import lookup, lookup_volume
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, detailed
+from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contour, rim_points, silhouette_jacobian
 from pmni_nerfstudio.registration.poses import Poses, align
+from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface, extend
 from pmni_nerfstudio.registration.views import blur_normals
@@ -130,6 +135,57 @@ def test_band_poisson_moves_the_surface_to_normals_and_surface_points():
     floor = band.points[:, 2] - CENTER[2] - 0.53
     cut = Surface(band_poisson(start.sdf, band, outward, np.ones(len(outward)), ring, floor=floor))
     assert cut.mesh[0][:, 2].max() < CENTER[2] + 0.53 + 0.1 * cut.voxel
+
+
+def test_normals_of_pixels_carve_a_relief_that_means_over_voxels_lose():
+    n = 65
+    x, y, z = np.moveaxis(lattice(n).reshape(n, n, n, 3), -1, 0)
+    flat = Surface(z.astype(np.float32))
+    wave, height = 2 * np.pi / 0.25, 0.01  # eight voxels long
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-0.95, 0.95, (40000, 2)), np.zeros(40000)])
+    slope = height * wave * np.cos(wave * points[:, 0])
+    normals = np.column_stack([-slope, np.zeros_like(slope), np.ones_like(slope)])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    band = Band.from_sdf(flat.sdf, 3)
+    mean = np.tile([0.0, 0.0, 1.0], (len(band.points), 1))  # the waves cancel in the mean
+    level = np.column_stack([np.arange(-0.9, 0.9, 0.125), np.zeros(15), np.zeros(15)])  # where the relief is zero
+    options = PoissonOptions(iterations=400, tolerance=1e-8, keep_weight=1e-6)
+
+    def relief(pixels: PixelNormals | None) -> np.ndarray:
+        sdf = band_poisson(flat.sdf, band, mean, np.ones(len(mean)), level, options=options, pixels=pixels)
+        return -sdf[4:-4, 4:-4, n // 2]
+
+    truth = (height * np.sin(wave * x))[4:-4, 4:-4, n // 2]
+    assert np.abs(relief(None)).max() < 0.1 * height
+    found = relief(PixelNormals(points, normals, np.ones(len(points))))
+    found = found - (found - truth).mean()
+    assert np.abs(found - truth).mean() < 0.15 * height
+
+
+def test_pixel_normals_lie_on_the_surface_and_are_its_own():
+    surface = true_surface(n=97)
+    _, views, poses = capture()
+    channels = lookup_channels(views, AlternationSchedule().bundle.curvature)
+    depths = surface.depths(views, poses)
+    pixels = PixelNormals.from_views(views, channels, poses, depths)
+    assert np.abs(lookup_volume(surface.lookups[:1], pixels.points)).max() < 0.1 * surface.voxel
+    cosines = (surface.normals_at(pixels.points) * pixels.normals).sum(axis=1)
+    assert np.rad2deg(np.median(np.arccos(cosines.clip(-1, 1)))) < 1.0
+    assert pixels.weights.min() >= 0 and pixels.weights.max() <= 1
+    few = PixelNormals.from_views(views, channels, poses, depths, max_pixels=500)
+    assert 400 < len(few.points) < 1000
+
+
+def test_maps_too_coarse_for_the_level_of_detail_leave_the_surface_as_it_is():
+    _, views, poses = capture()
+    surface = true_surface(n=33)
+    schedule = AlternationSchedule()
+    assert detailed(views, poses, surface, schedule) is surface
+    finer = detailed(views, poses, surface, replace(schedule, detail=replace(schedule.detail, resolution=97)))
+    assert finer.resolution == 97
+    distances = lookup_volume(true_surface(n=97).lookups[:1], finer.mesh[0])
+    assert np.abs(distances).mean() < 0.1 * finer.voxel
 
 
 def test_blur_stays_within_the_mask_and_keeps_constant_normals():

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.sparse.linalg import cg
 
+from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
 from pmni_nerfstudio.registration.surface.sdf_grid import extend
 
 
@@ -42,6 +43,8 @@ class PoissonOptions:
     """Weight of a point where the distance should be zero."""
     keep_weight: float = 1e-3
     """Weight of each vertex's previous distance, which determines the solution where there are no observations."""
+    fused_weight: float = 0.02
+    """Weight of the edges beside `PixelNormals` of weight 1: it continues their normals off the surface."""
     iterations: int = 60
     """Maximum number of conjugate gradient iterations."""
     tolerance: float = 1e-4
@@ -56,13 +59,15 @@ def band_poisson(
     zeros: Float[np.ndarray, "p 3"],
     floor: Float[np.ndarray, " m"] | None = None,
     options: PoissonOptions = PoissonOptions(),
+    pixels: PixelNormals | None = None,
 ) -> Float[np.ndarray, "n n n"]:
     """Signed distance whose gradient follows a normal field in a narrow band.
 
     After Kazhdan and Hoppe, "Screened Poisson surface reconstruction" (TOG 2013), but for the gradient of a signed
     distance, not of an indicator function. Least squares over the band's vertices: the difference along each grid edge
     equals the edge's length times the mean normal of its ends, the distance is zero at given surface points, and
-    otherwise stays near its previous value.
+    otherwise stays near its previous value. With `pixels`, the gradient of the trilinear interpolation equals each pixel's
+    normal at its point, which keeps the detail that the means over views and voxels lose; the edges then count little.
 
     Args:
         sdf: volume over [-1, 1]^3, 'ij' = x, y, z.
@@ -72,6 +77,7 @@ def band_poisson(
         zeros: points on the surface, world; those outside the band are ignored.
         floor: lower bound at each vertex of the band (from a visual hull: no surface outside it).
         options: weights and stopping criteria.
+        pixels: normals at single points of the surface, if any.
 
     Returns:
         The new volume; outside the band distances are approximate.
@@ -81,6 +87,10 @@ def band_poisson(
     place = np.full(n**3, -1, dtype=np.int64)
     place[band.index] = np.arange(len(band.index))
     system, right = _gradient_equations(n, place, band.index, normals, weights)
+    if pixels is not None:
+        of_pixels, right_of_pixels = _pixel_equations(n, place, pixels, len(band.index))
+        system = options.fused_weight * system + of_pixels
+        right = options.fused_weight * right + right_of_pixels
     zero_rows = _trilinear_rows(n, place, zeros, len(band.index))
     system = system + options.zero_weight * (zero_rows.T @ zero_rows)
     system = (system + options.keep_weight * sp.identity(len(band.index))).tocsr()
@@ -123,17 +133,47 @@ def _gradient_equations(
     return (off + off.T + sp.diags(diagonal)).tocsr(), right
 
 
+def _pixel_equations(n: int, place: np.ndarray, pixels: PixelNormals, count: int) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Normal equations of the gradients of the trilinear interpolation, in units of a voxel, at the pixels' points."""
+    columns, share, whole = _cells(n, place, pixels.points)
+    factor = np.sqrt(pixels.weights[whole])[:, None]
+    along = np.where(_CORNERS, share[:, None], 1 - share[:, None])
+    rows = np.repeat(np.arange(len(columns)), 8)
+    system, right = sp.csr_matrix((count, count)), np.zeros(count)
+    for axis in range(3):
+        first, second = (other for other in range(3) if other != axis)
+        slopes = np.where(_CORNERS[:, axis], 1.0, -1.0) * along[..., first] * along[..., second] * factor
+        equations = sp.csr_matrix((slopes.ravel(), (rows, columns.ravel())), shape=(len(columns), count))
+        system = system + equations.T @ equations
+        right += equations.T @ (factor[:, 0] * pixels.normals[whole, axis] * (2.0 / (n - 1)))
+    return system, right
+
+
 def _trilinear_rows(n: int, place: np.ndarray, points: np.ndarray, count: int) -> sp.csr_matrix:
     """Trilinear interpolation weights, one row for each point whose cell lies entirely in the band."""
+    columns, share, _ = _cells(n, place, points)
+    values = np.where(_CORNERS, share[:, None], 1 - share[:, None]).prod(axis=-1)
+    rows = np.repeat(np.arange(len(columns)), 8)
+    return sp.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(columns), count))
+
+
+_CORNERS = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(8, 3)
+"""Offsets of a cell's corners from its first one."""
+
+
+def _cells(
+    n: int, place: np.ndarray, points: np.ndarray
+) -> tuple[Int[np.ndarray, "q 8"], Float[np.ndarray, "q 3"], Bool[np.ndarray, " p"]]:
+    """Cells of the points, without points whose cell is not entirely in the band.
+
+    Returns:
+        Band vertices at the corners of each cell, the point's position in it, from 0 to 1, and the points that have one.
+    """
     scaled = (points + 1) * (n - 1) / 2
     corner = np.floor(scaled).astype(np.int64)
     inside = ((corner >= 0) & (corner < n - 1)).all(axis=1)
-    corner, share = corner[inside], (scaled - corner)[inside]
-    steps = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(8, 3)
-    at = corner[:, None] + steps
+    at = corner[inside, None] + _CORNERS
     columns = place[(at[..., 0] * n + at[..., 1]) * n + at[..., 2]]
-    values = np.where(steps, share[:, None], 1 - share[:, None]).prod(axis=-1)
     whole = (columns >= 0).all(axis=1)
-    columns, values = columns[whole], values[whole]
-    rows = np.repeat(np.arange(len(columns)), 8)
-    return sp.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(columns), count))
+    inside[inside] = whole
+    return columns[whole], (scaled - corner)[inside], inside
