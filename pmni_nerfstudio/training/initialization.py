@@ -53,7 +53,7 @@ def find_initialization(
         rough_c2w = given.c2w if given.has_poses else None
         settings = RegistrationSettings(config.registration_seed)
         return initialize_by_registration(views, rough_c2w, settings, cache, watcher, config.train_anyway, shared)
-    hull = initialize_from_hull(views.masks, views.K, given.c2w, config.hull_resolution, config.hull_votes)
+    hull = initialize_from_hull(views.possible, views.K, given.c2w, config.hull_resolution, config.hull_votes)
     if not bool((hull.sdf < 0).any()):
         raise PmniError(f"{given.root}: the masks have no visual hull at these poses; check the cameras and masks")
     surface = model.initial_surface
