@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Partition of the common surface of all objects into objects."""
+
+from __future__ import annotations
+
+import numpy as np
+import trimesh
+from jaxtyping import Float, Int
+from scipy.spatial import KDTree
+
+from pmni_nerfstudio.geometry.interpolation import grid_points
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
+
+_SMOOTHING_VOXELS = 3.0
+"""Radius about a vertex, in voxels, whose observations decide on its object where labels contradict each other."""
+
+
+def owners(
+    mesh: trimesh.Trimesh, seen: Int[np.ndarray, "n v"], objects: list[int], voxel: float
+) -> Int[np.ndarray, " v"]:
+    """Object of every vertex: the most frequent one among the observations around it, or of the nearest vertex with some.
+
+    Args:
+        mesh: the common surface.
+        seen: object of each vertex in each view, zero or negative where there is none.
+        objects: numbers of the objects.
+        voxel: edge length of the surface's grid cells.
+    """
+    counts = np.stack([(seen == number).sum(axis=0) for number in objects], axis=1)
+    tree = KDTree(mesh.vertices)
+    near = tree.query_ball_point(mesh.vertices, _SMOOTHING_VOXELS * voxel)
+    sizes = [len(found) for found in near]
+    index = np.concatenate([np.asarray(found, dtype=np.int64) for found in near])
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    total = np.stack([np.bincount(rows, counts[index, k], len(sizes)) for k in range(len(objects))], axis=1)
+    numbers = np.asarray(objects)[total.argmax(axis=1)]
+    known = np.flatnonzero(total.any(axis=1))
+    nearest = KDTree(mesh.vertices[known]).query(mesh.vertices)[1]
+    return numbers[known][nearest]
+
+
+def part_of(surface: Surface, vertices: Float[np.ndarray, "v 3"], is_part: np.ndarray) -> Surface:
+    """The part of a solid that belongs to one object.
+
+    Where objects touch or merge, the solid is cut half-way between the vertices of the object and those of the others.
+
+    Args:
+        surface: the common surface.
+        vertices: its vertices.
+        is_part: (V,) bool, the vertices of the object; at least one.
+    """
+    if is_part.all():
+        return surface
+    n = surface.resolution
+    points = grid_points(n).reshape(-1, 3).numpy()
+    # Far outside of the solid only the sign matters.
+    close = np.flatnonzero(surface.sdf.reshape(-1) < 2 * surface.voxel)
+    own = KDTree(vertices[is_part]).query(points[close])[0]
+    other = KDTree(vertices[~is_part]).query(points[close])[0]
+    sdf = surface.sdf.reshape(-1).copy()
+    sdf[close] = np.maximum(sdf[close], 0.5 * (own - other))
+    return Surface(sdf.reshape(surface.sdf.shape).astype(np.float32))
