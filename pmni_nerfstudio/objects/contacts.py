@@ -39,23 +39,24 @@ class Overlap:
     """Largest distance of such a vertex from the other surface; 0 if there is none."""
 
 
-def separated_sdf(solids: Sequence[Solid], index: int) -> Callable[[Tensor], Tensor]:
-    """Signed distance of one solid, cut where it overlaps with others half-way between the two surfaces.
+def separated_sdf(solids: Sequence[Solid], clearance: float) -> Callable[[Tensor], Tensor]:
+    """Signed distance of the first of several solids, cut where others overlap it, half-way between the two surfaces.
 
     For signed distances f of the solid and g of another one, it is max(f, (f - g) / 2): in the overlap the surfaces of both
     become the one on which f = g, and elsewhere neither surface moves.
 
     Args:
-        solids: all solids.
-        index: the one to cut.
+        solids: the solid to cut, and the others.
+        clearance: least distance of the cut solid from that middle surface, in units of the common world. Meshes of the
+            solids, which follow a sharp rim of a cut only up to a fraction of their cells, then do not overlap either.
 
     Returns:
         Function in that solid's own unit-sphere world.
     """
-    own = solids[index]
+    own = solids[0]
     scale = scale_of(own.world_from_unit)
     others = []
-    for other in (solid for i, solid in enumerate(solids) if i != index):
+    for other in solids[1:]:
         matrix = torch.from_numpy(np.linalg.inv(other.world_from_unit) @ own.world_from_unit)
         others.append((other, matrix, scale_of(other.world_from_unit) / scale))
 
@@ -67,7 +68,7 @@ def separated_sdf(solids: Sequence[Solid], index: int) -> Callable[[Tensor], Ten
             near = torch.nonzero((moved.norm(dim=-1) < 1) & (value < 0))[:, 0]
             if len(near):
                 distance = ratio * other.sdf(moved[near].float().to(other.device)).to(value)
-                cut = 0.5 * (value[near] - distance)
+                cut = 0.5 * (value[near] - distance) + clearance / scale
                 result = result.index_put((near,), torch.maximum(result[near], cut))
         return result
 

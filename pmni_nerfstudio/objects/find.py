@@ -96,7 +96,7 @@ def find_objects(
     owner = owners(mesh, seen, numbers, surface.voxel)
     objects = []
     for number in numbers:
-        part = part_of(surface, mesh.vertices, owner == number) if (owner == number).any() else None
+        part = part_of(surface, mesh, owner == number) if (owner == number).any() else None
         if part is None or not part.exists:
             warnings.append(f"{folder}: object {number} is left out: the common surface has no part of it")
             continue

@@ -13,6 +13,8 @@ from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 
 _SMOOTHING_VOXELS = 3.0
 """Radius about a vertex, in voxels, whose observations decide on its object where labels contradict each other."""
+_NEIGHBORS = 100
+"""Nearest vertices that are compared with a point."""
 
 
 def owners(
@@ -39,15 +41,15 @@ def owners(
     return numbers[known][nearest]
 
 
-def part_of(surface: Surface, vertices: Float[np.ndarray, "v 3"], is_part: np.ndarray) -> Surface:
+def part_of(surface: Surface, mesh: trimesh.Trimesh, is_part: np.ndarray) -> Surface:
     """The part of a solid that belongs to one object.
 
     Where objects touch or merge, the solid is cut half-way between the vertices of the object and those of the others.
 
     Args:
         surface: the common surface.
-        vertices: its vertices.
-        is_part: (V,) bool, the vertices of the object; at least one.
+        mesh: its mesh.
+        is_part: (V,) bool, the mesh's vertices on the object; at least one.
     """
     if is_part.all():
         return surface
@@ -55,8 +57,24 @@ def part_of(surface: Surface, vertices: Float[np.ndarray, "v 3"], is_part: np.nd
     points = grid_points(n).reshape(-1, 3).numpy()
     # Far outside of the solid only the sign matters.
     close = np.flatnonzero(surface.sdf.reshape(-1) < 2 * surface.voxel)
-    own = KDTree(vertices[is_part]).query(points[close])[0]
-    other = KDTree(vertices[~is_part]).query(points[close])[0]
+    vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
+    own = _distance_behind(vertices[is_part], normals[is_part], points[close])
+    other = _distance_behind(vertices[~is_part], normals[~is_part], points[close])
     sdf = surface.sdf.reshape(-1).copy()
     sdf[close] = np.maximum(sdf[close], 0.5 * (own - other))
     return Surface(sdf.reshape(surface.sdf.shape).astype(np.float32))
+
+
+def _distance_behind(
+    vertices: Float[np.ndarray, "v 3"], normals: Float[np.ndarray, "v 3"], points: Float[np.ndarray, "p 3"]
+) -> Float[np.ndarray, " p"]:
+    """Distance of points from some vertices, plus that by which they are in front of their tangent planes.
+
+    It is the mean over the nearest vertices. A solid is behind its surface; the distance alone would give the middle of a
+    ball to another one that touches it.
+    """
+    count = min(_NEIGHBORS, len(vertices))
+    distance, index = KDTree(vertices).query(points, k=count)
+    distance, index = distance.reshape(len(points), count), index.reshape(len(points), count)
+    in_front = np.einsum("pki,pki->pk", points[:, None] - vertices[index], normals[index])
+    return (distance + in_front.clip(min=0)).mean(axis=1)

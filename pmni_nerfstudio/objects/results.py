@@ -19,9 +19,12 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.mesh import transformed_mesh
+from pmni_nerfstudio.geometry.transforms import scale_of
 from pmni_nerfstudio.objects.contacts import Overlap, Solid, overlap, separated_sdf
 from pmni_nerfstudio.training.trained_run import load_run
 
+_CLEARANCE = 0.25
+"""Distance between the surface half-way between two objects and each of them where they are separated, in cells."""
 COLORS = (
     (86, 156, 214),
     (230, 159, 0),
@@ -73,7 +76,9 @@ def separate_meshes(
     cut: dict[int, Solid] = {}
     for number in sorted({n for pair in touching for n in pair}):
         partners = [n for pair in touching if number in pair for n in pair if n != number]
-        sdf = separated_sdf([solids[number], *(solids[n] for n in partners)], 0)
+        together = [solids[n] for n in (number, *partners)]
+        cell = 2 * max(scale_of(solid.world_from_unit) for solid in together) / resolution
+        sdf = separated_sdf(together, _CLEARANCE * cell)
         cut[number] = Solid(sdf, solids[number].world_from_unit, solids[number].device)
         mesh = extract_mesh(sdf, resolution, device=solids[number].device)
         result[number] = transformed_mesh(mesh, solids[number].world_from_unit)
