@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pmni_nerfstudio.data.scene import Scene
+    from pmni_nerfstudio.evaluation.ground_truth import GroundTruth
     from pmni_nerfstudio.model.initialization import Initialization
     from pmni_nerfstudio.objects.find import FoundObjects
     from pmni_nerfstudio.studies.job import Job, JobResult
@@ -67,9 +68,20 @@ class ObjectsCommand:
 
         from pmni_nerfstudio.data.files import output_folder
         from pmni_nerfstudio.data.folder_lock import lock_folder
+        from pmni_nerfstudio.data.instances import read_instances
+        from pmni_nerfstudio.data.scene import read_scene
+        from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
+        from pmni_nerfstudio.objects.scores import read_true_objects
 
+        # Mistakes in the data end the command before anything is written.
+        scene = read_scene(self.data, self.normals_folder)
+        labels, warnings = read_instances(scene)
+        truth = None if self.truth is None else (read_ground_truth(self.truth), read_true_objects(self.truth))
+        if truth is not None and len(truth[0].c2w) != scene.num_views:
+            raise PmniError(f"{self.truth}: has {len(truth[0].c2w)} views, but {self.data} has {scene.num_views}")
         with output_folder(self.output_dir), lock_folder(self.output_dir):
-            self._run(Console())
+            print_warnings([*scene.warnings, *warnings])
+            self._run(scene, labels, truth, Console())
 
     def _check(self) -> None:
         if self.jobs < 1:
@@ -78,25 +90,34 @@ class ObjectsCommand:
             raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
         if not self.threshold > 0:
             raise PmniError(f"threshold: {self.threshold} is not positive; give a number above 0")
-        if not self.train.split():
-            raise PmniError("train: is empty; give a method, such as pmni-calibrated")
+        self._method()
 
-    def _run(self, console: Console) -> None:
+    def _method(self) -> tuple[str, tuple[str, ...]]:
+        """Method of ns-train, and its flags."""
+        import shlex
+
+        try:
+            words = shlex.split(self.train)
+        except ValueError as error:
+            raise PmniError(f"train: {self.train}: {error}; quote flags as in a shell") from error
+        if not words:
+            raise PmniError("train: is empty; give a method, such as pmni-calibrated")
+        return words[0], tuple(words[1:])
+
+    def _run(
+        self,
+        scene: Scene,
+        labels: np.ndarray,
+        truth: tuple[GroundTruth, dict[str, trimesh.Trimesh]] | None,
+        console: Console,
+    ) -> None:
         from dataclasses import replace
 
         import numpy as np
 
-        from pmni_nerfstudio.data.instances import read_instances
-        from pmni_nerfstudio.data.scene import read_scene
-        from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
         from pmni_nerfstudio.objects.find import find_objects
-        from pmni_nerfstudio.objects.scores import read_true_objects
         from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 
-        scene = read_scene(self.data, self.normals_folder)
-        labels, warnings = read_instances(scene)
-        print_warnings([*scene.warnings, *warnings])
-        truth = None if self.truth is None else (read_ground_truth(self.truth), read_true_objects(self.truth))
         start = self._poses(scene, labels)
         if start.registration is not None:
             scene = replace(scene, K=start.registration.intrinsics.corrected(scene.K))
@@ -150,15 +171,10 @@ class ObjectsCommand:
         return dict(zip(jobs, results))
 
     def _job(self, folder: Path) -> Job:
-        import shlex
-
         from pmni_nerfstudio.studies.job import Job
 
-        try:
-            method, *flags = shlex.split(self.train)
-        except ValueError as error:
-            raise PmniError(f"train: {self.train}: {error}; quote flags as in a shell") from error
-        return Job(method, folder, flags=tuple(flags), eval_flags=("--resolution", str(self.resolution)))
+        method, flags = self._method()
+        return Job(method, folder, flags=flags, eval_flags=("--resolution", str(self.resolution)))
 
     def _meshes(self, results: dict[int, JobResult]) -> tuple[dict[int, trimesh.Trimesh], list[dict[str, Any]]]:
         from pmni_nerfstudio.evaluation.stored_result import MESH_FILE
@@ -192,7 +208,7 @@ class ObjectsCommand:
         start: Initialization,
         trusted: np.ndarray,
         meshes: dict[int, trimesh.Trimesh],
-        truth: Any,
+        truth: GroundTruth,
         true_meshes: dict[str, trimesh.Trimesh],
         record: dict[str, Any],
     ) -> None:
@@ -203,8 +219,6 @@ class ObjectsCommand:
         from pmni_nerfstudio.geometry.transforms import transform_poses
         from pmni_nerfstudio.objects.scores import score_objects
 
-        if len(truth.c2w) != scene.num_views:
-            raise PmniError(f"{self.truth}: has {len(truth.c2w)} views, but {self.data} has {scene.num_views}")
         views = np.flatnonzero(trusted)
         c2w = transform_poses(scene.world_from_unit, start.c2w)[views]
         align = self.poses == "register"

@@ -13,19 +13,19 @@ def objects_table(record: dict[str, Any], title: str) -> Table:
     """One row for each object of objects.json, with errors if there was ground truth."""
     table = Table(title=escape(title), title_justify="left")
     scored = "poses" in record
-    columns = ("object", "views", "hidden, %", "faces", "normals, deg", "seconds")
-    for header in (*columns, *(("truth", "Chamfer", "Chamfer, %", "F-score", "whole: Chamfer, %") if scored else ())):
+    columns = ("object", "views", "hidden, %", "normals, deg")
+    for header in (*columns, *(("truth", "Chamfer", "Chamfer, %", "whole, %") if scored else ())):
         table.add_column(header, justify="right", overflow="fold")
     for entry in record["objects"]:
         hidden = sum(entry["hidden"].values()) / max(len(entry["hidden"]), 1)
-        row = [str(entry["object"]), str(len(entry["views"])), f"{100 * hidden:.0f}", f"{entry['faces']:,}"]
-        row += [_number(entry["normals"] and entry["normals"].get("mae_deg")), _number(entry["seconds"])]
+        normals = None if entry["normals"] is None else entry["normals"].get("mae_deg")
+        row = [str(entry["object"]), str(len(entry["views"])), f"{100 * hidden:.0f}", _number(normals)]
         if scored and entry["scores"] is None:
-            row += ["-"] * 5
+            row += ["-"] * 4
         elif scored:
             visible, whole = entry["scores"]["visible"], entry["scores"]["whole"]
             row += [escape(entry["scores"]["truth"]), _number(visible["chamfer"]), _number(visible["chamfer_pct"])]
-            row += [_number(visible["fscore"]), _number(whole["chamfer_pct"])]
+            row.append(_number(whole["chamfer_pct"]))
         table.add_row(*row)
     if scored:
         table.caption = f"poses: rotation error {record['poses']['rot_deg']:.3f} deg"

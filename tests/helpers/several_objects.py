@@ -52,7 +52,7 @@ class Spheres:
 
 def make_spheres(centers=APART, views: int = 12, size: tuple[int, int] = (72, 60)) -> Spheres:
     """Render spheres from an irregular ring of cameras."""
-    spheres = [Ellipsoid(center, (RADIUS,) * 3) for center in centers]
+    spheres = [Ellipsoid(center, (RADIUS, RADIUS, RADIUS)) for center in centers]
 
     def intersect(origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         distances, normals = (np.stack(part) for part in zip(*(s.intersect(origins, directions) for s in spheres)))

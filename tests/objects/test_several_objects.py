@@ -21,7 +21,7 @@ from pmni_nerfstudio.geometry.hull import visual_hull
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.objects.contacts import Solid, overlap, separated_sdf
-from pmni_nerfstudio.objects.find import FoundObjects, find_objects
+from pmni_nerfstudio.objects.find import FoundObjects, Labels, find_objects
 from pmni_nerfstudio.objects.matching import CONSISTENT, consistency, match_labels, relabelled
 from pmni_nerfstudio.objects.object_scenes import object_scene_folder, write_object_scene
 from pmni_nerfstudio.objects.partition import owners, part_of
@@ -42,7 +42,7 @@ def seen_labels(spheres: Spheres, labels: np.ndarray) -> tuple[trimesh.Trimesh, 
     return mesh, visible_labels(mesh, labels, spheres.scene.K, spheres.scene.c2w, 0.05)
 
 
-def find(spheres: Spheres, labels: np.ndarray, mode="auto") -> FoundObjects:
+def find(spheres: Spheres, labels: np.ndarray, mode: Labels = "auto") -> FoundObjects:
     return find_objects(spheres.scene.in_memory(), labels, spheres.scene.c2w, spheres.surface, ALL, mode)
 
 
@@ -198,8 +198,8 @@ def test_the_scene_of_an_object(tmp_path, spheres):
     read = read_scene(folder)
     assert read.warnings == () or all("mask" not in line for line in read.warnings)
     np.testing.assert_array_equal(read.masks, views.masks)
+    assert read.unknown is not None and read.c2w is not None
     np.testing.assert_array_equal(read.unknown, views.unknown)
-    assert read.c2w is not None
     world = transform_poses(read.world_from_unit, read.c2w)
     np.testing.assert_allclose(world, transform_poses(scene.world_from_unit, spheres.scene.c2w[views.views]), atol=1e-6)
     center = np.linalg.inv(read.world_from_unit) @ [*(50 * spheres.centers[1]), 1]
