@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from helpers.several_objects import APART, RADIUS, ball, make_spheres, shuffled
+from helpers.several_objects import APART, RADIUS, TOUCHING, ball, make_spheres, shuffled
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.atomic import write_json
+from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.objects import common_poses
@@ -116,3 +117,21 @@ def test_a_scene_without_labels_is_refused(tmp_path, trained, capsys):
         main(["objects", str(scene), "--output-dir", str(tmp_path / "out")])
     assert "instance: no such folder; put a label image of each view there" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_touching_objects_are_trained_and_do_not_overlap(tmp_path):
+    """With real trainings, so short that the surfaces are rough."""
+    spheres = make_spheres(TOUCHING, views=8, size=(48, 40))
+    scene, out = spheres.write(tmp_path / "scene"), tmp_path / "out"
+    options = ["--poses", "given", "--resolution", "64", "--train", "pmni-calibrated --max-num-iterations 10"]
+    main(["objects", str(scene), "--output-dir", str(out), *options])
+    record = json.loads((out / "objects.json").read_text())
+    for contact in record["contacts"]:
+        assert contact["before"]["depth"] > 0 and contact["after"]["depth"] == 0
+    meshes = [read_mesh(out / entry["mesh"]) for entry in record["objects"]]
+    assert len(meshes) == 2 and all(mesh.is_watertight for mesh in meshes)
+    for mesh, center in zip(meshes, TOUCHING):
+        radius = np.linalg.norm(mesh.vertices - center, axis=1)
+        assert np.abs(radius - RADIUS).mean() < 0.01
+    assert not meshes[0].contains(meshes[1].vertices).any() and not meshes[1].contains(meshes[0].vertices).any()
