@@ -15,6 +15,8 @@ _SMOOTHING_VOXELS = 3.0
 """Radius about a vertex, in voxels, whose observations decide on its object where labels contradict each other."""
 _NEIGHBORS = 100
 """Nearest vertices that are compared with a point."""
+_CLEAR = 2.0
+"""Ratio of the distances from the nearest vertices of two objects from which on a point belongs to the nearer one."""
 
 
 def owners(
@@ -58,15 +60,23 @@ def part_of(surface: Surface, mesh: trimesh.Trimesh, is_part: np.ndarray) -> Sur
     # Far outside of the solid only the sign matters.
     close = np.flatnonzero(surface.sdf.reshape(-1) < 2 * surface.voxel)
     vertices, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
-    own = _distance_behind(vertices[is_part], normals[is_part], points[close])
-    other = _distance_behind(vertices[~is_part], normals[~is_part], points[close])
+    own, other = KDTree(vertices[is_part]), KDTree(vertices[~is_part])
+    near_own, near_other = own.query(points[close])[0], other.query(points[close])[0]
+    cut = 0.5 * (near_own - near_other)
+    open_points = np.flatnonzero((near_own < _CLEAR * near_other) & (near_other < _CLEAR * near_own))
+    contested = points[close[open_points]]
+    behind_own = _distance_behind(own, vertices[is_part], normals[is_part], contested)
+    cut[open_points] = 0.5 * (behind_own - _distance_behind(other, vertices[~is_part], normals[~is_part], contested))
     sdf = surface.sdf.reshape(-1).copy()
-    sdf[close] = np.maximum(sdf[close], 0.5 * (own - other))
+    sdf[close] = np.maximum(sdf[close], cut)
     return Surface(sdf.reshape(surface.sdf.shape).astype(np.float32))
 
 
 def _distance_behind(
-    vertices: Float[np.ndarray, "v 3"], normals: Float[np.ndarray, "v 3"], points: Float[np.ndarray, "p 3"]
+    tree: KDTree,
+    vertices: Float[np.ndarray, "v 3"],
+    normals: Float[np.ndarray, "v 3"],
+    points: Float[np.ndarray, "p 3"],
 ) -> Float[np.ndarray, " p"]:
     """Distance of points from some vertices, plus that by which they are in front of their tangent planes.
 
@@ -74,7 +84,7 @@ def _distance_behind(
     ball to another one that touches it.
     """
     count = min(_NEIGHBORS, len(vertices))
-    distance, index = KDTree(vertices).query(points, k=count)
+    distance, index = tree.query(points, k=count)
     distance, index = distance.reshape(len(points), count), index.reshape(len(points), count)
     in_front = np.einsum("pki,pki->pk", points[:, None] - vertices[index], normals[index])
     return (distance + in_front.clip(min=0)).mean(axis=1)

@@ -15,6 +15,7 @@ from PIL import Image
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.instances import read_instances, read_labels
 from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.data.scene_summary import summarize
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.evaluation.ground_truth import GroundTruth
 from pmni_nerfstudio.geometry.hull import visual_hull
@@ -204,6 +205,11 @@ def test_the_scene_of_an_object(tmp_path, spheres):
     np.testing.assert_allclose(world, transform_poses(scene.world_from_unit, spheres.scene.c2w[views.views]), atol=1e-6)
     center = np.linalg.inv(read.world_from_unit) @ [*(50 * spheres.centers[1]), 1]
     assert np.linalg.norm(center[:3]) < 0.1
+    # Without the unknown pixels, a check would blame the views in which the object is hidden.
+    consistency = summarize(read).consistency
+    assert consistency is not None and min(view.score for view in consistency) > 0.97
+    blamed = summarize(replace(read, unknown=None)).consistency
+    assert blamed is not None and min(view.score for view in blamed) < 0.9
     changed = object_scene_folder(tmp_path, scene, transform_poses(np.diag([2.0, 2, 2, 1]), spheres.scene.c2w), views)
     assert changed != folder
 
