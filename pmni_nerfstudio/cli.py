@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "asset": "Write a result as glTF: levels of detail with normal maps and colors.",
     "view": "Show a result in the browser: mesh, cameras, errors.",
     "compare": "Train and evaluate several methods on one scene.",
+    "objects": "Reconstruct each of several objects that were captured together.",
     "suite": "Train and evaluate scenes x methods x seeds.",
     "integrate": "Integrate normal maps to depth maps.",
     "convert": "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",

@@ -55,14 +55,15 @@ def replaced_folders(
     """Yield an empty folder for each given folder; together they replace the given folders when the block ends.
 
     If the block raises, the given folders stay as they were. The new folders have hidden names beside the given ones. A
-    killed process leaves them behind, and the next call removes them; folders that a running process is filling are
-    locked, and stay.
+    killed process leaves them behind, and the next call removes them. Those that a running process is filling are locked,
+    by which a second process notices the first.
 
     Args:
         folders: folders to replace; they need not exist.
         kept: whether a file or folder in the given folders is carried over to the new one.
 
     Raises:
+        PmniError: another process is replacing a folder at this moment.
         OSError: a folder can't be created, filled or moved.
     """
     targets = [folder.resolve() for folder in folders]  # symbolic links keep pointing to the same place
@@ -74,13 +75,17 @@ def replaced_folders(
         try:
             for target, folder in zip(targets, new, strict=True):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _remove_leftovers(target)
+                if _remove_leftovers(target):
+                    raise _in_use(target)
                 folder.mkdir()
                 # The lock is on the folder itself and moves with it: a lock file inside would have to be deleted
                 # before the folder is complete.
                 handle = os.open(folder, os.O_RDONLY)
                 locks.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX)
+                # Of processes that start at the same moment, one goes on.
+                if any(other.name < folder.name for other in _remove_leftovers(target)):
+                    raise _in_use(target)
             yield new
             for target, folder in zip(targets, new, strict=True):
                 for path in filter(kept, target.iterdir() if target.is_dir() else ()):
@@ -130,8 +135,13 @@ def new_scene_folder(out: Path, source: Path, overwrite: bool, is_scene: Callabl
         raise _write_error(out, error) from error
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove the hidden folders that killed processes left beside a folder."""
+def _in_use(path: Path) -> PmniError:
+    return PmniError(f"{path}: is being written by another process; wait until it has ended")
+
+
+def _remove_leftovers(target: Path) -> list[Path]:
+    """Remove the hidden folders that killed processes left beside a folder; returns those that running ones are filling."""
+    in_use = []
     for kind in ("new", "old"):
         for folder in target.parent.glob(f".{target.name}.{kind}.*"):
             try:
@@ -141,10 +151,12 @@ def _remove_leftovers(target: Path) -> None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                in_use.append(folder)
                 continue
             finally:
                 os.close(handle)
             shutil.rmtree(folder, ignore_errors=True)
+    return in_use
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -73,7 +73,8 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
     """Data manager that samples batches directly from the maps of the scene, without copies or caches.
 
     A batch has `indices` (R, 3) int64: view in the split, row, column; `normal` (R, 3) in OpenCV camera axes; `mask`
-    (R, 1); and `image` (R, 3), the normals as RGB. All but the indices are float32.
+    (R, 1); `image` (R, 3), the normals as RGB; and `unknown` (R, 1) if the scene has unknown pixels. All but the indices
+    are float32.
     """
 
     config: PmniDataManagerConfig
@@ -120,8 +121,9 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
         Args:
             places: indices of these views in the train split.
         """
-        config, masks, views = self.config.pixel_sampler, self.train_dataset.scene.masks, self.train_dataset.views
-        pools = build_pools(masks, [views[i] for i in places], config.patch_size, config.band_px)
+        config, scene, views = self.config.pixel_sampler, self.train_dataset.scene, self.train_dataset.views
+        masks, chosen = scene.masks, [views[i] for i in places]
+        pools = build_pools(masks, chosen, config.patch_size, config.band_px, scene.unknown)
         rays = self.config.train_num_rays_per_batch
         self.train_pixel_sampler = config.setup(masks=masks, views=views, num_rays_per_batch=rays, pools=pools)
 
@@ -195,6 +197,7 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             views=dataset.views,
             num_rays_per_batch=num_rays_per_batch,
             pools=self._pools.get(dataset.views),
+            unknown=dataset.scene.unknown,
         )
         self._pools[dataset.views] = sampler.pools  # shared by both splits if no views are held out
         return sampler

@@ -23,7 +23,7 @@ class PmniDataset(InputDataset):
     """Views of a split.
 
     An item is a dictionary with `image_idx` (int, index in the split), `image` (H, W, 3) normals as RGB, `normal` (H, W, 3)
-    float32 in OpenCV camera axes, and `mask` (H, W, 1) bool.
+    float32 in OpenCV camera axes, `mask` (H, W, 1) bool, and `unknown` (H, W, 1) bool if the scene has unknown pixels.
 
     Attributes:
         scene: scene with all views.
@@ -55,7 +55,10 @@ class PmniDataset(InputDataset):
     @property
     def maps(self) -> Dict[str, Tensor]:
         """Maps of all views of the scene, (N, H, W, C), in the scene's own memory."""
-        return {"normal": torch.from_numpy(self.scene.normals), "mask": torch.from_numpy(self.scene.masks)[..., None]}
+        maps = {"normal": torch.from_numpy(self.scene.normals), "mask": torch.from_numpy(self.scene.masks)[..., None]}
+        if self.scene.unknown is not None:
+            maps["unknown"] = torch.from_numpy(self.scene.unknown)[..., None]
+        return maps
 
     def get_metadata(self, data: Dict) -> Dict[str, Tensor]:
         """Maps of view `data["image_idx"]` of the split, (H, W, C)."""

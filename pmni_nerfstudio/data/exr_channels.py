@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import OpenEXR
 
-from pmni_nerfstudio.data.files import check_pixels, read_bytes
+from pmni_nerfstudio.data.files import MAX_PIXELS, check_pixels, read_bytes
 from pmni_nerfstudio.errors import SceneError
 
+_MAX_VALUES = 4 * MAX_PIXELS
+"""Largest number of values in all channels of all parts: 2 GB in single precision."""
 _MAGIC = b"\x76\x2f\x31\x01"
 _TRIPLES = (("R", "G", "B"), ("X", "Y", "Z"))
 _USUAL_LAYERS = ("normal", "nn")
@@ -37,7 +39,7 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
         raise SceneError(f"{path}: is not an EXR file; export it again")
     channels: dict[str, np.ndarray] = {}
     try:
-        is_whole = True
+        is_whole, values = True, 0
         with OpenEXR.File(str(path), header_only=True) as file:
             num_parts = len(file.parts)
             for part in range(num_parts):
@@ -45,7 +47,13 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
                 header = file.header(part)
                 low, high = (np.asarray(corner, dtype=np.int64) for corner in header["dataWindow"])
                 is_whole &= np.array_equal(header["dataWindow"], header["displayWindow"])
-                check_pixels(path, *(int(side) for side in high - low + 1))
+                width, height = (int(side) for side in high - low + 1)
+                check_pixels(path, width, height)
+                values += width * height * len(header["channels"])
+        if values > _MAX_VALUES:
+            raise SceneError(
+                f"{path}: has {values:,} values in all channels, at most {_MAX_VALUES:,} are supported; export fewer layers"
+            )
         with OpenEXR.File(str(path), separate_channels=True) as file:
             if len(file.parts) != num_parts:  # the library leaves out parts that it can't decode
                 raise ValueError("damaged part")

@@ -12,6 +12,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -279,13 +280,15 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _check_tiff(path: Path) -> None:
-    """Check that a TIFF file does not store the logarithm of luminance, which loses negative values.
+    """Check a TIFF file's size, and that it does not store the logarithm of luminance, which loses negative values.
 
     OpenCV writes floats like that unless told otherwise.
     """
     try:
         with tifffile.TiffFile(io.BytesIO(read_bytes(path))) as file:
-            compression = int(file.pages[0].compression)  # pyright: ignore[reportAttributeAccessIssue]
+            page: Any = file.pages[0]
+            check_pixels(path, int(page.imagewidth), int(page.imagelength))  # Pillow does not read all kinds
+            compression = int(page.compression)
     except SceneError:
         raise
     except Exception as error:  # the library raises errors of many types

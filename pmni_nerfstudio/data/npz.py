@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from numpy.lib.npyio import NpzFile
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.errors import SceneError
+
+_MAGIC = b"\x93NUMPY"
 
 
 def read_npz(path: Path, selected: Callable[[str], object], max_bytes: int) -> dict[str, np.ndarray]:
@@ -33,10 +36,11 @@ def read_npz(path: Path, selected: Callable[[str], object], max_bytes: int) -> d
             raise ValueError("not an archive of arrays")
         with loaded as file:
             for member in file.zip.infolist() if file.zip is not None else []:
-                if selected(member.filename.removesuffix(".npy")) and member.file_size > max_bytes:
-                    raise ValueError(
-                        f"{member.filename} has {member.file_size:,} bytes, at most {max_bytes:,} are allowed"
-                    )
+                if not selected(member.filename.removesuffix(".npy")):
+                    continue
+                size = max(member.file_size, _declared_bytes(file, member.filename))
+                if size > max_bytes:
+                    raise ValueError(f"{member.filename} has {size:,} bytes, at most {max_bytes:,} are allowed")
             arrays = {name: file[name] for name in file.files if selected(name)}
         invalid = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         if invalid:  # numpy returns the bytes of members without an array header
@@ -44,6 +48,18 @@ def read_npz(path: Path, selected: Callable[[str], object], max_bytes: int) -> d
         return arrays
     except Exception as error:  # zipfile, its decompressors and numpy's header parser raise errors of many types
         raise SceneError(f"{path}: can't be read ({reason(error)}); write it again with numpy.savez") from error
+
+
+def _declared_bytes(file: NpzFile, name: str) -> int:
+    """Size of an array as its header declares it, for which NumPy takes memory before it reads; 0 if there is no header."""
+    assert file.zip is not None
+    with file.zip.open(name) as member:
+        if member.read(len(_MAGIC)) != _MAGIC:
+            return 0
+        major = member.read(2)[0]
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+        return math.prod(shape) * dtype.itemsize
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

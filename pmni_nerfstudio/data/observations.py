@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,16 @@ class Observations:
     """True on the object: its silhouette, whether or not it has normals there."""
     K: Float[np.ndarray, "n 3 3"]
     """Intrinsics in pixels, pixel centers at integers."""
+    unknown: Bool[np.ndarray, "n h w"] | None = field(default=None, kw_only=True)
+    """True off the mask where something else stands in front: neither object nor background. None if there is no such pixel."""
+
+    @property
+    def possible(self) -> Bool[np.ndarray, "n h w"]:
+        """True where the object may be: on the mask and on unknown pixels; the masks themselves if there are none.
+
+        What carves the object, such as the visual hull, uses this silhouette.
+        """
+        return self.masks if self.unknown is None else self.masks | self.unknown
 
     @cached_property
     def valid(self) -> Bool[np.ndarray, "n h w"]:

@@ -81,15 +81,28 @@ def _runs(pixels: Bool[np.ndarray, "h w"]) -> Tuple[Int[np.ndarray, "runs"], Int
     return edges[0::2], edges[1::2] - edges[0::2]
 
 
-def _regions(mask: Bool[np.ndarray, "h w"], band_px: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Foreground, band and background of a mask, each (h, w) bool; the band overlaps the foreground."""
+def _regions(
+    mask: Bool[np.ndarray, "h w"], band_px: float, unknown: Optional[Bool[np.ndarray, "h w"]]
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Foreground, band and background of a mask, each (h, w) bool; the band overlaps the foreground.
+
+    Unknown pixels, which teach nothing, belong to none of them.
+    """
     band = np.abs(mask_distance_px(mask)) <= band_px
     # Without a contour the distances are undefined.
     band &= bool(mask.any() and not mask.all())
-    return mask, band, ~mask & ~band
+    if unknown is None:
+        return mask, band, ~mask & ~band
+    return mask, band & ~unknown, ~mask & ~band & ~unknown
 
 
-def build_pools(masks: Bool[np.ndarray, "n h w"], views: Sequence[int], patch_size: int, band_px: float) -> PixelPools:
+def build_pools(
+    masks: Bool[np.ndarray, "n h w"],
+    views: Sequence[int],
+    patch_size: int,
+    band_px: float,
+    unknown: Optional[Bool[np.ndarray, "n h w"]] = None,
+) -> PixelPools:
     """Pools of patch centers in the given views: foreground, silhouette band and background, in this order.
 
     Pools contain only centers of patches that are completely inside the image. They may be empty.
@@ -99,6 +112,7 @@ def build_pools(masks: Bool[np.ndarray, "n h w"], views: Sequence[int], patch_si
         views: indices of the views to sample.
         patch_size: width and height of a patch in pixels, odd.
         band_px: half the width of the band, in pixels.
+        unknown: pixels that are neither foreground nor background, if there are any.
 
     Returns:
         Three pools with flat indices into `masks`.
@@ -110,7 +124,7 @@ def build_pools(masks: Bool[np.ndarray, "n h w"], views: Sequence[int], patch_si
     starts: Tuple[list, list, list] = ([], [], [])
     lengths: Tuple[list, list, list] = ([], [], [])
     for view in views:
-        for pool, region in enumerate(_regions(masks[view], band_px)):
+        for pool, region in enumerate(_regions(masks[view], band_px, None if unknown is None else unknown[view])):
             start, length = _runs(region & inside)
             starts[pool].append(start + view * height * width)
             lengths[pool].append(length)
@@ -135,6 +149,7 @@ class PatchSampler(PixelSampler):
         views: indices in the scene of the views of the split; batches contain the position in this sequence.
         num_rays_per_batch: rays per batch, rounded down to whole patches.
         pools: `build_pools` of the same masks, views and config, if they exist already.
+        unknown: pixels that are neither foreground nor background, (N, H, W), if there are any.
 
     Raises:
         PmniError: the patch size is even or too large, a fraction is negative, or all regions to sample are empty.
@@ -149,13 +164,14 @@ class PatchSampler(PixelSampler):
         views: Sequence[int],
         num_rays_per_batch: int,
         pools: Optional[PixelPools] = None,
+        unknown: Optional[Bool[np.ndarray, "N H W"]] = None,
     ) -> None:
         num_views, self._height, self._width = masks.shape
         _check(config, self._height, self._width)
         # The base class writes into its config; a copy keeps the run's own as the user set it.
         super().__init__(replace(config), num_rays_per_batch=num_rays_per_batch)
         size = config.patch_size
-        self.pools = build_pools(masks, views, size, config.band_px) if pools is None else pools
+        self.pools = build_pools(masks, views, size, config.band_px, unknown) if pools is None else pools
         self._pool_ends = self._mixture()
         reach = torch.arange(size) - size // 2
         dy, dx = torch.meshgrid(reach, reach, indexing="ij")

@@ -10,6 +10,7 @@ import trimesh
 
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.camera_files import LARGEST, is_rigid, read_cameras
+from pmni_nerfstudio.data.gltf_limits import check_gltf_size
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.data.mesh_files import mesh_bytes
 from pmni_nerfstudio.errors import PmniError
@@ -29,6 +30,8 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
     if path.suffix.lower() not in _MESH_SUFFIXES:
         raise PmniError(f"{path}: can't be read as a mesh; give one of {', '.join(_MESH_SUFFIXES)}")
     try:
+        if path.suffix.lower() in (".glb", ".gltf"):
+            check_gltf_size(path)
         mesh = trimesh.load_mesh(path, process=False)
     except Exception as error:  # trimesh's loaders raise errors of many types
         raise PmniError(

@@ -6,6 +6,7 @@ The layout is that in which SuperNormal (Cao and Taketomi, CVPR 2024) and PMNI (
     SCENE/
       mask/NN.png                    white on the object: its silhouette
       mask_valid/NN.png              optional: white where normals count (see map_checks.clean_normals)
+      mask_unknown/NN.png            optional: white where something else stands in front, or may
       normal_camera_space*/NN.exr    .exr, .png or .npy; x right, y up, z towards the viewer
       normal_world_space*/NN.exr     normals in world axes; needs poses
       cameras_sphere.npz             world_mat_i, scale_mat_i of view i (see camera_files.py), or
@@ -43,7 +44,7 @@ from pmni_nerfstudio.data.map_checks import (
 )
 from pmni_nerfstudio.data.normals_folder import choose_normals_folder, warn_of_lossy
 from pmni_nerfstudio.data.observations import Observations
-from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
+from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask, resample_normals, resampled_size
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS, read_scene_cameras
 from pmni_nerfstudio.errors import SceneError
 
@@ -51,6 +52,7 @@ T = TypeVar("T")
 
 MASKS = "mask"
 VALID = "mask_valid"
+UNKNOWN = "mask_unknown"
 CAMERA_SPACE = "normal_camera_space"
 WORLD_SPACE = "normal_world_space"
 TRUE_NORMALS = "normal_camera_space_GT"
@@ -142,7 +144,10 @@ def read_scene(
     valid_files = None
     if (root / VALID).is_dir():
         valid_files = files_in_order(names, list_files(root / VALID, images.MASK_SUFFIXES), root / VALID, root / MASKS)
+    unknown = _read_unknown(root, names, masks, mask_files[0], size) if (root / UNKNOWN).is_dir() else None
     normals, masks, normal_warnings = _read_normals(folder, normal_files, valid_files, masks, K, spaces, size)
+    if unknown is not None:
+        unknown &= ~masks
     if c2w is None:  # with poses, identical cameras reveal copies; a symmetric object may have equal views
         normal_warnings += warn_of_copies(normal_files, normals)
     mesh_file = root / MESH
@@ -153,6 +158,7 @@ def read_scene(
         c2w=c2w,
         world_from_unit=world_from_unit,
         masks=masks,
+        unknown=unknown if unknown is not None and unknown.any() else None,
         normals=normals,
         normal_files=normal_files,
         mask_files=mask_files,
@@ -198,6 +204,22 @@ def _read_masks(files: Sequence[Path]) -> np.ndarray:
 
     _for_each(read, len(files))
     return masks
+
+
+def _read_unknown(
+    root: Path, names: Sequence[str], masks: np.ndarray, reference: Path, size: tuple[int, int]
+) -> np.ndarray:
+    """Pixels (N, H', W') where something else stands in front, at the new size (width, height)."""
+    files = files_in_order(names, list_files(root / UNKNOWN, images.MASK_SUFFIXES), root / UNKNOWN, root / MASKS)
+    unknown = np.empty((len(files), size[1], size[0]), dtype=bool)
+
+    def read(view: int) -> None:
+        pixels = images.read_mask(files[view])
+        check_size(files[view], pixels.shape, masks.shape[1:], reference)
+        unknown[view] = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
+
+    _for_each(read, len(files))
+    return unknown
 
 
 def _read_normals(

@@ -181,10 +181,11 @@ def summarize(scene: Scene) -> SceneSummary:
     if scene.c2w is None:
         return SceneSummary(scene, facing, rim, holes, None, False, None, None)
     masks, normals, K, c2w = list(scene.masks), list(scene.normals), scene.K, scene.c2w
-    fit = measure_fit(masks, normals, K, c2w)
-    random_fits = (measure_fit(masks, normals, K[order], c2w[order]) for order in random_orders(count))
+    possible = None if scene.unknown is None else list(scene.possible)
+    fit = measure_fit(masks, normals, K, c2w, possible)
+    random_fits = (measure_fit(masks, normals, K[order], c2w[order], possible) for order in random_orders(count))
     fits_by_chance = not fits_better_than_random(fit, random_fits)
-    consistency = tuple(measure_consistency(masks, K, c2w))
+    consistency = tuple(measure_consistency(masks, K, c2w, possible))
     return SceneSummary(scene, facing, rim, holes, fit, fits_by_chance, consistency, _steps_deg(c2w))
 
 

@@ -35,6 +35,7 @@ def write_scene(
     mesh: trimesh.Trimesh | None = None,
     depths: np.ndarray | None = None,
     normals_folder: str = scene.TRUE_NORMALS,
+    unknown: np.ndarray | None = None,
 ) -> None:
     """Write a scene folder, each file atomically.
 
@@ -50,6 +51,7 @@ def write_scene(
         mesh: ground-truth surface in the data world.
         depths: (N, H, W), z depth, zero or NaN where unknown.
         normals_folder: name of the folder of normal maps.
+        unknown: (N, H, W) bool, where something else stands in front of the object, or may.
 
     Raises:
         SceneError: the folder contains files of another scene.
@@ -64,6 +66,7 @@ def write_scene(
         ("c2w", c2w, (count, 4, 4)),
         ("masks", masks, (count, height, width)),
         ("normals", normals, (count, height, width, 3)),
+        ("unknown", unknown, (count, height, width)),
         ("depths", depths, (count, height, width)),
     ):
         if array is not None and array.shape != shape:
@@ -72,21 +75,24 @@ def write_scene(
         raise ValueError("K: without poses, all views share their intrinsics")
 
     mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
+    unknown_files = [root / scene.UNKNOWN / f"{name}.png" for name in names] if unknown is not None else []
     valid = masks.astype(bool) & normals.any(axis=-1)
     valid_files = [root / scene.VALID / f"{name}.png" for name in names] if (valid != masks).any() else []
     normal_files = [root / normals_folder / f"{name}.exr" for name in names]
     depth_files = [root / scene.DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
     camera_file = root / (scene.CAMERAS if c2w is not None else scene.INTRINSICS)
     mesh_files = [root / scene.MESH] if mesh is not None else []
-    _check_other_files(root, {*mask_files, *valid_files, *normal_files, *depth_files, camera_file, *mesh_files})
-    for file in (mask_files[0], normal_files[0], *valid_files[:1], *depth_files[:1]):
+    _check_other_files(
+        root, {*mask_files, *valid_files, *unknown_files, *normal_files, *depth_files, camera_file, *mesh_files}
+    )
+    for file in (mask_files[0], normal_files[0], *valid_files[:1], *unknown_files[:1], *depth_files[:1]):
         file.parent.mkdir(parents=True, exist_ok=True)
     for view in range(count):
         write_png(mask_files[view], masks[view].astype(bool))
         stored = flip_y_and_z(normals[view])
         write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
-    for file, pixels in zip(valid_files, valid):
-        write_png(file, pixels)
+    for file, pixels in (*zip(valid_files, valid), *zip(unknown_files, () if unknown is None else unknown)):
+        write_png(file, pixels.astype(bool))
     if depths is not None:
         for file, depth in zip(depth_files, depths):
             with atomic_path(file) as temporary:
@@ -104,6 +110,7 @@ def _check_other_files(root: Path, planned: set[Path]) -> None:
     folders = [
         root / scene.MASKS,
         root / scene.VALID,
+        root / scene.UNKNOWN,
         root / scene.DEPTHS,
         root / scene.IMAGES,
         *root.glob(f"{scene.CAMERA_SPACE}*"),

@@ -156,8 +156,10 @@ def _score_views(
         return None
     reference, against = reference_normals(scene, truth)
     found = []
-    for name, view, normals, mask in zip(scene.names, reconstruction.render(c2w), reference, scene.masks, strict=True):
-        found.append(score_normals(view.normals, normals.astype(np.float32), mask))
+    rendered = zip(scene.names, reconstruction.render(c2w), reference, scene.masks, strict=True)
+    for i, (name, view, normals, mask) in enumerate(rendered):
+        unknown = None if scene.unknown is None else scene.unknown[i]
+        found.append(score_normals(view.normals, normals.astype(np.float32), mask, unknown))
         if on_view is not None:
             on_view(name, view)
     return NormalScores(against, tuple(found), reconstruction.trained)

@@ -177,15 +177,20 @@ class NormalScore:
     """Number of pixels whose normals were compared."""
 
 
-def score_normals(rendered: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> NormalScore:
+def score_normals(
+    rendered: np.ndarray, reference: np.ndarray, mask: np.ndarray, unknown: np.ndarray | None = None
+) -> NormalScore:
     """Compare the rendered normals of one view with reference normals in the same frame.
 
     Args:
         rendered: (H, W, 3) normals, zero where no surface is visible.
         reference: (H, W, 3) normals, zero where there is none.
         mask: (H, W) bool, pixels of the object.
+        unknown: (H, W) bool, pixels off the mask where something else stands in front, which do not count.
     """
     seen = (rendered != 0).any(axis=-1)
+    if unknown is not None:
+        seen &= ~unknown
     both = seen & mask
     compared = both & (reference != 0).any(axis=-1)
     errors = angular_error_deg(rendered[compared], reference[compared]) if compared.any() else np.array([180.0])

@@ -53,6 +53,7 @@ def measure_fit(
     normals: Sequence[Float[np.ndarray, "h w 3"]] | None,
     K: Float[np.ndarray, "n 3 3"],
     c2w: Float[np.ndarray, "n 4 4"],
+    possible: Sequence[Bool[np.ndarray, "h w"]] | None = None,
 ) -> Fit:
     """Measure how well cameras fit the maps of their views; sizes may differ between views.
 
@@ -61,9 +62,19 @@ def measure_fit(
         normals: unit normals of each view in OpenCV camera axes; None to compare silhouettes alone.
         K: intrinsics in pixels, pixel centers at integers.
         c2w: rigid camera-to-world poses, OpenCV axes.
+        possible: where the object may be in each view, if something else stands in front of it in places.
     """
     chosen = evenly_spaced(len(masks))
-    views = [PosedSilhouette(masks[i], None if normals is None else normals[i], K[i], c2w[i]) for i in chosen]
+    views = [
+        PosedSilhouette(
+            masks[i],
+            None if normals is None else normals[i],
+            K[i],
+            c2w[i],
+            None if possible is None else possible[i],
+        )
+        for i in chosen
+    ]
     rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     center, _ = nearest_point(c2w[chosen, :3, 3], np.einsum("nij,nj->ni", c2w[chosen, :3, :3], rays))
@@ -98,7 +109,14 @@ def evenly_spaced(count: int) -> list[int]:
 class PosedSilhouette:
     """Silhouette and camera of a view at reduced size, with its normals if they are compared."""
 
-    def __init__(self, mask: np.ndarray, normals: np.ndarray | None, K: np.ndarray, c2w: np.ndarray) -> None:
+    def __init__(
+        self,
+        mask: np.ndarray,
+        normals: np.ndarray | None,
+        K: np.ndarray,
+        c2w: np.ndarray,
+        possible: np.ndarray | None = None,
+    ) -> None:
         step = max(1, -(-max(mask.shape) // _MAX_SIDE))
         self.mask = mask[::step, ::step]
         if not self.mask.any():
@@ -107,7 +125,9 @@ class PosedSilhouette:
         self.normals = None if normals is None else normals[::step, ::step]
         self.K = strided_intrinsics(K, step)
         self.c2w = c2w
-        self.distance_px = np.asarray(ndimage.distance_transform_edt(~self.mask))
+        # Where something else stands in front, the object may be as well.
+        reach = self.mask if possible is None else possible[::step, ::step]
+        self.distance_px = np.asarray(ndimage.distance_transform_edt(~reach))
 
     def sampled_pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Columns and rows (R,) of the mask's pixels, spread evenly, through which rays are sampled."""

@@ -45,7 +45,10 @@ class Consistency:
 
 
 def measure_consistency(
-    masks: Sequence[Bool[np.ndarray, "h w"]], K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"]
+    masks: Sequence[Bool[np.ndarray, "h w"]],
+    K: Float[np.ndarray, "n 3 3"],
+    c2w: Float[np.ndarray, "n 4 4"],
+    possible: Sequence[Bool[np.ndarray, "h w"]] | None = None,
 ) -> list[Consistency]:
     """Measure the consistency of each silhouette.
 
@@ -53,13 +56,15 @@ def measure_consistency(
         masks: silhouette of each view, not empty; at least two.
         K: intrinsics in pixels, pixel centers at integers.
         c2w: rigid camera-to-world poses, OpenCV axes.
+        possible: where the object may be in each view, if something else stands in front of it in places.
     """
     # Groups of views all around the object, since the time grows with the square of their size.
     num_groups = -(-len(masks) // MAX_VIEWS)
     found: dict[int, Consistency] = {}
     for first in range(num_groups):
         group = range(first, len(masks), num_groups)
-        found |= zip(group, _measure_group([masks[i] for i in group], K[list(group)], c2w[list(group)]))
+        reach = None if possible is None else [possible[i] for i in group]
+        found |= zip(group, _measure_group([masks[i] for i in group], K[list(group)], c2w[list(group)], reach))
     return [found[i] for i in range(len(masks))]
 
 
@@ -70,9 +75,13 @@ def inconsistent_views(scores: Float[np.ndarray, " n"]) -> list[int]:
 
 
 def _measure_group(
-    masks: Sequence[Bool[np.ndarray, "h w"]], K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"]
+    masks: Sequence[Bool[np.ndarray, "h w"]],
+    K: Float[np.ndarray, "n 3 3"],
+    c2w: Float[np.ndarray, "n 4 4"],
+    possible: Sequence[Bool[np.ndarray, "h w"]] | None,
 ) -> list[Consistency]:
-    views = [PosedSilhouette(mask, None, k, pose) for mask, k, pose in zip(masks, K, c2w)]
+    reach = [None] * len(masks) if possible is None else possible
+    views = [PosedSilhouette(mask, None, k, pose, r) for mask, k, pose, r in zip(masks, K, c2w, reach)]
     rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
     rays = np.einsum("nij,nj->ni", c2w[:, :3, :3], rays / np.linalg.norm(rays, axis=1, keepdims=True))
     center = robust_nearest_point(c2w[:, :3, 3], rays)

@@ -353,7 +353,9 @@ class PmniModel(Model):
         """
         if not self.training:
             accumulation, mask = outputs["accumulation"][:, 0], batch["mask"].to(self.device)[:, 0]
-            return {"mask_loss": mask_loss(accumulation, mask, torch.ones_like(mask))}
+            unknown = batch.get("unknown")
+            known = torch.ones_like(mask) if unknown is None else 1 - unknown.to(mask)[:, 0]
+            return {"mask_loss": mask_loss(accumulation, mask, known)}
         weights = self.config.loss_weights.weights_at(self.fraction)
         losses = self.supervision.losses(outputs, batch, weights, self.field, self.camera_optimizer, self.grid)
         loss_dict = {f"{name}_loss": weights[name] * loss for name, loss in losses.items()}

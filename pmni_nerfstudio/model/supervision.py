@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Optional
 
 import torch
 from jaxtyping import Float, Int
@@ -93,7 +93,8 @@ class Supervision:
 
         Args:
             outputs: Outputs of `render_patches`.
-            batch: Observations of the same rays: `normal`, `mask`, and `indices` (view, row, column).
+            batch: Observations of the same rays: `normal`, `mask`, `indices` (view, row, column), and `unknown` if there
+                are rays along which something else stands in front.
             weights: Weights by name.
             field: Signed distance field.
             poses: Current poses of the training views.
@@ -111,7 +112,7 @@ class Supervision:
             rendered = (to_camera * outputs["normal_world"][:, None, :]).sum(dim=-1)
             result["normal"] = losses.normal_loss(rendered, batch["normal"], measured, self.normal_kind)
         if weights["mask"]:
-            result["mask"] = self._mask_loss(outputs, mask, field, grid)
+            result["mask"] = self._mask_loss(outputs, mask, batch.get("unknown"), field, grid)
         if weights["eikonal"]:
             result["eikonal"] = losses.eikonal_loss(outputs["gradients"])
         if weights["depth"]:
@@ -162,11 +163,21 @@ class Supervision:
 
     @staticmethod
     def _mask_loss(
-        outputs: Dict[str, Tensor], mask: Float[Tensor, "r"], field: PmniField, grid: SurfaceGrid
+        outputs: Dict[str, Tensor],
+        mask: Float[Tensor, "r"],
+        unknown: Optional[Float[Tensor, "r 1"]],
+        field: PmniField,
+        grid: SurfaceGrid,
     ) -> Float[Tensor, ""]:
-        """Silhouette loss at the minimum SDF of each ray, without rays off the mask that pass far from the surface."""
+        """Silhouette loss at the minimum SDF of each ray.
+
+        Rays off the mask that pass far from the surface are left out, and unknown ones.
+        """
         near = outputs["near"][:, 0]
-        counted = torch.nonzero(near | (mask > 0.5))[:, 0]
+        counts = near | (mask > 0.5)
+        if unknown is not None:
+            counts &= unknown[:, 0] < 0.5
+        counted = torch.nonzero(counts)[:, 0]
         if not len(counted):
             return mask.new_zeros(())
         origins, directions = outputs["origins"][counted], outputs["directions"][counted]

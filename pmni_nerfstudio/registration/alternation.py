@@ -108,7 +108,7 @@ def alternate(
         surface: initial surface; by default the visual hull, from which a level with `hull_votes` starts in any case.
     """
     rng = np.random.default_rng(seed)
-    distances = mask_distances(views.masks)
+    distances = mask_distances(views.possible)
     for level in schedule.levels:
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
@@ -118,7 +118,7 @@ def alternate(
             votes = min(level.hull_votes or 1, max(1, len(views) // 4))
             if not fixed_poses:
                 poses = frame_object(views, poses, votes)
-            surface = Surface(visual_hull(views.masks, views.K, poses.c2w(), level.resolution, votes).numpy())
+            surface = Surface(visual_hull(views.possible, views.K, poses.c2w(), level.resolution, votes).numpy())
         surface = surface.resampled(level.resolution)
         curves = contours(views, schedule.bundle.contour_points)
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
@@ -187,7 +187,7 @@ def surface_step(
         poses: their poses.
         surface: current surface.
         depths: depth of the current surface in each view.
-        distances: `mask_distances` of the views, in pixels.
+        distances: `mask_distances` of where the object may be in each view, in pixels.
         curves: mask contours of the views.
         level: the current level.
         schedule: options.

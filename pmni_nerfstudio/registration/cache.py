@@ -54,7 +54,8 @@ def registration_key(views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, setti
     digest = hashlib.sha256()
     # The repr of a dataclass contains every setting by name.
     digest.update(f"{metadata.version('pmni-nerfstudio')} {settings!r}".encode())
-    for array in (views.normals, views.masks, views.K, np.zeros(0) if c2w is None else c2w):
+    unknown = () if views.unknown is None else (views.unknown,)
+    for array in (views.normals, views.masks, views.K, np.zeros(0) if c2w is None else c2w, *unknown):
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

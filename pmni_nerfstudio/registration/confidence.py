@@ -33,7 +33,7 @@ class ViewAgreement:
     """Fraction of the pixels with normals where the surface is visible and its normal within three times the median angle of
     all views, but at least 5 and at most 30 degrees."""
     iou: Float[np.ndarray, " n"]
-    """Intersection over union of mask and rendered silhouette."""
+    """Intersection over union of mask and rendered silhouette, without unknown pixels."""
 
     @property
     def confidence(self) -> Float[np.ndarray, " n"]:
@@ -61,7 +61,9 @@ def view_agreement(views: Views, poses: Poses, surface: Surface) -> ViewAgreemen
     medians = np.array([np.median(e) if len(e) else 180.0 for e in errors])
     threshold = min(max(3 * float(np.median(medians)), 5.0), _MAX_INLIER_DEG)
     areas = small.valid.sum(axis=(1, 2))
-    union = (visible | small.masks).sum(axis=(1, 2))
+    # Where something else stands in front, the surface may be rendered or not.
+    shown = visible if small.unknown is None else visible & ~small.unknown
+    union = (shown | small.masks).sum(axis=(1, 2))
     return ViewAgreement(
         residual_deg=np.array([e.mean() if len(e) else 180.0 for e in errors]),
         median_deg=medians,

@@ -42,7 +42,7 @@ def frame_object(views: Views, poses: Poses, votes: int) -> Poses:
     center = np.linalg.lstsq(rows.reshape(-1, 3), right.ravel(), rcond=None)[0]
     poses = poses.transformed(1.0, np.eye(3), -center)
     grid = grid_points(_HULL_RESOLUTION).reshape(-1, 3).numpy()
-    distances = mask_distances(views.masks)
+    distances = mask_distances(views.possible)
     for _ in range(3):
         hull = hull_distance(1.3 * grid, distances, views.K, poses.c2w(), votes)
         inside = 1.3 * grid[hull < 0]

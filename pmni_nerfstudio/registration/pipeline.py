@@ -50,8 +50,9 @@ class RegistrationSettings:
 
     seed: int = 0
     """Seed of the random points. Results with the same seed agree to some hundredths of a degree; rounding differs."""
-    pairwise: PairwiseSchedule = field(default_factory=PairwiseSchedule)
-    """Pairwise registration of integrated depth maps."""
+    pairwise: PairwiseSchedule | None = field(default_factory=PairwiseSchedule)
+    """Pairwise registration of integrated depth maps. None: the alternation starts from the rough poses as they are, for
+    several objects, whose depths relative to each other integration does not tell."""
     alternation: AlternationSchedule = field(default_factory=AlternationSchedule)
     """Alternation of pose and surface steps."""
     intrinsics: IntrinsicsOptions = field(default_factory=IntrinsicsOptions)

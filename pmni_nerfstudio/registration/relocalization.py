@@ -89,7 +89,10 @@ def _coarse_scores(one: Views, candidates: Poses, surface: Surface) -> Float[np.
     world = np.einsum("pji,pj->pi", candidates.R[k], camera - candidates.t[k])
     normals = np.einsum("pij,pj->pi", candidates.R[k], surface.normals_at(world))
     chord = ((normals - small.normals[0, y, x]) ** 2).sum(axis=1)
-    total = np.bincount(k, weights=chord, minlength=count) + 2.0 * (visible != mask).sum(axis=(1, 2))
+    differs = visible != mask
+    if small.unknown is not None:
+        differs &= ~small.unknown
+    total = np.bincount(k, weights=chord, minlength=count) + 2.0 * differs.sum(axis=(1, 2))
     return total / small.masks.sum()
 
 

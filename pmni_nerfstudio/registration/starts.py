@@ -49,7 +49,7 @@ class Start:
 def starts(
     views: Views,
     c2w: Float[np.ndarray, "n 4 4"] | None,
-    schedule: multiway.PairwiseSchedule,
+    schedule: multiway.PairwiseSchedule | None,
     seed: int,
     on_progress: multiway.Progress | None,
 ) -> Iterator[Start]:
@@ -62,10 +62,19 @@ def starts(
     Args:
         views: all views.
         c2w: rough camera-to-world poses, or None.
-        schedule: levels of pairwise registration.
+        schedule: levels of pairwise registration; None: the rough poses as they are, and no other start.
         seed: seed of the random points.
         on_progress: receives progress.
+
+    Raises:
+        ValueError: there are neither rough poses nor a schedule.
     """
+    if schedule is None:
+        if c2w is None:
+            raise ValueError("c2w: without pairwise registration, rough poses are needed")
+        rough = Poses.from_c2w(c2w)
+        yield Start("rough poses", rough, rough, 0.0)
+        return
     maps = multiway.integrate_at_working_resolution(views, schedule, on_progress)
     if c2w is not None:
         yield _from_rough_poses(views, maps, Poses.from_c2w(c2w), schedule, seed, on_progress)

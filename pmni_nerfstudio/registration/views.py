@@ -34,7 +34,8 @@ class Views(Observations):
         """The views at the given indices, in their order."""
         index = list(indices)
         names = tuple(self.names[i] for i in index)
-        return Views(names, self.normals[index], self.masks[index], self.K[index])
+        unknown = None if self.unknown is None else self.unknown[index]
+        return Views(names, self.normals[index], self.masks[index], self.K[index], unknown=unknown)
 
     def blurred(self, sigma_px: float) -> Views:
         """Views whose normals are smoothed within their valid pixels; see `blur_normals`."""
@@ -59,6 +60,7 @@ class Views(Observations):
             self,
             normals=np.ascontiguousarray(self.normals[:, ::step, ::step]),
             masks=np.ascontiguousarray(self.masks[:, ::step, ::step]),
+            unknown=None if self.unknown is None else np.ascontiguousarray(self.unknown[:, ::step, ::step]),
             K=strided_intrinsics(self.K, step),
         )
 
@@ -76,16 +78,22 @@ def views_of_scene(scene: Observations, indices: Sequence[int] | None = None, ma
 
     def downsampled_view(i: int) -> Views:  # one at a time: all views in single precision may not fit into memory
         one = Views(
-            (scene.names[i],), scene.normals[i : i + 1].astype(np.float32), scene.masks[i : i + 1], scene.K[[i]]
+            (scene.names[i],),
+            scene.normals[i : i + 1].astype(np.float32),
+            scene.masks[i : i + 1],
+            scene.K[[i]],
+            unknown=None if scene.unknown is None else scene.unknown[i : i + 1],
         )
         return one.downsampled(step)
 
     parts = [downsampled_view(i) for i in index]
+    unknown = [part.unknown for part in parts if part.unknown is not None]
     return Views(
         names=tuple(name for part in parts for name in part.names),
         normals=np.concatenate([part.normals for part in parts]),
         masks=np.concatenate([part.masks for part in parts]),
         K=np.concatenate([part.K for part in parts]),
+        unknown=np.concatenate(unknown) if unknown else None,
     )
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from pmni_nerfstudio.registration.alternation import AlternationSchedule, altern
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.console import print_summary, register_with_progress
 from pmni_nerfstudio.registration.monitoring import Watcher
+from pmni_nerfstudio.registration.partial import load_coarse_result
 from pmni_nerfstudio.registration.pipeline import RegistrationSettings
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.reflectance import estimate_bias
@@ -53,7 +56,7 @@ def find_initialization(
         rough_c2w = given.c2w if given.has_poses else None
         settings = RegistrationSettings(config.registration_seed)
         return initialize_by_registration(views, rough_c2w, settings, cache, watcher, config.train_anyway, shared)
-    hull = initialize_from_hull(views.masks, views.K, given.c2w, config.hull_resolution, config.hull_votes)
+    hull = initialize_from_hull(views.possible, views.K, given.c2w, config.hull_resolution, config.hull_votes)
     if not bool((hull.sdf < 0).any()):
         raise PmniError(f"{given.root}: the masks have no visual hull at these poses; check the cameras and masks")
     surface = model.initial_surface
@@ -174,12 +177,18 @@ def initialize_by_registration(
     path = cache / f"{key}.npz"
     kept = path if shared is None else shared / f"{key}.npz"
     partial = None if shared is None else shared / f"{key}-coarse.npz"
-    found = next((file for file in (path, kept) if file.is_file()), None)
-    if found is not None:
-        registration = load_registration(found)
+    registration = found = None
+    for file in dict.fromkeys((path, kept)):
+        registration = _unless_damaged(file, load_registration)
+        if registration is not None:
+            found = file
+            break
+    if registration is not None:
         CONSOLE.print(f"Registration: loaded from {found}", highlight=False, soft_wrap=True)
         print_summary(registration, views, CONSOLE)
     else:
+        if partial is not None and _unless_damaged(partial, lambda file: load_coarse_result(file, len(views))) is None:
+            partial.unlink(missing_ok=True)
         registration = register_with_progress(views, c2w, settings, CONSOLE, watcher, partial)
     for file in {path, kept} - {found}:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -199,3 +208,18 @@ def initialize_by_registration(
     sdf = torch.from_numpy(registration.surface.sdf)
     reflectance = registration.reflectance
     return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance)
+
+
+_Kept = TypeVar("_Kept")
+
+
+def _unless_damaged(file: Path, load: Callable[[Path], _Kept]) -> _Kept | None:
+    """What a file keeps of an earlier registration; None, after a line on the console, if it is damaged, or missing."""
+    if not file.is_file():
+        return None
+    try:
+        return load(file)
+    except PmniError as error:
+        reason = str(error).removesuffix("; remove it to register again")
+        CONSOLE.print(f"Registration: {reason}; registering again", markup=False, highlight=False, soft_wrap=True)
+        return None

@@ -19,6 +19,7 @@ from helpers.scenes import make_tilted_ellipsoid
 from rich.console import Console
 
 from pmni_nerfstudio.commands.synth import SynthCommand
+from pmni_nerfstudio.data.atomic import replaced_folders
 from pmni_nerfstudio.data.folder_lock import lock_folder
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
@@ -107,6 +108,20 @@ def test_two_that_make_the_same_folder(name: str, scene: Path, tmp_path: Path):
     made = read_scene(tmp_path / "out")
     assert made.num_views == (8 if name == "prepare" else 6) and (name == "prepare" or made.depth_files is not None)
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
+
+
+def test_a_second_one_that_replaces_a_folder_stops_and_the_first_is_not_disturbed(tmp_path: Path):
+    target = tmp_path / "out"
+    with replaced_folders([target]) as (fresh,):
+        (fresh / "a").write_text("first")
+        with pytest.raises(PmniError, match=f"^{target}: is being written by another process; wait until"):
+            with replaced_folders([target]):
+                pytest.fail("two at once")
+        assert not target.exists()
+    assert (target / "a").read_text() == "first"
+    with replaced_folders([target]) as (fresh,):  # the first has ended
+        (fresh / "a").write_text("second")
+    assert (target / "a").read_text() == "second" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 # ---- suites ---------------------------------------------------------------------------------------------------------

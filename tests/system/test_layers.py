@@ -19,7 +19,7 @@ LAYERS = (
     ("training",),
     ("export",),
     ("evaluation", "baselines"),
-    ("report", "studies", "viewer", "synth"),
+    ("report", "studies", "viewer", "synth", "objects"),
     ("commands",),
     ("pmni_pipeline", "pmni_config", "cli", "__main__"),
 )

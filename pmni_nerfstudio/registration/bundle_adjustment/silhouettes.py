@@ -20,12 +20,15 @@ _COARSE_SAMPLES, _FINE_SAMPLES = 65, 9
 """Samples along a ray, and again about the smallest of them."""
 
 
-def contour(mask: Bool[np.ndarray, "h w"], margin_px: float = 1.5) -> Float[np.ndarray, "p 2"]:
+def contour(
+    mask: Bool[np.ndarray, "h w"], margin_px: float = 1.5, unknown: Bool[np.ndarray, "h w"] | None = None
+) -> Float[np.ndarray, "p 2"]:
     """Sub-pixel contour of a mask: points (x, y), about a pixel apart, pixel centers at integers.
 
     A slight blur smooths the staircase of the binary mask without moving its contour on average. Points near the image
     border are dropped, since the border may cut the object, and so are contours of fewer than 12 points: small holes and
-    specks are more often errors of the mask than shape.
+    specks are more often errors of the mask than shape. Where the mask borders on unknown pixels, something else cuts the
+    object off, and its own outline is not seen.
     """
     smooth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.7, borderType=cv2.BORDER_REPLICATE)
     height, width = mask.shape
@@ -34,14 +37,19 @@ def contour(mask: Bool[np.ndarray, "h w"], margin_px: float = 1.5) -> Float[np.n
         return np.zeros((0, 2))
     points = np.concatenate(curves)
     upper = np.array([width, height]) - 1 - margin_px
-    return points[((points >= margin_px) & (points <= upper)).all(axis=1)]
+    points = points[((points >= margin_px) & (points <= upper)).all(axis=1)]
+    if unknown is None:
+        return points
+    near = cv2.dilate(unknown.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    column, row = np.rint(points).astype(int).T
+    return points[~near[row, column]]
 
 
 def contours(views: Views, max_points: int) -> list[Float[np.ndarray, "p 2"]]:
     """Contours of all masks, each thinned to at most `max_points` points."""
     out = []
-    for mask in views.masks:
-        points = contour(mask)
+    for i, mask in enumerate(views.masks):
+        points = contour(mask, unknown=None if views.unknown is None else views.unknown[i])
         out.append(points[:: max(1, -(-len(points) // max_points))])
     return out
 

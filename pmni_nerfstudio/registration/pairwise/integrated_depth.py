@@ -76,6 +76,7 @@ def integrate_views(views: Views, integrate: Integrate) -> IntegratedDepthMaps:
     """
     n, height, width = views.masks.shape
     distances_px = mask_distances(views.masks)
+    beyond_px = distances_px if views.unknown is None else mask_distances(views.possible)
     rays = _pixel_rays(views)
     depths = np.full((n, height, width), np.nan, np.float32)
     centers, radius = np.empty((n, 3)), np.empty(n)
@@ -89,7 +90,7 @@ def integrate_views(views: Views, integrate: Integrate) -> IntegratedDepthMaps:
         radius[i] = np.linalg.norm(rays[i][mask] - centers[i], axis=1).max()
     distance = OBJECT_RADIUS / float(radius.max())
     footprint = distance / views.focal[:, None, None]
-    contour_distances = (footprint * distances_px).astype(np.float32)
+    contour_distances = (footprint * beyond_px).astype(np.float32)
     return IntegratedDepthMaps(views, distance * depths, distance * centers, distance, contour_distances)
 
 

@@ -132,7 +132,7 @@ class _MatchingInputs:
         extent, size = max(1.0, options.planes.reach), 65
         points = grid_points(size).reshape(-1, 3).numpy() * extent
         hull = torch.from_numpy(
-            hull_distance(points, mask_distances(small.masks), small.K, poses.c2w(), _hull_votes(views))
+            hull_distance(points, mask_distances(small.possible), small.K, poses.c2w(), _hull_votes(views))
         )
         return _MatchingInputs(
             small, world_normal_channels(small, poses), along_x, along_y, hull.view(1, size, size, size), extent
@@ -243,7 +243,7 @@ def fused_surface(depths: DepthMaps, views: Views, poses: Poses, resolution: int
     """Fuse depth maps into one surface within the visual hull of the full-resolution masks."""
     voxel = 2.0 / (resolution - 1)
     points = grid_points(resolution).reshape(-1, 3).numpy().astype(np.float64)
-    hull = hull_distance(points, mask_distances(views.masks), views.K, poses.c2w(), _hull_votes(views))
+    hull = hull_distance(points, mask_distances(views.possible), views.K, poses.c2w(), _hull_votes(views))
     outside = np.maximum(hull - 0.5 * voxel, np.linalg.norm(points, axis=1) - 1.0)
     sdf = np.maximum(outside, -options.truncation_voxels * voxel).astype(np.float32)
     near = np.flatnonzero(outside < options.truncation_voxels * voxel)
@@ -271,7 +271,7 @@ def hull_agreement(views: Views, poses: Poses, side: int = 64, resolution: int =
     """
     stride = max(1, round(max(views.height, views.width) / side))
     small = views.downsampled(stride)
-    hull = Surface(visual_hull(small.masks, small.K, poses.c2w(), resolution, _hull_votes(views)).numpy())
+    hull = Surface(visual_hull(small.possible, small.K, poses.c2w(), resolution, _hull_votes(views)).numpy())
     if not hull.exists:
         return 0.0
     z = hull.depths(small, poses)
