@@ -61,6 +61,7 @@ RUN = {
     "python examples/06_poses_to_colmap.py": "",
     "python examples/07_plot_training.py": "",
     "python examples/08_texture.py": "--faces 2000 --size 256",
+    "python examples/10_onnx_sphere_tracing.py": "",
     "python benchmarks/run_all.py": "--quick --only bench_integration.py",
     "python benchmarks/bench_cuda.py": "--device cpu --steps 4 --views 4 --width 48 --height 40 --rays 450",
 }
