@@ -33,6 +33,8 @@ from pmni_nerfstudio.report.curves import metric_name, read_curves
 from pmni_nerfstudio.report.frames import display_frame
 from pmni_nerfstudio.report.settings import MAIN_SETTINGS
 from pmni_nerfstudio.report.strips import errors_deg, scale_end_deg, view_strips
+from pmni_nerfstudio.studies.comparison import write_comparison
+from pmni_nerfstudio.studies.job import JobResult
 
 VIEWS = 5
 ERROR_DEG = 3.0
@@ -411,3 +413,32 @@ def test_a_mesh_is_colored_by_its_errors(evaluated: Path, page: str):
     assert re.fullmatch(r"mean \d+(\.\d+)? deg", surface["errors"][1]["mean"])
     assert [group["label"] for group in cameras["cameras"]] == ["given", "refined"]
     assert cameras["cameras"][1]["names"][3] == "03, refined"
+
+
+def test_meshes_of_a_comparison_lie_over_each_other(evaluated: Path, tmp_path: Path):
+    """Also those of methods whose worlds differ from the truth's: here by a turn, a scale and a shift."""
+    other = np.eye(4)
+    other[:3, :3] = 2.5 * np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    other[:3, 3] = [7, -30, 12]
+    results = []
+    for name, similarity in (("given", np.eye(4)), ("free", other)):
+        folder = tmp_path / name / "result"
+        shutil.copytree(evaluated, folder)
+        mesh = trimesh.load_mesh(evaluated / "mesh.ply", process=False).apply_transform(similarity)
+        mesh.export(folder / "mesh.ply")
+        np.save(folder / "poses.npy", transform_poses(similarity, np.load(evaluated / "poses.npy")))
+        record = json.loads((folder / "metrics.json").read_text())
+        record["similarity"] = None if name == "given" else np.linalg.inv(similarity).tolist()
+        (folder / "metrics.json").write_text(json.dumps(record))
+        results.append(JobResult(name, record["scene"], 1, 1.0, 1.0, record, None, str(folder.parent)))
+    write_comparison(tmp_path / "compare.html", Path(record["scene"]), results)
+    (view,) = contents((tmp_path / "compare.html").read_text(), "scene")
+    assert [surface["name"] for surface in view["surfaces"]] == ["given", "free"]
+    bounds = []
+    for surface in view["surfaces"]:
+        steps = np.frombuffer(base64.b64decode(surface["positions"]), dtype="<u2").reshape(-1, 4)[:, :3]
+        points = surface["reach"] * (steps / 32767.5 - 1)
+        bounds.append([points.min(axis=0), points.max(axis=0)])
+        distance, normal = surface["errors"]
+        assert float(distance["mean"].split()[1]) < 0.2 and float(normal["mean"].split()[1]) < 10
+    np.testing.assert_allclose(bounds[0], bounds[1], atol=0.01)
