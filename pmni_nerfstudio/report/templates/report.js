@@ -8,8 +8,10 @@ const draw = target => {
   else drawView(target, contents);
 };
 const drawView = (target, contents) => {
-  if (document.createElement("canvas").getContext("webgl2")) new View3d(target, contents);
-  else target.append(element("p", {className: "note", textContent: `This browser has no WebGL 2: ${contents.alt} cannot be shown.`}));
+  // One context only: opening one takes a tenth of a second.
+  const canvas = element("canvas", {tabIndex: 0}), context = canvas.getContext("webgl2", {antialias: true});
+  if (context) new View3d(target, contents, canvas, context);
+  else target.append(element("p", {className: "note caption", textContent: `This browser has no WebGL 2. Not shown: ${contents.alt}.`}));
 };
 const observer = new IntersectionObserver(entries => {
   for (const {isIntersecting, target} of entries) if (isIntersecting) draw(target);

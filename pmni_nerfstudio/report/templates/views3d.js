@@ -15,7 +15,7 @@ const element = (name, properties = {}, ...children) => {
 };
 
 class View3d {
-  constructor(host, contents) {
+  constructor(host, contents, canvas, context) {
     this.host = host;
     this.contents = contents;
     this.coloring = SHADED;
@@ -23,12 +23,12 @@ class View3d {
     this.showsField = false;
     this.split = 0.5;
     this.shown = [0, Math.min(1, contents.surfaces.length - 1)];
-    this.canvas = element("canvas", {tabIndex: 0});
+    this.canvas = canvas;
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", contents.alt);
     this.frame = element("div", {className: "frame"}, this.canvas);
     host.append(this.frame);
-    this.renderer = new libraries.WebGLRenderer({canvas: this.canvas, antialias: true, alpha: true});
+    this.renderer = new libraries.WebGLRenderer({canvas, context, alpha: true});
     this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
     this.scene = new libraries.Scene();
     this.addCamera();
