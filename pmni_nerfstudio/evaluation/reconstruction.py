@@ -124,7 +124,9 @@ def reconstruction_from_run(
         method=run.config.method_name,
         render=render,
         registration=None if statistics is None else verdict_record(statistics),
-        sample_field=lambda: sample_field(model.field.sdf, unit_mesh, scene.world_from_unit, device=model.device),
+        sample_field=lambda: sample_field(
+            model.field.sdf, unit_mesh, scene.world_from_unit, device=model.device, max_memory=max_memory
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-from pmni_nerfstudio.chunks import Chunks
+from pmni_nerfstudio.chunks import chunks_within
 from pmni_nerfstudio.data.npz import read_npz, write_npz
 from pmni_nerfstudio.errors import PmniError
 
@@ -47,6 +47,7 @@ def sample_field(
     *,
     resolution: int = 128,
     device: torch.device | str = "cpu",
+    max_memory: int | None = None,
 ) -> FieldVolume:
     """Sample a field around its mesh; only voxels near the surface are evaluated.
 
@@ -56,12 +57,21 @@ def sample_field(
         world_from_unit: similarity to the data world.
         resolution: grid vertices along the longest side of the mesh's bounding box, margins included.
         device: device of the points that `sdf` is called with.
+        max_memory: bytes that one call may take, beyond what is already allocated; None for no limit.
+
+    Raises:
+        PmniError: memory does not suffice for the smallest chunk.
     """
     low, high = mesh.bounds
     voxel = float((high - low).max()) / (resolution - 1 - 2 * _MARGIN)
     origin = low - _MARGIN * voxel
     shape = np.ceil((high - low) / voxel).astype(int) + 1 + 2 * _MARGIN
-    chunks = Chunks(_CHUNK, "points")
+
+    @torch.no_grad()
+    def probe(count: int) -> None:
+        sdf(torch.zeros(count, 3, device=device))
+
+    chunks = chunks_within(max_memory, _CHUNK, "points", probe)
 
     @torch.no_grad()
     def distances(index: Int[np.ndarray, "p 3"]) -> Float[np.ndarray, "p"]:

@@ -98,6 +98,7 @@ class Workspace:
         take_photographs(read_scene(folder / "scene"), trained.shape)
         np.save(folder / "points.npy", np.random.default_rng(0).uniform(-30, 30, (100, 3)))
         cli.main(self.words("pmni convert DIR --to sdfstudio --output-dir SDF")[1:])
+        cli.main(self.words("pmni export --load-config CONFIG --output-dir OUT --format onnx")[1:])
 
     def words(self, command: str) -> list[str]:
         """Words of a command with these paths."""
