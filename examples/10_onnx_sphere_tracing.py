@@ -30,13 +30,13 @@ def main(model: Path, picture: Path, /, size: int = 256) -> None:
     points = (center + radius * np.stack([u, -depth, -v], axis=1)).astype(np.float32)
     moving, traveled = np.flatnonzero(inside), np.zeros(len(points))
     for _ in range(200):
-        distance = field.run(["distance"], {"points": points[moving]})[0]
+        distance = np.asarray(field.run(["distance"], {"points": points[moving]})[0])
         step = 0.9 * distance  # the field is close to a distance, but may exceed it
         points[moving, 1] += step
         traveled[moving] += step
         moving = moving[(np.abs(distance) > 1e-4 * radius) & (traveled[moving] < 2 * depth[moving] * radius)]
     hit = inside & (traveled < 2 * depth * radius)
-    gradient = field.run(["gradient"], {"points": points[hit]})[0]
+    gradient = np.asarray(field.run(["gradient"], {"points": points[hit]})[0])
     colors = np.full((size * size, 3), 255, dtype=np.uint8)
     colors[hit] = 127.5 + 127.5 * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
     picture.write_bytes(png(colors.reshape(size, size, 3)))
