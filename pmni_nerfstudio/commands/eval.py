@@ -144,9 +144,15 @@ class EvalCommand:
         from pmni_nerfstudio.data.result_files import write_mesh
         from pmni_nerfstudio.evaluation.stored_result import MESH_FILE
         from pmni_nerfstudio.export.cameras import write_result_cameras
+        from pmni_nerfstudio.export.field_volume import FIELD_FILE, write_field_volume
         from pmni_nerfstudio.export.maps import make_map_folders
 
-        write_mesh(folder / MESH_FILE, result.mesh)
+        files = [folder / MESH_FILE]
+        write_mesh(files[0], result.mesh)
+        (folder / FIELD_FILE).unlink(missing_ok=True)  # that of an earlier evaluation would belong to another mesh
+        if result.sample_field is not None:
+            files.append(folder / FIELD_FILE)
+            write_field_volume(files[-1], result.sample_field())
         if result.c2w is None or scene is None:
-            return [folder / MESH_FILE]
-        return [folder / MESH_FILE, *write_result_cameras(folder, scene, result.c2w), *make_map_folders(folder)]
+            return files
+        return [*files, *write_result_cameras(folder, scene, result.c2w), *make_map_folders(folder)]

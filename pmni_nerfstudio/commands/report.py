@@ -29,7 +29,7 @@ class ReportCommand:
         Raises:
             PmniError: The folder has no metrics.json, contains an invalid file, or is not writable.
         """
-        # plotly, open3d and nerfstudio take seconds to import, which would slow down `--help`.
+        # open3d and nerfstudio take seconds to import, which would slow down `--help`.
         from rich.console import Console
 
         from pmni_nerfstudio.evaluation.stored_result import read_evaluated_result

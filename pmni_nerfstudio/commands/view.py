@@ -51,7 +51,7 @@ class ViewCommand:
         port = self._port()
         import viser
 
-        from pmni_nerfstudio.viewer.displayed_result import read_displayed_result
+        from pmni_nerfstudio.evaluation.displayed_result import read_displayed_result
         from pmni_nerfstudio.viewer.view import ResultPage
 
         displayed = read_displayed_result(

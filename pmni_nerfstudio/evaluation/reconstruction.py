@@ -20,6 +20,7 @@ from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.registration.statistics import read_verdict, verdict_record
 
 if TYPE_CHECKING:
+    from pmni_nerfstudio.export.field_volume import FieldVolume
     from pmni_nerfstudio.export.maps import RenderedView
     from pmni_nerfstudio.training.trained_run import Device, Run
 
@@ -45,6 +46,8 @@ class Reconstruction:
     render: Renderer
     registration: dict[str, Any] | None = None
     """Verdict of the registration (see `verdict_record`), if one is known."""
+    sample_field: Callable[[], FieldVolume] | None = None
+    """Samples the signed distance field; None if there is none, as for meshes from files."""
 
 
 def reconstruction_from_files(
@@ -85,6 +88,7 @@ def reconstruction_from_run(
     """
     from pmni_nerfstudio.data.dataset import PmniDataset
     from pmni_nerfstudio.export.cameras import data_world_poses
+    from pmni_nerfstudio.export.field_volume import sample_field
     from pmni_nerfstudio.export.maps import limit_ray_memory, render_views
     from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
     from pmni_nerfstudio.geometry.mesh import transformed_mesh
@@ -97,8 +101,8 @@ def reconstruction_from_run(
         return _baseline_reconstruction(run, resolution, max_memory)
     scene, poses = dataset.scene, model.camera_optimizer
     limit_ray_memory(model, max_memory)
-    mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
-    mesh = transformed_mesh(mesh, scene.world_from_unit)
+    unit_mesh = extract_mesh(model.field.sdf, resolution, device=model.device, max_memory=max_memory)
+    mesh = transformed_mesh(unit_mesh, scene.world_from_unit)
     c2w = data_world_poses(scene, dataset.views, poses.c2w_opencv_double())
     trained = np.zeros(scene.num_views, dtype=bool)
     trained[list(dataset.views)] = True
@@ -110,9 +114,20 @@ def reconstruction_from_run(
         cameras = nerfstudio_cameras(scene.K, unit, scene.width, scene.height, cam_idx=False)
         return render_views(model, cameras, scene.world_from_unit)
 
-    method, statistics = run.config.method_name, model.registration_statistics
-    registration = None if statistics is None else verdict_record(statistics)
-    return scene, Reconstruction(run.config_path, mesh, c2w, trained, not poses.enabled, method, render, registration)
+    statistics = model.registration_statistics
+    return scene, Reconstruction(
+        run.config_path,
+        mesh,
+        c2w,
+        trained,
+        calibrated=not poses.enabled,
+        method=run.config.method_name,
+        render=render,
+        registration=None if statistics is None else verdict_record(statistics),
+        sample_field=lambda: sample_field(
+            model.field.sdf, unit_mesh, scene.world_from_unit, device=model.device, max_memory=max_memory
+        ),
+    )
 
 
 def _baseline_reconstruction(run: Run, resolution: int, max_memory: int | None) -> tuple[Scene, Reconstruction]:

@@ -21,6 +21,7 @@ from pmni_nerfstudio.evaluation.evaluate import reference_normals
 from pmni_nerfstudio.evaluation.ground_truth import find_ground_truth, given_poses
 from pmni_nerfstudio.evaluation.metrics_file import METRICS_FILE, Record
 from pmni_nerfstudio.export.cameras import CAMERAS, POSES, TRANSFORMS, with_result_intrinsics
+from pmni_nerfstudio.export.field_volume import FIELD_FILE, FieldVolume, read_field_volume
 from pmni_nerfstudio.export.maps import NORMALS
 from pmni_nerfstudio.export.registration import SURFACE
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z
@@ -155,6 +156,12 @@ class StoredResult:
         mesh = read_mesh(self.mesh_file)
         mesh.merge_vertices()
         return mesh
+
+    @cached_property
+    def field_volume(self) -> FieldVolume | None:
+        """Signed distance field near the surface."""
+        path = self.folder / FIELD_FILE
+        return read_field_volume(path) if path.is_file() else None
 
     @cached_property
     def c2w(self) -> np.ndarray | None:

@@ -17,8 +17,8 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.encodings import LevelEncoding, TableEncoding
 from pmni_nerfstudio.fields.trilinear import dense_index
 
-# Primes of the paper; the first coordinate is not scrambled, for cache coherence.
-_PRIMES = (1, 2654435761, 805459861)
+PRIMES = (1, 2654435761, 805459861)
+"""Primes of the paper by axis; the first coordinate is not scrambled, for cache coherence."""
 
 
 def tcnn_usable() -> bool:
@@ -56,7 +56,7 @@ class HashEncoding(TableEncoding):
         if vertices**3 <= self.table_entries:
             return dense_index(cell, vertices)
         # Multiply before combining corners: two products per axis instead of eight. 2^11 vertices * 2^32 fit in int64.
-        x, y, z = (torch.stack([along, along + 1]) * prime for along, prime in zip(cell, _PRIMES))
+        x, y, z = (torch.stack([along, along + 1]) * prime for along, prime in zip(cell, PRIMES))
         hashed = x[:, None, None] ^ y[:, None] ^ z
         return (hashed & (self.table_entries - 1)).view(8, -1)
 

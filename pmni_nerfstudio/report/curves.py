@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from pmni_nerfstudio.report.figures import COLORS, layout
+from pmni_nerfstudio.report.charts import COLORS, Line, chart
 
 LOSSES = "Train Loss Dict/"
 
@@ -40,29 +40,23 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     return {tag: _curve(values) for tag, values in points.items()}
 
 
-def loss_figure(curves: dict[str, Curve]) -> go.Figure | None:
-    """Plot every loss term over the steps on a logarithmic scale; None if there is none."""
+def loss_chart(curves: dict[str, Curve]) -> dict[str, Any] | None:
+    """Chart of every loss term over the steps on a logarithmic scale; None if there is none."""
     terms = {tag.removeprefix(LOSSES): curve for tag, curve in curves.items() if tag.startswith(LOSSES)}
     if not terms:
         return None
+    lines = [
+        Line(name.removesuffix("_loss"), curve.steps, curve.values, COLORS[i % len(COLORS)])
+        for i, (name, curve) in enumerate(terms.items())
+    ]
     if "Train Loss" in curves:
-        terms["sum"] = curves["Train Loss"]
-    # Below the plot, the legend takes nothing of a narrow page's width and hides no curve.
-    legend = {"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0}
-    figure = go.Figure(layout=layout(height=420, hovermode="x unified", showlegend=True, legend=legend))
-    for i, (name, curve) in enumerate(terms.items()):
-        color = "#333" if name == "sum" else COLORS[i % len(COLORS)]
-        style = {"color": color, "width": 1.2 if name == "sum" else 1.8, "dash": "dot" if name == "sum" else "solid"}
-        # a logarithmic axis has no zero
-        values = np.where(curve.values > 0, curve.values, np.nan)
-        figure.add_scatter(x=curve.steps, y=values, name=name.removesuffix("_loss"), line=style, mode="lines")
-    figure.update_yaxes(type="log", dtick=1, title="weighted loss", exponentformat="power")
-    figure.update_xaxes(title="step")
-    return figure
+        lines.append(Line("sum", curves["Train Loss"].steps, curves["Train Loss"].values, None, dashed=True))
+    alt = f"Weighted losses over the training steps: {', '.join(line.name for line in lines)}"
+    return chart(lines, alt=alt, x_label="step", y_label="weighted loss", height=360, logarithmic=True)
 
 
-def metric_figures(curves: dict[str, Curve], units: str) -> dict[str, go.Figure]:
-    """Plot pose errors and the other metrics over the steps, by readable name."""
+def metric_charts(curves: dict[str, Curve], units: str) -> dict[str, dict[str, Any]]:
+    """Charts of pose errors and the other metrics over the steps, by readable name."""
     found = {}
     for prefix in _METRICS:
         for tag, curve in curves.items():
@@ -70,17 +64,9 @@ def metric_figures(curves: dict[str, Curve], units: str) -> dict[str, go.Figure]
             if not tag.startswith(prefix) or tag.endswith(_IDLE) or not curve.values.any():
                 continue
             name = metric_name(tag, units)
-            figure = go.Figure(layout=layout(height=180, margin={"l": 48, "r": 12, "t": 8, "b": 36}))
-            figure.add_scatter(
-                x=curve.steps,
-                y=curve.values,
-                name=name,
-                mode="lines+markers" if len(curve.steps) < 25 else "lines",
-                line={"color": COLORS[0] if prefix == _METRICS[0] else COLORS[2], "width": 1.8},
-            )
-            figure.update_xaxes(nticks=5, title="step")
-            figure.update_yaxes(nticks=5, rangemode="tozero")
-            found[name] = figure
+            color = COLORS[0] if prefix == _METRICS[0] else COLORS[2]
+            line = Line(name, curve.steps, curve.values, color, points=len(curve.steps) < 25)
+            found[name] = chart([line], alt=f"{name} over the training steps", x_label="step")
     return found
 
 

@@ -1,177 +1,173 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interactive Plotly figures of the mesh and the cameras.
+"""Contents of the page's 3D views: surfaces, fields and cameras in the display frame, drawn by templates/views3d.js.
 
-Figures use a display frame: the object is centered at the origin with radius 1, and z points up as the cameras see it,
-so that Plotly's turntable keeps the object upright and its shading is independent of the data's units.
+Arrays are base64 strings of little-endian numbers in the smallest type that the display needs.
 """
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import trimesh
 
-from pmni_nerfstudio.evaluation.metrics import object_radius
-
-COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568", "#b7791f", "#319795")
-"""Color cycle of curves."""
+from pmni_nerfstudio.export.field_volume import BAND, FieldVolume
+from pmni_nerfstudio.report.frames import Frame
 
 GIVEN_COLOR, REFINED_COLOR = "#dd8452", "#2b6cb0"
 """Colors of the given and the refined cameras."""
 
-HEIGHT = 560
-"""Height of the figures in pixels."""
-
 MAX_DISTANCE = 3.0
 """Maximum displayed distance of the cameras, in radii of the object; greater distances are reduced by a common factor."""
 
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12.5, "color": "#333"}
-_CLAY = "#dccdb8"
-_LIGHT = {"ambient": 0.3, "diffuse": 0.75, "specular": 0.2, "roughness": 0.45, "fresnel": 0.05}
-_LAMP = {"x": 60_000, "y": -60_000, "z": 1000}
-"""Light from the viewer's upper left, whatever the view. (Found by trial: Plotly applies the view's projection to these
-values, which therefore are no coordinates.)"""
-_MIN_MEAN_UP = 0.3
-"""Minimum length of the cameras' mean up vector; below, the cameras have no common up direction."""
+_RAMP = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """Display frame: display = rotation @ (world - center) / radius."""
+class VertexErrors:
+    """Errors at the vertices of a surface, as one of the ways to color it."""
 
-    center: np.ndarray
-    """(3,) center of the object, in the data's world."""
-    radius: float
-    """Radius of the object, in the data's units."""
-    rotation: np.ndarray
-    """(3, 3) rotation from the data's world to the display frame."""
-    eye: np.ndarray
-    """(3,) unit vector towards the first camera, in the display frame."""
-
-    def points(self, world: np.ndarray) -> np.ndarray:
-        """Transform points (..., 3) from the data's world to the display frame."""
-        return (world - self.center) @ self.rotation.T / self.radius
+    name: str
+    values: np.ndarray
+    """(V,) errors; NaN where they are unknown."""
+    end: float
+    """Upper end of the color scale."""
+    units: str
 
 
-def display_frame(mesh: trimesh.Trimesh, c2w: np.ndarray | None) -> Frame:
-    """Display frame in which the object is upright and faces the first camera.
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A mesh to be displayed."""
+
+    name: str
+    mesh: trimesh.Trimesh
+    """Mesh of some ten thousand faces, in the data's world."""
+    frame: Frame
+    errors: Sequence[VertexErrors] = ()
+    volume: FieldVolume | None = None
+    """Signed distance field, in the data's world."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraSet:
+    """Cameras to be displayed."""
+
+    label: str
+    color: str
+    c2w: np.ndarray
+    """(N, 4, 4) poses in the data's world, OpenCV axes."""
+    names: Sequence[str] = field(default=())
+
+
+def surface_view(surfaces: Sequence[Surface], *, alt: str) -> dict[str, Any]:
+    """Contents of a 3D view of one or several surfaces, initially seen from the first camera.
 
     Args:
-        mesh: Mesh in the data's world.
-        c2w: (N, 4, 4) poses in the same world, OpenCV axes; None: z is up.
+        surfaces: surfaces; the page has a slider that divides the view between two of them.
+        alt: description for readers who cannot see the view.
     """
-    center = mesh.bounds.mean(axis=0)
-    radius = object_radius(mesh)
-    if c2w is None:
-        return Frame(center, radius, np.eye(3), np.array([0.8, -0.6, 0.3]) / np.linalg.norm([0.8, -0.6, 0.3]))
-    # Cameras around an object may all look down on it: their mean up vector is vertical though none of them is.
-    up = -c2w[:, :3, 1].mean(axis=0)
-    if np.linalg.norm(up) < _MIN_MEAN_UP:
-        up = -c2w[0, :3, 1]
-    z = up / np.linalg.norm(up)
-    towards = c2w[0, :3, 3] - center
-    y = -(towards - z * (towards @ z))
-    if np.linalg.norm(y) < 1e-6 * np.linalg.norm(towards):  # viewed along the up direction
-        y = -c2w[0, :3, 1] - z * (-c2w[0, :3, 1] @ z)
-    y /= np.linalg.norm(y)
-    rotation = np.stack([np.cross(y, z), y, z])
-    return Frame(center, radius, rotation, rotation @ towards / np.linalg.norm(towards))
-
-
-def layout(**changes: Any) -> dict[str, Any]:
-    """Common layout of all figures, with changes."""
-    common = {
-        "template": "none",
-        "font": _FONT,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "#fbfbfa",
-        "margin": {"l": 60, "r": 12, "t": 12, "b": 44},
-        "showlegend": False,
-        "hoverlabel": {"font": _FONT},
+    return {
+        "alt": alt,
+        "eye": _rounded(surfaces[0].frame.eye),
+        "reach": 1.0,
+        "surfaces": [_surface(surface) for surface in surfaces],
+        "cameras": [],
+        "ramp": _color_ramp(),
     }
-    return common | changes
 
 
-def mesh_figure(mesh: trimesh.Trimesh, frame: Frame) -> go.Figure:
-    """Figure of a mesh, initially viewed from the first camera.
+def camera_view(surface: Surface, cameras: Sequence[CameraSet], *, alt: str) -> dict[str, Any]:
+    """Contents of a 3D view of cameras around a surface, each a small pyramid that opens in its viewing direction.
 
-    Args:
-        mesh: Mesh in the data's world, of some ten thousand faces.
-        frame: Display frame.
+    Thin lines connect the cameras of a set with those of the next.
     """
-    return go.Figure([_clay(mesh, frame)], _space(frame.eye, 1.3, 1.0))
-
-
-def camera_figure(
-    mesh: trimesh.Trimesh | None, frame: Frame, cameras: Sequence[tuple[str, str, np.ndarray]], names: Sequence[str]
-) -> go.Figure:
-    """Figure of sets of cameras around a mesh, each camera a small pyramid that opens in its viewing direction.
-
-    Args:
-        mesh: Mesh in the data's world, which may be coarse.
-        frame: Display frame.
-        cameras: Label, color and poses (N, 4, 4) of each set, in the data's world, OpenCV axes. Thin lines connect the
-            cameras of a set with those of the next.
-        names: Names of the N views.
-    """
-    traces: list[Any] = [] if mesh is None else [_clay(mesh, frame)]
-    scale = camera_scale(frame, [poses for _, _, poses in cameras])
-    centers = [frame.points(poses[:, :3, 3]) * scale for _, _, poses in cameras]
+    frame = surface.frame
+    scale = camera_scale(frame, [group.c2w for group in cameras])
+    centers = [frame.points(group.c2w[:, :3, 3]) * scale for group in cameras]
     size = 0.16 * min(MAX_DISTANCE, float(np.median(np.linalg.norm(np.concatenate(centers), axis=1))))
-    for (label, color, poses), center in zip(cameras, centers):
-        traces.append(_lines(_pyramids(center, frame.rotation @ poses[:, :3, :3], size), color, 2.5, label))
-        traces.append(
-            go.Scatter3d(
-                **_xyz(center),
-                mode="markers",
-                marker={"size": 3, "color": color},
-                hovertext=[f"{name}, {label}" for name in names],
-                hoverinfo="text",
-                showlegend=False,
-            )
-        )
-    for start, end in zip(centers, centers[1:]):
-        traces.append(_lines(np.stack([start, end], axis=1), "#999", 1.5, None))
-    reach = float(np.abs(np.concatenate(centers)).max()) + size
-    figure = go.Figure(traces, _space(frame.eye + [0, 0, 0.45], 1.25, reach))
-    figure.update_layout(showlegend=True, legend={"x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,.7)"})
-    return figure
-
-
-def bias_figure(curve_deg: Sequence[tuple[float, float]]) -> go.Figure:
-    """Curve of a reflectance bias: pairs of the angle between normal and viewing direction and the tilt, in degrees."""
-    angles, tilts = zip(*curve_deg)
-    line = {"color": COLORS[0], "shape": "spline"}
-    axes = {
-        "xaxis": {"title": {"text": "angle between normal and viewing direction (deg)"}, "dtick": 15},
-        "yaxis": {"title": {"text": "tilt away from the viewer (deg)"}},
+    sets = [
+        {
+            "label": group.label,
+            "color": group.color,
+            "names": [f"{name}, {group.label}" for name in group.names],
+            "centers": _encoded(center.astype("<f4")),
+            "lines": _encoded(_pyramids(center, frame.rotation @ group.c2w[:, :3, :3], size).astype("<f4")),
+        }
+        for group, center in zip(cameras, centers)
+    ]
+    links = [np.stack(pair, axis=1) for pair in zip(centers, centers[1:])]
+    return {
+        "alt": alt,
+        "eye": _rounded(frame.eye + [0, 0, 0.45]),
+        "reach": float(np.linalg.norm(np.concatenate(centers), axis=1).max()) + size,
+        "surfaces": [_surface(surface)],
+        "cameras": sets,
+        "links": _encoded(np.concatenate([np.zeros((0, 2, 3)), *links]).astype("<f4")),
+        "ramp": _color_ramp(),
     }
-    return go.Figure([go.Scatter(x=angles, y=tilts, line=line)], layout(height=260, **axes))
 
 
 def camera_scale(frame: Frame, sets: Sequence[np.ndarray]) -> float:
-    """Factor by which `camera_figure` scales the cameras' distances from the object: 1 unless they are distant."""
+    """Factor by which `camera_view` scales the cameras' distances from the object: 1 unless they are distant."""
     distance = np.linalg.norm(frame.points(np.concatenate(sets)[:, :3, 3]), axis=1)
     return min(1.0, MAX_DISTANCE / float(np.median(distance)))
 
 
-def _clay(mesh: trimesh.Trimesh, frame: Frame) -> go.Mesh3d:
-    # small types reduce the size of the page
-    faces = np.asarray(mesh.faces, dtype=np.uint16 if len(mesh.vertices) <= 1 << 16 else np.uint32)
-    return go.Mesh3d(
-        **_xyz(frame.points(np.asarray(mesh.vertices))),
-        i=faces[:, 0].copy(),
-        j=faces[:, 1].copy(),
-        k=faces[:, 2].copy(),
-        color=_CLAY,
-        lighting=_LIGHT,
-        lightposition=_LAMP,
-        hoverinfo="skip",
-    )
+def _surface(surface: Surface) -> dict[str, Any]:
+    mesh, frame = surface.mesh, surface.frame
+    points = frame.points(np.asarray(mesh.vertices))
+    reach = float(np.abs(points).max())
+    faces = np.asarray(mesh.faces, dtype="<u2" if len(points) <= 1 << 16 else "<u4")
+    # Rows of four numbers, as GPUs want them; the fourth is unused.
+    positions, directions = np.zeros((len(points), 4), "<u2"), np.zeros((len(points), 4), np.int8)
+    positions[:, :3] = np.round((points / reach + 1) * 32767.5)
+    directions[:, :3] = np.round(127 * (np.asarray(mesh.vertex_normals) @ frame.rotation.T))
+    return {
+        "name": surface.name,
+        "reach": reach,
+        "positions": _encoded(positions),
+        "normals": _encoded(directions),
+        "faces": _encoded(faces),
+        "wide": faces.itemsize == 4,
+        "errors": [_errors(errors) for errors in surface.errors],
+        "field": None if surface.volume is None else _field(surface.volume, frame),
+    }
+
+
+def _errors(errors: VertexErrors) -> dict[str, Any]:
+    """Errors as pairs of bytes, the value and whether it is known: pairs can be interpolated."""
+    known = np.isfinite(errors.values)
+    share = np.where(known, errors.values, 0) / max(errors.end, 1e-12)
+    pairs = np.stack([np.round(255 * share.clip(0, 1)), 255 * known], axis=1).astype(np.uint8)
+    mean = f"mean {np.mean(errors.values[known]):.3g} {errors.units}" if known.any() else "unknown everywhere"
+    return {
+        "name": errors.name,
+        "end": f"{errors.end:.3g} {errors.units} and more",
+        "mean": mean,
+        "values": _encoded(pairs),
+    }
+
+
+def _field(volume: FieldVolume, frame: Frame) -> dict[str, Any]:
+    """A volume, x fastest, deflated."""
+    values = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
+    return {
+        "size": list(volume.values.shape),
+        "band": BAND,
+        "matrix": (frame.display_from_world @ volume.world_from_voxel).T.ravel().tolist(),  # columns, as in WebGL
+        "values": base64.b64encode(zlib.compress(values.tobytes(), 9)).decode("ascii"),
+    }
+
+
+def _color_ramp() -> str:
+    """Colors of the error scale, those of the pictures of the views: RGBA bytes."""
+    from matplotlib import colormaps
+
+    return _encoded((255 * colormaps["magma_r"](np.linspace(0, 1, _RAMP))).round().astype(np.uint8))
 
 
 def _pyramids(centers: np.ndarray, rotations: np.ndarray, size: float) -> np.ndarray:
@@ -183,36 +179,9 @@ def _pyramids(centers: np.ndarray, rotations: np.ndarray, size: float) -> np.nda
     return np.concatenate([sides, rims], axis=1).reshape(-1, 2, 3)
 
 
-def _lines(segments: np.ndarray, color: str, width: float, label: str | None) -> go.Scatter3d:
-    """Trace of line segments (n, 2, 3), separated by NaN."""
-    path = np.concatenate([segments, np.full((len(segments), 1, 3), np.nan)], axis=1).reshape(-1, 3)
-    line = {"color": color, "width": width}
-    return go.Scatter3d(
-        **_xyz(path), mode="lines", line=line, name=label, showlegend=label is not None, hoverinfo="skip"
-    )
+def _encoded(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
 
 
-def _xyz(points: np.ndarray) -> dict[str, np.ndarray]:
-    x, y, z = points.astype(np.float32).T.copy()
-    return {"x": x, "y": y, "z": z}
-
-
-def _space(towards: np.ndarray, distance: float, reach: float) -> dict[str, Any]:
-    """Layout of a 3D figure of the cube [-reach, reach]^3.
-
-    Args:
-        towards: (3,) direction from the origin to the viewer.
-        distance: Distance of the viewer in side lengths of the cube.
-        reach: Half the side length of the cube.
-    """
-    eye = distance * towards / np.linalg.norm(towards)
-    axis = {"visible": False, "showspikes": False, "range": [-reach, reach]}
-    scene = {
-        "xaxis": axis,
-        "yaxis": axis,
-        "zaxis": axis,
-        "aspectmode": "cube",
-        "dragmode": "turntable",
-        "camera": {"eye": dict(zip("xyz", eye.tolist())), "up": {"x": 0, "y": 0, "z": 1}},
-    }
-    return layout(height=HEIGHT, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=scene)
+def _rounded(vector: np.ndarray) -> list[float]:
+    return [round(float(value), 5) for value in vector]

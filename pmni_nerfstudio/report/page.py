@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-contained HTML pages from the Jinja templates, style sheet and script in `templates/`."""
+"""Self-contained HTML pages from the Jinja templates, style sheet and scripts in `templates/`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any, Literal
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.report.glossary import explanation
 
 _PACKAGE = "pmni_nerfstudio.report"
+_STYLES = ("templates/report.css", "templates/figures.css")
+_SCRIPTS = tuple(f"templates/{name}.js" for name in ("shaders", "views3d", "controls3d", "charts", "report"))
 _ENVIRONMENT = jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -48,12 +50,17 @@ def note(text: str) -> Markup:
     return render("note", text)
 
 
-def figure(plot: go.Figure) -> Markup:
-    """Render a Plotly figure, drawn when it comes into view."""
-    json = plot.to_json(engine="json")
-    assert json is not None
+def figure(kind: Literal["chart", "scene"], contents: dict[str, Any]) -> Markup:
+    """Render a figure, drawn when it comes into view.
+
+    Args:
+        kind: chart of `report.charts` or 3D view of `report.figures`.
+        contents: what they return.
+    """
     # "<" could end the enclosing script element; within JSON strings, its only occurrences, it may be escaped.
-    return render("plot", Markup(json.replace("<", "\\u003c")))
+    return render(
+        "drawn", kind, contents.get("height"), Markup(json.dumps(contents, allow_nan=False).replace("<", "\\u003c"))
+    )
 
 
 def write_page(path: Path, title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> None:
@@ -65,19 +72,21 @@ def write_page(path: Path, title: str, facts: Sequence[tuple[str, str]], section
         facts: Labels and values shown below the heading.
         sections: Sections in order.
     """
-    has_plots = any('class="plot"' in section.body for section in sections)
+    has_figures = any('<script type="application/json">' in section.body for section in sections)
     html = _ENVIRONMENT.get_template("page.html.jinja").render(
         title=title,
         facts=facts,
         sections=sections,
-        css=_resource("report.css"),
-        javascript=_resource("report.js"),
-        plotly=Markup(get_plotlyjs()) if has_plots else "",
+        css=_resource(*_STYLES),
+        javascript=_resource(*_SCRIPTS),
+        libraries=_resource("libraries/libraries.min.js") if has_figures else "",
         version=metadata.version("pmni-nerfstudio"),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 
-def _resource(name: str) -> Markup:
-    return Markup((resources.files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8"))
+def _resource(*names: str) -> Markup:
+    """Text of package files, joined."""
+    folder = resources.files(_PACKAGE)
+    return Markup("\n").join(Markup((folder / name).read_text(encoding="utf-8")) for name in names)

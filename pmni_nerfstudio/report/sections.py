@@ -21,11 +21,22 @@ from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.geometry.mesh import simplify
 from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.geometry.transforms import scale_of
-from pmni_nerfstudio.report import figures
-from pmni_nerfstudio.report.curves import loss_figure, metric_figures, read_curves
+from pmni_nerfstudio.report.charts import bias_chart
+from pmni_nerfstudio.report.curves import loss_chart, metric_charts, read_curves
+from pmni_nerfstudio.report.figures import (
+    GIVEN_COLOR,
+    REFINED_COLOR,
+    CameraSet,
+    Surface,
+    camera_scale,
+    camera_view,
+    surface_view,
+)
+from pmni_nerfstudio.report.frames import display_frame
 from pmni_nerfstudio.report.page import Section, figure, note, render
 from pmni_nerfstudio.report.settings import main_settings
 from pmni_nerfstudio.report.strips import color_stops, errors_deg, scale_end_deg, view_strips
+from pmni_nerfstudio.report.vertex_errors import surface_errors
 
 FACES = 40_000
 """Maximum number of faces of the displayed mesh."""
@@ -110,7 +121,7 @@ def registration(result: StoredResult) -> Markup:
         f"Reflectance bias: normals lean away from the viewer by {bias['rms_deg']:.2f} ± {bias['std_deg']:.2f} deg (RMS "
         f"over the pixels); {'it was removed' if bias['applied'] else 'it was not removed: ' + bias['reason']}."
     )
-    return table + note(text) + figure(figures.bias_figure(bias["curve_deg"]))
+    return table + note(text) + figure("chart", bias_chart(bias["curve_deg"]))
 
 
 def _turns_deg(result: StoredResult) -> dict[str, float]:
@@ -150,22 +161,22 @@ def curves(result: StoredResult) -> Markup:
     if result.config_file is None:
         return note("No curves: the result has no training run, or its folder is missing.")
     found = read_curves(result.config_file.parent)
-    losses, others = loss_figure(found), metric_figures(found, result.record["units"])
+    losses, others = loss_chart(found), metric_charts(found, result.record["units"])
     if losses is None and not others:
         folder = result.config_file.parent
         return note(f"No curves: {folder} has no TensorBoard events (train with ns-train --vis tensorboard).")
-    parts = [] if losses is None else [figure(losses)]
-    return Markup("").join([*parts, render("plots", [(name, figure(plot)) for name, plot in others.items()])])
+    parts = [] if losses is None else [figure("chart", losses)]
+    return Markup("").join([*parts, render("plots", [(name, figure("chart", plot)) for name, plot in others.items()])])
 
 
 def cameras(result: StoredResult, mesh: trimesh.Trimesh | None) -> Markup:
     """Given and refined cameras around the mesh."""
-    sets = [("given", figures.GIVEN_COLOR, result.given_c2w), ("refined", figures.REFINED_COLOR, result.c2w)]
-    known = [(label, color, c2w) for label, color, c2w in sets if c2w is not None]
+    sets = [("given", GIVEN_COLOR, result.given_c2w), ("refined", REFINED_COLOR, result.c2w)]
+    known = [CameraSet(label, color, c2w, result.names) for label, color, c2w in sets if c2w is not None]
     if mesh is None or not known:
         return note("No cameras: neither the scene nor the result has poses, or the result has no mesh.")
-    frame = figures.display_frame(mesh, known[-1][2])
-    scale = figures.camera_scale(frame, [c2w for _, _, c2w in known])
+    frame = display_frame(mesh, known[-1].c2w)
+    scale = camera_scale(frame, [group.c2w for group in known])
     text = "Each pyramid opens in the viewing direction of its camera."
     if result.given_c2w is None:
         text += " The scene has no given poses." if result.scene is not None else " The scene is not available."
@@ -173,19 +184,24 @@ def cameras(result: StoredResult, mesh: trimesh.Trimesh | None) -> Markup:
         text += " The result has no poses; the scene's are shown."
     if scale < 1:
         text += f" Distances from the object are reduced by a factor of {1 / scale:.1f}."
-    plot = figures.camera_figure(simplify(mesh, CAMERA_FIGURE_FACES), frame, known, result.names)
-    return note(text) + figure(plot)
+    small = simplify(mesh, CAMERA_FIGURE_FACES)
+    surface = Surface(result.title, small, frame)
+    alt = f"{len(known[-1].c2w)} cameras around the mesh of {result.title}"
+    return note(text) + figure("scene", camera_view(surface, known, alt=alt))
 
 
 def mesh(result: StoredResult, small: trimesh.Trimesh | None) -> Markup:
     """Interactive view of the mesh."""
     if result.mesh is None or small is None:
         return note(f"No mesh: {result.folder / MESH_FILE} is missing.")
-    text = "Drag to rotate, scroll to zoom."
+    text = "Drag to rotate, scroll or pinch to zoom."
     if len(small.faces) < len(result.mesh.faces):
         text += f" Simplified to {len(small.faces):,} of its {len(result.mesh.faces):,} faces."
     c2w = result.c2w if result.c2w is not None else result.given_c2w
-    return note(text) + figure(figures.mesh_figure(small, figures.display_frame(small, c2w)))
+    (errors,) = surface_errors([(result, small)])
+    surface = Surface(result.title, small, display_frame(small, c2w), errors, result.field_volume)
+    alt = f"Mesh of {result.title}, {len(small.faces):,} faces, seen from the first camera"
+    return note(text) + figure("scene", surface_view([surface], alt=alt))
 
 
 def settings(result: StoredResult) -> Markup:

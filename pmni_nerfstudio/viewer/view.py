@@ -11,9 +11,9 @@ import trimesh
 import viser
 from jaxtyping import Float, UInt8
 
+from pmni_nerfstudio.evaluation.displayed_result import DisplayedResult
 from pmni_nerfstudio.evaluation.picture import object_windows
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
-from pmni_nerfstudio.viewer.displayed_result import DisplayedResult
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_from_cameras, oblique_direction
 from pmni_nerfstudio.viewer.markdown import add_markdown, as_text, markdown_picture
@@ -64,7 +64,7 @@ class ResultPage:
     def __init__(self, server: viser.ViserServer, result: DisplayedResult) -> None:
         self.server, self.result = server, result
         self._draw_lock = threading.Lock()
-        has_cameras = result.scene is not None and result.mesh_cameras is not None
+        has_cameras = result.has_cameras
         self.choices = [PLAIN, WIREFRAME, NORMALS]
         self.choices += [DISTANCES] if result.truth is not None else []
         self.choices += [NORMAL_ERRORS] if has_cameras else []

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from helpers.training import make_config, set_up
 from nerfstudio.engine.trainer import Trainer
+from skimage.measure import marching_cubes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.images import read_normals
+from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
+from pmni_nerfstudio.export.field_volume import read_field_volume
+from pmni_nerfstudio.geometry.ray_casting import RayCaster
+from pmni_nerfstudio.geometry.transforms import scale_of, transform_points
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,26 @@ def test_the_result_is_written_beside_the_metrics(trained: Trainer, tmp_path: Pa
         rendered = read_normals(tmp_path / "normal_camera_space" / f"{view:02d}.exr")
         seen, mask = (rendered != 0).any(axis=-1), truth.masks[view]
         assert (seen & mask).sum() > 0.9 * (seen | mask).sum()
+    # The surface of the field's volume, where its values change their sign, is the mesh.
+    volume = read_field_volume(tmp_path / "field_volume.npz")
+    vertices = marching_cubes(volume.values.astype(np.float32), 127.5)[0]
+    mesh = read_mesh(tmp_path / "mesh.ply")
+    apart = RayCaster(mesh).distance(transform_points(volume.world_from_voxel, vertices))
+    voxel = scale_of(volume.world_from_voxel)
+    assert max(volume.values.shape) == 128 and apart.mean() < 0.1 * voxel and apart.max() < voxel
+    # A mesh from a file has no field, and an earlier one is removed.
+    main(
+        [
+            "eval",
+            "--mesh",
+            str(tmp_path / "mesh.ply"),
+            "--data",
+            str(trained.config.data),
+            "--output-dir",
+            str(tmp_path),
+        ]
+    )
+    assert not (tmp_path / "field_volume.npz").exists()
     assert {"mesh.ply", "cameras_refined.npz", "transforms.json", "views.csv"} <= {p.name for p in tmp_path.iterdir()}
 
 

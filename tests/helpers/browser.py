@@ -74,12 +74,18 @@ class Opened:
             self.page.wait_for_timeout(200)
 
     def pixels(self, selector: str) -> np.ndarray:
-        """Picture of the first matching element, (H, W, 3) uint8, once Plotly has drawn it."""
+        """Picture of the first matching element, or part of one, (H, W, 3) uint8, once the page has drawn it.
+
+        Args:
+            selector: starts with the section's.
+        """
         import cv2
 
+        section, _, _ = selector.partition(" ")
+        self.page.locator(section).first.scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"[data-drawn] {selector.removeprefix(section)}, {selector}[data-drawn]")
         element = self.page.locator(selector).first
         element.scroll_into_view_if_needed()
-        self.page.wait_for_selector(f"{selector}[data-drawn]")
         picture = cv2.imdecode(np.frombuffer(element.screenshot(), dtype=np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
         return picture

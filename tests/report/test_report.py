@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,11 @@ from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
 from pmni_nerfstudio.evaluation.stored_result import StoredResult, read_evaluated_result
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.report.curves import metric_name, read_curves
-from pmni_nerfstudio.report.figures import display_frame
+from pmni_nerfstudio.report.frames import display_frame
 from pmni_nerfstudio.report.settings import MAIN_SETTINGS
 from pmni_nerfstudio.report.strips import errors_deg, scale_end_deg, view_strips
+from pmni_nerfstudio.studies.comparison import write_comparison
+from pmni_nerfstudio.studies.job import JobResult
 
 VIEWS = 5
 ERROR_DEG = 3.0
@@ -130,6 +133,12 @@ class Addresses(HTMLParser):
         self.text += "" if self._in_script else data
 
 
+def contents(page: str, kind: str) -> list[dict[str, Any]]:
+    """Contents of the page's figures of a kind."""
+    pattern = rf'<div class="{kind}"[^>]*></div><script type="application/json">(.*?)</script>'
+    return [json.loads(text) for text in re.findall(pattern, page)]
+
+
 def decoded(uri: str) -> bytes:
     return base64.b64decode(uri.split(",", 1)[1])
 
@@ -144,7 +153,7 @@ def test_the_path_and_size_of_the_page_are_printed(evaluated: Path, page: str, c
     printed = capsys.readouterr().out
     size = (evaluated / "report.html").stat().st_size
     assert str(evaluated / "report.html") in printed and f"{size / 1e6:.1f} MB" in printed
-    assert size < 7e6
+    assert size < 2e6
     assert not [path for path in evaluated.iterdir() if path.name.startswith(".")]
 
 
@@ -154,7 +163,7 @@ def test_the_page_loads_nothing_from_a_network(page: str):
     assert not [address[:80] for address in addresses if not address.startswith(("data:", "#"))]
     styles = "".join(re.findall(r"<style>.*?</style>", page, flags=re.S))
     assert styles and "url(" not in styles and "@import" not in styles
-    assert len(re.findall(r"plotly\.js v\d", page)) == 1
+    assert page.count("three.js 0.") == 1 and "MIT license" in page
 
 
 def test_metrics_are_shown(evaluated: Path, page: str):
@@ -230,9 +239,11 @@ def test_training_curves_are_read_and_plotted(evaluated: Path, page: str):
         curves["Train Loss Dict/normal_loss"].values, 0.1 / (np.arange(0, 100, 10) + 1), rtol=1e-6
     )
     assert curves["Eval Images Metrics/rot_deg"].steps.tolist() == list(range(0, 100, 10))
-    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
-    names = [[trace.get("name") for trace in figure["data"]] for figure in figures]
-    assert ["normal", "mask"] in names and ["rot (deg)"] in names
+    charts = {tuple(line["name"] for line in chart["lines"]): chart for chart in contents(page, "chart")}
+    assert {("normal", "mask"), ("rot (deg)",)} == charts.keys()
+    losses = charts["normal", "mask"]
+    assert losses["logarithmic"] and losses["alt"].endswith("normal, mask")
+    np.testing.assert_allclose(losses["lines"][0]["y"], 0.1 / (np.arange(0, 100, 10) + 1), rtol=1e-5)
     assert read_curves(evaluated) == {}
     assert metric_name("Eval Images Metrics/chamfer", "cm") == "chamfer (cm)"
     assert metric_name("Eval Images Metrics/chamfer_pct", "cm") == "chamfer (%)"
@@ -274,7 +285,7 @@ def test_missing_data_are_reported_on_the_page(evaluated: Path, tmp_path: Path):
     for line in ("No mesh", "No pictures of the views", "No cameras", "No curves", "No settings"):
         assert line in text
     assert "0.654" in text and "Chamfer" not in text
-    assert len(html) < 1e5  # without figures Plotly is omitted
+    assert len(html) < 1e5  # without figures the libraries are omitted
 
 
 def test_a_large_mesh_is_simplified(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -348,9 +359,10 @@ def test_terms_are_explained_on_hover(page: str):
 def test_nothing_is_cut_off_on_a_narrow_page(evaluated: Path, page: str, opened: Opened):  # noqa: F811
     opened.page.set_viewport_size({"width": 400, "height": 800})
     opened.open(evaluated / "report.html")
-    opened.pixels("#curves .plot")
+    opened.pixels("#curves .chart")
+    opened.pixels("#mesh .scene")
     too_wide = opened.page.evaluate(
-        """() => [...document.querySelectorAll("header *, section *:not(.plot *), footer *")].filter(element => {
+        """() => [...document.querySelectorAll("header *, section *:not(.uplot *), footer *")].filter(element => {
             const box = element.getBoundingClientRect();
             const hides = getComputedStyle(element).overflowX != "visible" && element.scrollWidth > element.clientWidth + 1;
             return box.width > 0 && (box.right > window.innerWidth || box.left < 0 || hides);
@@ -362,7 +374,7 @@ def test_nothing_is_cut_off_on_a_narrow_page(evaluated: Path, page: str, opened:
     assert len(boxes) == VIEWS and all(box is not None and box["x"] + box["width"] <= 400 for box in boxes)
     # The legend of the losses is below their plot.
     legend, plot = (
-        opened.page.locator(f"#curves .plot {part}").first.bounding_box() for part in (".legend", ".nsewdrag")
+        opened.page.locator(f"#curves .chart {part}").first.bounding_box() for part in (".u-legend", ".u-over")
     )
     assert legend is not None and plot is not None
     assert legend["y"] >= plot["y"] + plot["height"] - 1 and legend["x"] + legend["width"] <= 400
@@ -371,12 +383,62 @@ def test_nothing_is_cut_off_on_a_narrow_page(evaluated: Path, page: str, opened:
 def test_a_browser_draws_the_figures(evaluated: Path, page: str, opened: Opened):  # noqa: F811
     opened.open(evaluated / "report.html")
     for section in ("mesh", "cameras"):
-        picture = opened.pixels(f"#{section} .plot").astype(int)
-        assert opened.page.locator(f"#{section} canvas").count() > 0
-        background = np.abs(picture - picture[-1, 0]).max(axis=-1) < 8
-        assert 0.03 < (~background).mean() < 0.9
+        picture = opened.pixels(f"#{section} .frame").astype(int)
+        assert opened.page.locator(f"#{section} canvas[role=img][aria-label*=scene]").count() == 1
+        background = np.abs(picture - picture[-4, 4]).max(axis=-1) < 8  # a corner, within the card
+        assert (0.03 if section == "mesh" else 0.01) < (~background).mean() < 0.9
         assert picture[~background].std() > 10  # shading or lines
-    opened.pixels("#curves .plot")
+    opened.pixels("#curves .chart")
+    assert opened.page.locator("#curves .chart[role=img][aria-label*=losses] canvas").count() == 1
     opened.page.locator("button.view").nth(1).click()
     assert opened.page.locator("dialog[open] img").count() == 3
+    # The axes of the charts follow the page's colors.
+    opened.page.keyboard.press("Escape")
+    assert opened.pixels("#curves .chart").mean() > 200
+    opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_timeout(100)
+    chart = opened.pixels("#curves .chart")
+    assert chart.mean() < 80 and chart.max() > 120
     assert opened.errors == [] and opened.requests == []
+
+
+def test_a_mesh_is_colored_by_its_errors(evaluated: Path, page: str):
+    """By its distances to the truth, and by its angles to the views' normals."""
+    mesh, cameras = contents(page, "scene")
+    (surface,) = mesh["surfaces"]
+    assert [errors["name"] for errors in surface["errors"]] == ["distance error", "normal error"]
+    assert surface["field"] is None and cameras["surfaces"][0]["errors"] == []
+    known = np.frombuffer(base64.b64decode(surface["errors"][1]["values"]), dtype=np.uint8)[1::2]
+    assert (known > 0).mean() > 0.3  # seen by a view
+    assert re.fullmatch(r"mean \d+(\.\d+)? deg", surface["errors"][1]["mean"])
+    assert [group["label"] for group in cameras["cameras"]] == ["given", "refined"]
+    assert cameras["cameras"][1]["names"][3] == "03, refined"
+
+
+def test_meshes_of_a_comparison_lie_over_each_other(evaluated: Path, tmp_path: Path):
+    """Also those of methods whose worlds differ from the truth's: here by a turn, a scale and a shift."""
+    other = np.eye(4)
+    other[:3, :3] = 2.5 * np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    other[:3, 3] = [7, -30, 12]
+    results = []
+    for name, similarity in (("given", np.eye(4)), ("free", other)):
+        folder = tmp_path / name / "result"
+        shutil.copytree(evaluated, folder)
+        mesh = trimesh.load_mesh(evaluated / "mesh.ply", process=False).apply_transform(similarity)
+        mesh.export(folder / "mesh.ply")
+        np.save(folder / "poses.npy", transform_poses(similarity, np.load(evaluated / "poses.npy")))
+        record = json.loads((folder / "metrics.json").read_text())
+        record["similarity"] = None if name == "given" else np.linalg.inv(similarity).tolist()
+        (folder / "metrics.json").write_text(json.dumps(record))
+        results.append(JobResult(name, record["scene"], 1, 1.0, 1.0, record, None, str(folder.parent)))
+    write_comparison(tmp_path / "compare.html", Path(record["scene"]), results)
+    (view,) = contents((tmp_path / "compare.html").read_text(), "scene")
+    assert [surface["name"] for surface in view["surfaces"]] == ["given", "free"]
+    bounds = []
+    for surface in view["surfaces"]:
+        steps = np.frombuffer(base64.b64decode(surface["positions"]), dtype="<u2").reshape(-1, 4)[:, :3]
+        points = surface["reach"] * (steps / 32767.5 - 1)
+        bounds.append([points.min(axis=0), points.max(axis=0)])
+        distance, normal = surface["errors"]
+        assert float(distance["mean"].split()[1]) < 0.2 and float(normal["mean"].split()[1]) < 10
+    np.testing.assert_allclose(bounds[0], bounds[1], atol=0.01)

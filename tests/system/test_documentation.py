@@ -61,6 +61,7 @@ RUN = {
     "python examples/06_poses_to_colmap.py": "",
     "python examples/07_plot_training.py": "",
     "python examples/08_texture.py": "--faces 2000 --size 256",
+    "python examples/10_onnx_sphere_tracing.py": "",
     "python benchmarks/run_all.py": "--quick --only bench_integration.py",
     "python benchmarks/bench_cuda.py": "--device cpu --steps 4 --views 4 --width 48 --height 40 --rays 450",
 }
@@ -97,6 +98,7 @@ class Workspace:
         take_photographs(read_scene(folder / "scene"), trained.shape)
         np.save(folder / "points.npy", np.random.default_rng(0).uniform(-30, 30, (100, 3)))
         cli.main(self.words("pmni convert DIR --to sdfstudio --output-dir SDF")[1:])
+        cli.main(self.words("pmni export --load-config CONFIG --output-dir OUT --format onnx")[1:])
 
     def words(self, command: str) -> list[str]:
         """Words of a command with these paths."""

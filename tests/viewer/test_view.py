@@ -23,9 +23,9 @@ from scipy.spatial.transform import Rotation
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.evaluation.displayed_result import DisplayedResult, read_displayed_result
 from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses
-from pmni_nerfstudio.viewer.displayed_result import DisplayedResult, read_displayed_result
 from pmni_nerfstudio.viewer.home import home_from_cameras, oblique_direction
 from pmni_nerfstudio.viewer.markdown import as_text
 from pmni_nerfstudio.viewer.view import MAX_ERROR_DEG, RADIUS, ResultPage, colormapped, srgb_to_linear

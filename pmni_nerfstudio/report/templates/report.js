@@ -1,30 +1,27 @@
-// A figure is drawn when it comes near the viewport, and Plotly runs on the first of them: the page loads quickly, and
-// browsers limit the number of WebGL contexts.
-const loadPlotly = () => {
-  if (window.Plotly) return;
-  const script = document.createElement("script");
-  script.textContent = document.getElementById("plotly").textContent;
-  document.head.append(script);
-};
+// A figure is drawn when it comes near the viewport: the page loads quickly, and browsers limit the number of WebGL contexts.
 const draw = target => {
   observer.unobserve(target);
   if (target.dataset.begun) return;
   target.dataset.begun = "yes";
-  loadPlotly();
-  const {data, layout} = JSON.parse(target.nextElementSibling.textContent);
-  return Plotly.newPlot(target, data, layout, {responsive: true, displaylogo: false,
-    modeBarButtonsToRemove: ["resetCameraLastSave3d", "tableRotation", "select2d", "lasso2d", "autoScale2d"]})
-    .then(() => { target.dataset.drawn = "yes"; });
+  const contents = JSON.parse(target.nextElementSibling.textContent);
+  if (target.classList.contains("chart")) drawChart(target, contents);
+  else drawView(target, contents);
+};
+const drawView = (target, contents) => {
+  // One context only: opening one takes a tenth of a second.
+  const canvas = element("canvas", {tabIndex: 0}), context = canvas.getContext("webgl2", {antialias: true});
+  if (context) new View3d(target, contents, canvas, context);
+  else target.append(element("p", {className: "note caption", textContent: `This browser has no WebGL 2. Not shown: ${contents.alt}.`}));
 };
 const observer = new IntersectionObserver(entries => {
   for (const {isIntersecting, target} of entries) if (isIntersecting) draw(target);
 }, {rootMargin: "200px"});
-const plots = document.querySelectorAll(".plot");
-plots.forEach(plot => observer.observe(plot));
+const figures = document.querySelectorAll(".scene, .chart");
+figures.forEach(figure => observer.observe(figure));
 
 // On paper there is no scrolling: all curves and pictures are there.
 window.addEventListener("beforeprint", () => {
-  plots.forEach(draw);
+  figures.forEach(draw);
   document.querySelectorAll("img[loading]").forEach(image => { image.loading = "eager"; });
 });
 

@@ -54,6 +54,11 @@ class DisplayedResult:
     """Name of the data's units."""
 
     @property
+    def has_cameras(self) -> bool:
+        """Whether the normals of the views can be compared with the mesh."""
+        return self.scene is not None and self.mesh_cameras is not None
+
+    @property
     def mesh_cameras(self) -> Float[np.ndarray, "n 4 4"] | None:
         """Poses that belong to the mesh, or None."""
         return next(iter(self.cameras.values()), None)
@@ -172,6 +177,26 @@ def read_displayed_result(
         truth_from_data=similarity,
         metrics=metrics,
         units=units,
+    )
+
+
+def evaluated_for_display(result: StoredResult, mesh: trimesh.Trimesh) -> DisplayedResult:
+    """Display of a mesh of a result that `pmni eval` wrote, without evaluating it again.
+
+    Args:
+        result: Evaluated result.
+        mesh: Its mesh, or a simplified one.
+    """
+    record, scene = result.record, result.scene
+    truth = None if scene is None or record["surface"] is None else find_ground_truth(scene)
+    return DisplayedResult(
+        title=result.title,
+        mesh=mesh,
+        scene=scene,
+        cameras=_cameras(result),
+        truth=None if truth is None else truth.mesh.copy().apply_transform(truth.world_from_unit),
+        truth_from_data=np.eye(4) if record["similarity"] is None else np.array(record["similarity"]),
+        units=record["units"],
     )
 
 
