@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import trimesh
@@ -49,9 +50,16 @@ class Atlas:
         mipmaps read them."""
         texture = np.zeros((self.size, self.size, values.shape[1]), dtype=values.dtype)
         texture[self.covered] = values
+        rows, columns = self._nearest
+        texture[~self.covered] = texture[rows, columns]
+        return texture
+
+    @cached_property
+    def _nearest(self) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
+        """Row and column of the covered texel nearest to each of those that are not covered."""
         nearest = distance_transform_edt(~self.covered, return_distances=False, return_indices=True)
         assert isinstance(nearest, np.ndarray)
-        return texture[nearest[0], nearest[1]]
+        return nearest[0][~self.covered], nearest[1][~self.covered]
 
 
 def unwrap(mesh: trimesh.Trimesh, size: int) -> Atlas:
