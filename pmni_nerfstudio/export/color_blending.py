@@ -19,7 +19,9 @@ _ROUNDS = 4
 _RELATIVE_SCALE, _ABSOLUTE_SCALE = 0.08, 0.005
 """Residuals, relative to the color and in linear light, at which the weight of a sample is a quarter."""
 _LEVEL_POINTS = 10_000
-_LEVEL_ROUNDS = 20
+_LEVEL_ROUNDS = 30
+_LEVEL_SCALE = 5.0
+"""Factor on the scale of residuals at first, as long as exposures differ; it falls to one."""
 _DARK = 0.01
 """Linear values added before logarithms, so that noise in the dark does not count."""
 _FILL_CELL = 0.01
@@ -41,13 +43,14 @@ def view_gains(samples: ColorSamples, seed: int = 0) -> Float[np.ndarray, "n 3"]
         several = np.random.default_rng(seed).choice(several, _LEVEL_POINTS, replace=False)
     weights, view = samples.weights[several], samples.views[several]
     colors = samples.colors[several].astype(np.float32)
-    values = np.log(colors + np.float32(_DARK))
     members = [np.nonzero((weights > 0) & (view == index)) for index in range(count)]
-    for _ in range(_LEVEL_ROUNDS):
-        means = np.log(_robust_means(colors * np.exp(logs).astype(np.float32)[view], weights) + _DARK)
+    for scale in np.geomspace(_LEVEL_SCALE, 1, _LEVEL_ROUNDS):
+        leveled = colors * np.exp(logs).astype(np.float32)[view]
+        means = _robust_means(leveled, weights, scale)
+        misfit = np.log(means + np.float32(_DARK))[:, None] - np.log(leveled + np.float32(_DARK))
         for index, (point, slot) in enumerate(members):
             if len(point):
-                logs[index] = np.median(means[point] - values[point, slot], axis=0)
+                logs[index] += np.median(misfit[point, slot], axis=0)
         logs -= logs.mean(axis=0)
     return np.exp(logs)
 
@@ -67,7 +70,9 @@ def blended(
     return out, seen
 
 
-def _robust_means(colors: Float32[np.ndarray, "n k 3"], weights: Float32[np.ndarray, "n k"]) -> np.ndarray:
+def _robust_means(
+    colors: Float32[np.ndarray, "n k 3"], weights: Float32[np.ndarray, "n k"], factor: float = 1.0
+) -> Float32[np.ndarray, "n 3"]:
     brightness = np.where(weights > 0, colors.sum(axis=2), np.float32(np.inf))
     order = brightness.argsort(axis=1)
     total = np.take_along_axis(weights, order, axis=1).cumsum(axis=1)
@@ -75,7 +80,7 @@ def _robust_means(colors: Float32[np.ndarray, "n k 3"], weights: Float32[np.ndar
     rows = np.arange(len(colors))
     center = colors[rows, order[rows, place]]
     for _ in range(_ROUNDS):
-        scale = _ABSOLUTE_SCALE + _RELATIVE_SCALE * center.mean(axis=1)
+        scale = np.float32(factor) * (_ABSOLUTE_SCALE + _RELATIVE_SCALE * center.mean(axis=1))
         residual = np.abs(colors - center[:, None]).max(axis=2) / scale[:, None]
         robust = weights / np.square(1 + np.square(residual))
         center = np.einsum("nk,nkc->nc", robust, colors) / robust.sum(axis=1)[:, None]

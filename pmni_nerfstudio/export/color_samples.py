@@ -9,12 +9,14 @@ times the view's confidence; it falls to zero at silhouettes and depth discontin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import trimesh
 from jaxtyping import Float, Float32, Int
 
+from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.export.photographs import Photograph
 from pmni_nerfstudio.geometry.cameras import pixel_rays
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
@@ -28,6 +30,8 @@ _CLIPPED_WEIGHT = 1e-3
 """Factor on the weight of saturated colors, which count only where nothing else is seen."""
 _TEXELS_PER_PIXEL = 1.5
 """Photographs with smaller pixels than this share of a texel are averaged to larger ones first."""
+_PIXELS = 400_000, 1_500_000
+"""Least and largest number of pixels of the depth maps."""
 _CHUNK = 1 << 19
 
 
@@ -77,8 +81,8 @@ def gather_samples(
     tolerance, extent = depth_tolerance(mesh), float(np.linalg.norm(mesh.extents))
     spacing = float(np.sqrt(mesh.area / max(len(points), 1)))
     for view, photograph in enumerate(photographs):
-        distance, weight = _view_maps(photograph, rays)
-        image, K, c2w = photograph.image, photograph.K, photograph.c2w
+        distance, weight, K = _view_maps(photograph, rays)
+        image, c2w = photograph.image, photograph.c2w
         # Texels that cover several pixels take the mean over them.
         pixel = (
             float(np.linalg.norm(mesh.bounds.mean(axis=0) - c2w[:3, 3])) / K[0, 0] * weight.shape[1] / image.shape[1]
@@ -100,8 +104,7 @@ def gather_samples(
             y = (K[1, 1] * camera[:, 1] / depth + K[1, 2]).astype(np.float32)
             inside = (x >= 0) & (x <= weight.shape[1] - 1) & (y >= 0) & (y <= weight.shape[0] - 1)  # not if x is NaN
             here = np.where(inside, bilinear(weight, x, y), 0)
-            # Where the surface is oblique, depth changes within a pixel.
-            slack = tolerance + length / np.float32(K[0, 0]) / cosine
+            slack = tolerance + length / np.float32(K[0, 0])  # a pixel, between which the surface may bend
             seen = np.flatnonzero((here > 0) & (np.abs(length - bilinear(distance, x, y)) < slack))
             x, y, cosine, length = x[seen], y[seen], cosine[seen], length[seen]
             colors = bilinear(image, (x + 0.5) * scale[0] - 0.5, (y + 0.5) * scale[1] - 0.5)
@@ -111,20 +114,33 @@ def gather_samples(
     return samples
 
 
-def _view_maps(
-    photograph: Photograph, rays: RayCaster
-) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Distances to the surface along the pixels' rays, and weights that fall to zero at discontinuities."""
+class _ViewMaps(NamedTuple):
+    """What a view sees of the surface, at a resolution that tells what is visible."""
+
+    distance: Float32[np.ndarray, "h w"]
+    """Distances to the surface along the pixels' rays; zero where they miss it."""
+    weight: Float32[np.ndarray, "h w"]
+    """Confidence, which falls to zero at silhouettes and depth discontinuities."""
+    K: Float[np.ndarray, "3 3"]
+
+
+def _view_maps(photograph: Photograph, rays: RayCaster) -> _ViewMaps:
     height, width = photograph.weight.shape
-    distance = rays.cast(*pixel_rays(photograph.K, photograph.c2w, width, height)).distance.reshape(height, width)
+    area = height * width
+    scale = float(np.sqrt(np.clip(area, *_PIXELS) / area))
+    size = (round(width * scale), round(height * scale))
+    weight = cv2.resize(photograph.weight, size, interpolation=cv2.INTER_NEAREST)
+    K = resample_intrinsics(photograph.K, (width, height), size)
+    distance = rays.cast(*pixel_rays(K, photograph.c2w, *size)).distance.reshape(weight.shape)
     hit = np.isfinite(distance)
     distance[~hit] = 0
     neighborhood = np.ones((3, 3), np.uint8)
     step = cv2.dilate(distance, neighborhood) - cv2.erode(distance, neighborhood)
-    step_limit = MAX_DEPTH_STEP / photograph.K[0, 0] * distance
-    continuous = hit & (photograph.weight > 0) & (step < step_limit)
+    continuous = hit & (weight > 0) & (step < MAX_DEPTH_STEP / K[0, 0] * distance)
     border = cv2.distanceTransform(np.pad(continuous, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    return distance, photograph.weight * (border / _FEATHER_PX).clip(0, 1) * (border > 1)
+    # In pixels of the photograph or of the maps, whichever are larger: they mix what lies on both sides.
+    border *= min(1.0, photograph.image.shape[1] / width) / scale
+    return _ViewMaps(distance, weight * ((border - 1) / _FEATHER_PX).clip(0, 1), K)
 
 
 def bilinear(image: np.ndarray, x: Float32[np.ndarray, " n"], y: Float32[np.ndarray, " n"]) -> np.ndarray:

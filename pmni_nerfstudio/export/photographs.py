@@ -18,7 +18,6 @@ from jaxtyping import Float, Shaped
 
 from pmni_nerfstudio.data import images
 from pmni_nerfstudio.data.files import entries
-from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.errors import SceneError
 
@@ -27,8 +26,6 @@ ALBEDO, CONFIDENCE = "albedo", "confidence"
 """Folders that `pmni photometric` writes into a scene."""
 _WHITE = 0.98
 """Share of the largest value above which a pixel is clipped."""
-_MAX_PIXELS = 1_500_000
-"""Pixels of the map of weights: visibility needs no more."""
 
 
 class Photograph(NamedTuple):
@@ -107,13 +104,7 @@ def read_photographs(
         weight = mask.astype(np.float32)
         if colors.confidence is not None:
             weight *= _confidence(colors.confidence[i], scene)
-        height, width = weight.shape
-        factor = min(1.0, (_MAX_PIXELS / weight.size) ** 0.5)
-        size = (round(width * factor), round(height * factor))
-        if size != (width, height):
-            weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-        K = resample_intrinsics(scene.K[i], (width, height), size)
-        yield Photograph(image, weight, K, c2w[i], np.inf if colors.folder == ALBEDO else clipped)
+        yield Photograph(image, weight, scene.K[i], c2w[i], np.inf if colors.folder == ALBEDO else clipped)
 
 
 def srgb_from_linear(values: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:

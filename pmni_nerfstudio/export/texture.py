@@ -44,9 +44,9 @@ def surface_colors(
         PmniError: no photograph sees any of the points.
     """
     samples = gather_samples(mesh, rays, points, normals.astype(np.float32), photographs)
-    colors, seen = blended(samples, view_gains(samples))
-    if not seen.any():
+    if not samples.weights.any():
         raise PmniError("no photograph sees the surface; give a mesh and poses of this scene, in the same world")
+    colors, seen = blended(samples, view_gains(samples))
     fill_unseen(colors, seen, points, float(np.linalg.norm(mesh.extents)))
     return colors, seen
 

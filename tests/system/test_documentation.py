@@ -57,10 +57,8 @@ RUN = {
     "python examples/02_render_novel_views.py": "--views 3",
     "python examples/03_sample_surface.py": "--count 2000",
     "python examples/04_query_sdf.py": "",
-    "python examples/05_mesh_formats.py": "",
     "python examples/06_poses_to_colmap.py": "",
     "python examples/07_plot_training.py": "",
-    "python examples/08_texture.py": "--faces 2000 --size 256",
     "python benchmarks/run_all.py": "--quick --only bench_integration.py",
     "python benchmarks/bench_cuda.py": "--device cpu --steps 4 --views 4 --width 48 --height 40 --rays 450",
 }
