@@ -104,6 +104,9 @@ class AssetCommand:
         }
         write_json(self.out / RECORD, record)
         _print_summary(frame, levels[0].unseen, record["seconds"])
+        if writer.too_bright > 0.001:
+            line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
+            print_warnings([f"{line}; scale the images in {color_folder}/"])
 
     def _photographs(self, result: StoredResult) -> tuple[str | None, Callable[[], Iterable[Photograph]] | None]:
         """The folder of the colors, and what reads them; None if there are none, or they are not wanted."""

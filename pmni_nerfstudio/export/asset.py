@@ -94,6 +94,8 @@ class AssetWriter:
         self._rays = RayCaster(source.mesh)
         self._colors: ColorTexture | None = None
         self._gltf: list[GltfLevel] = []
+        self.too_bright = 0.0
+        """Share of the surface brighter than white, where the base color is clipped."""
 
     def levels(self) -> Iterator[Level]:
         """Write the levels, the largest first; levels above the full mesh have its faces.
@@ -165,6 +167,7 @@ class AssetWriter:
         if self._colors is None:
             colors, seen = surface_colors(full, self._rays, points, normals, self._source.photographs())
             self._colors = ColorTexture(atlas, colors, seen)
+            self.too_bright = float((colors[seen].max(axis=1) > 1).mean())
         else:
             colors, seen = self._colors.at(points, normals)
         files = []

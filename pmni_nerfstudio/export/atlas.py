@@ -43,7 +43,11 @@ class Atlas:
 
     def interpolate(self, values: Float[np.ndarray, "V C"], part: slice = slice(None)) -> Float[np.ndarray, "P C"]:
         """Values of the mesh's vertices at the covered texels, or at a part of these."""
-        return np.einsum("pk,pki->pi", self.weights[part], values[self.mesh.faces[self.face[part]]])
+        weights, corners = self.weights[part], np.asarray(self.mesh.faces)[self.face[part]]
+        out = weights[:, :1] * values[corners[:, 0]]  # corner by corner, which takes half the time of einsum
+        out += weights[:, 1:2] * values[corners[:, 1]]
+        out += weights[:, 2:] * values[corners[:, 2]]
+        return np.asarray(out)
 
     def image(self, values: Shaped[np.ndarray, "P C"]) -> Shaped[np.ndarray, "S S C"]:
         """Texture of the values of the covered texels; the others get the nearest value, because interpolation and

@@ -2,8 +2,8 @@
 """Binary glTF 2.0 files of a textured mesh with tangents, which trimesh does not write, in one or several levels of detail.
 
 Levels of detail are those of the extension MSFT_lod: the finest level is a node of the scene, which lists the others.
-Readers without the extension, as three.js and Blender, show the finest level; all levels as nodes of the scene would
-be drawn over each other.
+Readers without the extension that draw the scene's nodes, as three.js, show the finest level; as nodes of the scene, all
+levels would be drawn over each other. Blender imports every node, as an object of its own.
 """
 
 from __future__ import annotations

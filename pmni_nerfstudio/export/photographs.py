@@ -24,6 +24,7 @@ from pmni_nerfstudio.errors import SceneError
 Encoding = Literal["auto", "srgb", "linear"]
 ALBEDO, CONFIDENCE = "albedo", "confidence"
 """Folders that `pmni photometric` writes into a scene."""
+_SUFFIXES = (*images.IMAGE_SUFFIXES, ".tif", ".tiff")
 _WHITE = 0.98
 """Share of the largest value above which a pixel is clipped."""
 
@@ -68,10 +69,11 @@ def find_colors(scene: Scene, wanted: Literal["auto", "image", "albedo"] = "auto
     albedo = _files_of_all_views(scene, ALBEDO)
     if wanted != "image" and albedo is not None:
         return ColorFiles(ALBEDO, albedo, _files_of_all_views(scene, CONFIDENCE))
-    if wanted != "albedo" and scene.image_files is not None:
+    photographs = _files_of_all_views(scene, IMAGES)
+    if wanted != "albedo" and photographs is not None:
         # `pmni photometric` writes pictures of the albedo into image/.
         confidence = _files_of_all_views(scene, CONFIDENCE) if albedo is not None else None
-        return ColorFiles(IMAGES, scene.image_files, confidence)
+        return ColorFiles(IMAGES, photographs, confidence)
     if wanted == "auto":
         return None
     folder = ALBEDO if wanted == "albedo" else IMAGES
@@ -121,7 +123,7 @@ def linear_from_srgb(values: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]
 def _files_of_all_views(scene: Scene, folder: str) -> list[Path] | None:
     if not (scene.root / folder).is_dir():
         return None
-    files = {path.stem: path for path in entries(scene.root / folder) if path.suffix.lower() in images.IMAGE_SUFFIXES}
+    files = {path.stem: path for path in entries(scene.root / folder) if path.suffix.lower() in _SUFFIXES}
     return [files[name] for name in scene.names] if all(name in files for name in scene.names) else None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import trimesh
 from helpers.photographs import take_photographs, true_colors
 from PIL import Image
@@ -193,6 +194,8 @@ def test_encodings_are_decoded_to_linear_light(scene: Scene, tmp_path: Path):
     store("image", lambda path: write_exr(path, 3 * linear), ".exr")
     photograph = read("image", ".exr")
     assert np.abs(photograph.image - 3 * linear).max() < 1e-5 and photograph.clipped == np.inf
+    store("image", lambda path: tifffile.imwrite(path, linear.astype(np.float32)), ".tif")
+    assert np.abs(read("image", ".tif").image - linear).max() < 1e-6
     # Albedo comes first and is linear; gray ones are, too.
     gray = np.round(255 * linear[..., 0]).astype(np.uint8)
     store("albedo", lambda path: write_png(path, gray))
