@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import trimesh
+from jaxtyping import Float
 
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.mesh_files import is_far_away
@@ -33,6 +34,8 @@ _JPEG_QUALITY = 90
 _SAMPLES = 20_000
 """Points on both meshes from which distances are measured."""
 _PIXELS_PER_FACE = 40
+_OCCLUSION_FACES = 80_000
+"""Faces that resolve ambient occlusion, which is smooth."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,14 @@ class AssetWriter:
         """
         start = time.perf_counter()
         full = self._source.mesh
-        ambient = ambient_occlusion(full, self._rays) if self._options.occlusion else None
+        ambient = None
         samples = np.asarray(full.sample(_SAMPLES, seed=0))
         simplified = full
         for count in sorted({min(count, len(full.faces)) for count in self._options.faces}, reverse=True):
             # Each from the one before, because the time depends on the faces that are removed.
             simplified = _without_degenerate_faces(simplify(simplified, count))
+            if self._options.occlusion and ambient is None:
+                ambient = self._ambient_occlusion(simplified)
             name = f"mesh_{count}"
             atlas, tangents = _unwrapped(simplified, self._options.size, self._rays, full)
             baked = BakedDetails(atlas, full, self._rays, tangents)
@@ -154,6 +159,16 @@ class AssetWriter:
         faces = [len(level.mesh.faces) for level in self._gltf]
         write_glb(path, self._gltf, _extras(self._source.frame), screen_coverage(faces))
         return path
+
+    def _ambient_occlusion(self, finest: trimesh.Trimesh) -> Float[np.ndarray, " V"]:
+        """Ambient occlusion at the full mesh's vertices, computed on the finest level if that has enough faces."""
+        full = self._source.mesh
+        if len(finest.faces) < _OCCLUSION_FACES or finest is full:
+            return ambient_occlusion(full, self._rays)
+        rays = RayCaster(finest)
+        hits = rays.closest_hits(np.asarray(full.vertices))
+        values = ambient_occlusion(finest, rays)[:, None]
+        return hits.interpolate(np.ones(len(hits.face), dtype=bool), np.asarray(finest.faces), values)[:, 0]
 
     def _base_color(
         self, atlas: Atlas, baked: BakedDetails, name: str
