@@ -64,6 +64,8 @@ class AssetCommand:
             raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
         if not 16 <= self.texture_size <= 16384:
             raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
+        if not self.formats:
+            raise PmniError("formats: is empty; give one or more of glb, obj, stl")
         start = time.perf_counter()
         # Open3D and nerfstudio take seconds to import, and are not needed for --help or invalid options.
         from rich.console import Console

@@ -379,6 +379,7 @@ def test_units_are_those_of_the_mesh(scene: str | None, record: dict[str, Any], 
     [
         (["--faces", "2"], "faces: "),
         (["--texture-size", "4"], "texture-size: "),
+        (["--formats"], "formats: is empty"),
         (["--units", "parsec"], "units: parsec is not known; give one of m, "),
     ],
 )
