@@ -16,7 +16,7 @@ from pmni_nerfstudio.errors import PmniError, print_warnings
 if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.stored_result import StoredResult
     from pmni_nerfstudio.export.asset_frame import AssetFrame
-    from pmni_nerfstudio.export.texture import Photograph
+    from pmni_nerfstudio.export.photographs import Photograph
 
 RECORD = "asset.json"
 """Name of the file with units, axes and levels."""
@@ -25,7 +25,8 @@ RECORD = "asset.json"
 @dataclass(kw_only=True)
 class AssetCommand:
     """Write a result as binary glTF (y up, meters) for other programs: levels of detail, each with a texture atlas, the
-    full mesh's normals as a tangent-space normal map, ambient occlusion, and colors if the scene has photographs."""
+    full mesh's normals as a tangent-space normal map, ambient occlusion, and colors if the scene has photographs or albedo
+    maps. mesh_lod.glb holds all levels."""
 
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
@@ -35,8 +36,12 @@ class AssetCommand:
     """Numbers of faces of the levels of detail."""
     texture_size: int = 2048
     """Side length of the textures in pixels."""
-    color: bool = True
-    """Take the base color from the scene's photographs or albedo in image/, if there are any."""
+    color: Literal["auto", "albedo", "image", "none"] = "auto"
+    """Folder of the scene with the base color; auto: albedo/ if there is one, else the photographs in image/."""
+    encoding: Literal["auto", "srgb", "linear"] = "auto"
+    """Encoding of the photographs; auto: sRGB with 8 bits, linear with 16 bits or floats. Albedo is linear."""
+    formats: tuple[Literal["glb", "obj", "stl"], ...] = ("glb",)
+    """File formats. OBJ with its textures and STL have the data's axes and units."""
     occlusion: bool = True
     """Bake ambient occlusion."""
     up: Literal["x", "y", "z", "-x", "-y", "-z"] | None = None
@@ -59,6 +64,8 @@ class AssetCommand:
             raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
         if not 16 <= self.texture_size <= 16384:
             raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
+        if not self.formats:
+            raise PmniError("formats: is empty; give one or more of glb, obj, stl")
         start = time.perf_counter()
         # Open3D and nerfstudio take seconds to import, and are not needed for --help or invalid options.
         from rich.console import Console
@@ -66,7 +73,7 @@ class AssetCommand:
         from pmni_nerfstudio.data.atomic import write_json
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.evaluation.stored_result import read_result
-        from pmni_nerfstudio.export.asset import AssetSource, frame_record, write_levels
+        from pmni_nerfstudio.export.asset import AssetOptions, AssetSource, AssetWriter, frame_record
         from pmni_nerfstudio.export.asset_frame import METERS, asset_frame
 
         if self.units is not None and self.units not in METERS:
@@ -76,38 +83,49 @@ class AssetCommand:
         if mesh is None:
             raise PmniError(f"{self.result}: has no mesh; give a folder that `pmni eval` or `pmni export` wrote")
         frame = asset_frame(self.up, self.units or units_of(result), result.c2w)
-        photographs = self._photographs(result)
+        color_folder, photographs = self._photographs(result)
         make_output_folder(self.out)
         levels = []
         with Console(stderr=True).status("Writing the levels of detail"):
-            source = AssetSource(mesh, frame, photographs)
-            for level in write_levels(self.out, source, self.faces, self.texture_size, self.occlusion):
-                print(f"wrote {self.out / level.file}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
+            options = AssetOptions(self.faces, self.texture_size, self.occlusion, self.formats)
+            writer = AssetWriter(self.out, AssetSource(mesh, frame, photographs), options)
+            for level in writer.levels():
+                name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
+                print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
                 levels.append(level)
+            lod_file = writer.write_all_in_one()
         record = {
             "source": str(result.mesh_file),
             "source_faces": len(mesh.faces),
             **frame_record(frame),
             "texture_size": self.texture_size,
-            "base_color": None if photographs is None else "image",
+            "base_color": color_folder,
             "levels": [asdict(level) for level in levels],
+            "all_levels": None if lod_file is None else lod_file.name,
             "seconds": time.perf_counter() - start,
         }
         write_json(self.out / RECORD, record)
         _print_summary(frame, levels[0].unseen, record["seconds"])
+        if writer.too_bright > 0.001:
+            line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
+            print_warnings([f"{line}; scale the images in {color_folder}/"])
 
-    def _photographs(self, result: StoredResult) -> Callable[[], Iterable[Photograph]] | None:
-        """Reads the photographs; None if there are none, or colors are not wanted."""
-        from pmni_nerfstudio.export.texture import read_photographs
+    def _photographs(self, result: StoredResult) -> tuple[str | None, Callable[[], Iterable[Photograph]] | None]:
+        """The folder of the colors, and what reads them; None if there are none, or they are not wanted."""
+        from pmni_nerfstudio.export.photographs import find_colors, read_photographs
 
-        if not self.color:
-            return None
+        if self.color == "none":
+            return None, None
         scene, c2w = result.scene, result.c2w
-        if scene is None or scene.image_files is None or c2w is None:
-            missing = "scene" if scene is None else "photographs in image/" if scene.image_files is None else "poses"
-            print(f"no colors: {self.result} has no {missing}")
-            return None
-        return lambda: read_photographs(scene, c2w, progress=False)
+        colors = None if scene is None else find_colors(scene, self.color)
+        if scene is None or colors is None or c2w is None:
+            missing = "scene" if scene is None else "images in image/ or albedo/" if colors is None else "poses"
+            line = f"{self.result} has no {missing}"
+            if self.color != "auto":
+                raise PmniError(f"--color {self.color}: {line}; give --data and --poses, or leave out --color")
+            print(f"no colors: {line}")
+            return None, None
+        return colors.folder, lambda: read_photographs(scene, c2w, colors, self.encoding)
 
 
 def units_of(result: StoredResult) -> str | None:
@@ -128,7 +146,7 @@ def _print_summary(frame: AssetFrame, unseen: float | None, seconds: float) -> N
     scale = "one unit is one meter in the files" if frame.meters is None else f"{frame.meters:g} m per unit"
     rows = [("units", f"{frame.units} ({scale})"), ("up", f"{up} ({frame.up_from})"), ("seconds", f"{seconds:.1f}")]
     if unseen is not None:
-        rows.insert(0, ("colors", f"{1 - unseen:.1%} of the surface are seen in a photograph; the rest is filled"))
+        rows.insert(0, ("colors", f"{1 - unseen:.1%} of the surface are seen in a view; the rest is filled"))
     for label, value in rows:
         print(f"{label:<12}{value}")
     if frame.meters is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import trimesh
@@ -42,16 +43,27 @@ class Atlas:
 
     def interpolate(self, values: Float[np.ndarray, "V C"], part: slice = slice(None)) -> Float[np.ndarray, "P C"]:
         """Values of the mesh's vertices at the covered texels, or at a part of these."""
-        return np.einsum("pk,pki->pi", self.weights[part], values[self.mesh.faces[self.face[part]]])
+        weights, corners = self.weights[part], np.asarray(self.mesh.faces)[self.face[part]]
+        out = weights[:, :1] * values[corners[:, 0]]  # corner by corner, which takes half the time of einsum
+        out += weights[:, 1:2] * values[corners[:, 1]]
+        out += weights[:, 2:] * values[corners[:, 2]]
+        return np.asarray(out)
 
     def image(self, values: Shaped[np.ndarray, "P C"]) -> Shaped[np.ndarray, "S S C"]:
         """Texture of the values of the covered texels; the others get the nearest value, because interpolation and
         mipmaps read them."""
         texture = np.zeros((self.size, self.size, values.shape[1]), dtype=values.dtype)
         texture[self.covered] = values
+        rows, columns = self._nearest
+        texture[~self.covered] = texture[rows, columns]
+        return texture
+
+    @cached_property
+    def _nearest(self) -> tuple[Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
+        """Row and column of the covered texel nearest to each of those that are not covered."""
         nearest = distance_transform_edt(~self.covered, return_distances=False, return_indices=True)
         assert isinstance(nearest, np.ndarray)
-        return texture[nearest[0], nearest[1]]
+        return nearest[0][~self.covered], nearest[1][~self.covered]
 
 
 def unwrap(mesh: trimesh.Trimesh, size: int) -> Atlas:

@@ -41,11 +41,13 @@ def corresponding_points(
     start = 1e-4 * diagonal  # a point on the full mesh itself is hit from both sides
     best = Hits(np.full(len(points), np.inf, np.float32), np.zeros(len(points), np.uint32), np.zeros((len(points), 2)))
     for direction in (normals, -normals):
-        hits = rays.cast(points - start * direction, direction)
+        cast = np.flatnonzero(best.distance > start)  # most points are found by the first rays
+        hits = rays.cast(points[cast] - start * direction[cast], direction[cast])
         distance = np.abs(hits.distance - start)
-        hit = np.flatnonzero(distance < np.minimum(best.distance, SEARCH_DISTANCE * diagonal))
-        hit = hit[(full.face_normals[hits.face[hit]] * normals[hit]).sum(axis=1) > 0]
-        best.distance[hit], best.face[hit], best.uv[hit] = distance[hit], hits.face[hit], hits.uv[hit]
+        hit = np.flatnonzero(distance < np.minimum(best.distance[cast], SEARCH_DISTANCE * diagonal))
+        hit = hit[np.einsum("pi,pi->p", full.face_normals[hits.face[hit]], normals[cast[hit]]) > 0]
+        found = cast[hit]
+        best.distance[found], best.face[found], best.uv[found] = distance[hit], hits.face[hit], hits.uv[hit]
     lost = np.flatnonzero(~np.isfinite(best.distance))
     if len(lost):
         closest = rays.closest_hits(points[lost])

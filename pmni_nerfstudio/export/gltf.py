@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Binary glTF 2.0 files of one textured mesh with tangents, which trimesh does not write."""
+"""Binary glTF 2.0 files of a textured mesh with tangents, which trimesh does not write, in one or several levels of detail.
+
+Levels of detail are those of the extension MSFT_lod: the finest level is a node of the scene, which lists the others.
+Readers without the extension that draw the scene's nodes, as three.js, show the finest level; as nodes of the scene, all
+levels would be drawn over each other. Blender imports every node, as an object of its own.
+"""
 
 from __future__ import annotations
 
@@ -59,20 +64,55 @@ def encoded_image(image: UInt8[np.ndarray, "H W C"], jpeg_quality: int | None = 
     return cv2.imencode(".png" if jpeg_quality is None else ".jpg", stored, options)[1].tobytes()
 
 
-def write_glb(path: Path, name: str, mesh: GltfMesh, material: GltfMaterial, extras: dict[str, Any]) -> None:
-    """Write a mesh with its textures.
+@dataclass(frozen=True, eq=False)
+class GltfLevel:
+    """A level of detail."""
+
+    name: str
+    """Name of the mesh and its node."""
+    mesh: GltfMesh
+    material: GltfMaterial
+
+
+def write_glb(path: Path, levels: Sequence[GltfLevel], extras: dict[str, Any], coverage: Sequence[float] = ()) -> None:
+    """Write one mesh in one or several levels of detail, with their textures.
 
     Args:
         path: .glb file.
-        name: name of the mesh and its node.
-        mesh: geometry.
-        material: textures.
+        levels: levels of detail, the finest first.
         extras: facts for readers of the file, stored with the asset's version.
+        coverage: share of the screen down to which each level is to be shown; of use with several levels only.
 
     Raises:
         PmniError: The file can't be written.
     """
     buffer = _Buffer()
+    tree: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": f"pmni-nerfstudio {version('pmni-nerfstudio')}", "extras": extras},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        **{key: [] for key in ("nodes", "meshes", "materials", "textures", "images")},
+        "samplers": [
+            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP},
+        ],
+    }
+    for level in levels:
+        _add_level(tree, buffer, level)
+    if len(levels) > 1:
+        tree["extensionsUsed"] = ["MSFT_lod"]
+        tree["nodes"][0] |= {
+            "extensions": {"MSFT_lod": {"ids": list(range(1, len(levels)))}},
+            "extras": {"MSFT_screencoverage": list(coverage)},
+        }
+    tree |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
+    tree["buffers"] = [{"byteLength": len(buffer.content)}]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_glb(tree, bytes(buffer.content)))
+
+
+def _add_level(tree: dict[str, Any], buffer: _Buffer, level: GltfLevel) -> None:
+    """Append a node with its mesh, material and textures."""
+    mesh, material = level.mesh, level.material
     attributes = {
         "POSITION": buffer.add_vertices(mesh.positions, bounds=True),
         "NORMAL": buffer.add_vertices(mesh.normals),
@@ -81,8 +121,7 @@ def write_glb(path: Path, name: str, mesh: GltfMesh, material: GltfMaterial, ext
     }
     indices = buffer.add_indices(mesh.faces)
     pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.8}
-    description: dict[str, Any] = {"name": name, "pbrMetallicRoughness": pbr}
-    images = []
+    description: dict[str, Any] = {"name": level.name, "pbrMetallicRoughness": pbr}
     if material.base_color is None:
         pbr["baseColorFactor"] = [0.8, 0.8, 0.8, 1.0]
     textures = (
@@ -92,31 +131,18 @@ def write_glb(path: Path, name: str, mesh: GltfMesh, material: GltfMaterial, ext
     )
     for owner, key, image in textures:
         if image is not None:
-            owner[key] = {"index": len(images)}
+            owner[key] = {"index": len(tree["textures"])}
+            tree["textures"].append({"source": len(tree["images"]), "sampler": 0})
             mime = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
-            images.append({"name": key, "mimeType": mime, "bufferView": buffer.add(image)})
-    primitive = {"attributes": attributes, "indices": indices, "material": 0}
-    node: dict[str, Any] = {"name": name, "mesh": 0}
+            name = f"{level.name} {key}"
+            tree["images"].append({"name": name, "mimeType": mime, "bufferView": buffer.add(image)})
+    node: dict[str, Any] = {"name": level.name, "mesh": len(tree["meshes"])}
     if any(mesh.translation):
         node["translation"] = [float(value) for value in mesh.translation]
-    tree = {
-        "asset": {"version": "2.0", "generator": f"pmni-nerfstudio {version('pmni-nerfstudio')}", "extras": extras},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [node],
-        "meshes": [{"name": name, "primitives": [primitive]}],
-        "materials": [description],
-        "textures": [{"source": index, "sampler": 0} for index in range(len(images))],
-        "samplers": [
-            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP},
-        ],
-        "images": images,
-        "accessors": buffer.accessors,
-        "bufferViews": buffer.views,
-        "buffers": [{"byteLength": len(buffer.content)}],
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(_glb(tree, bytes(buffer.content)))
+    primitive = {"attributes": attributes, "indices": indices, "material": len(tree["materials"])}
+    tree["nodes"].append(node)
+    tree["meshes"].append({"name": level.name, "primitives": [primitive]})
+    tree["materials"].append(description)
 
 
 @dataclass

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import subprocess
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,8 @@ from pmni_nerfstudio import cli
 from pmni_nerfstudio.commands.asset import AssetCommand, units_of
 from pmni_nerfstudio.commands.synth import SynthCommand
 from pmni_nerfstudio.data.scene import read_scene
+from pmni_nerfstudio.export import asset as asset_module
+from pmni_nerfstudio.export.asset import screen_coverage
 from pmni_nerfstudio.export.asset_frame import asset_frame
 from pmni_nerfstudio.export.baking import ambient_occlusion
 from pmni_nerfstudio.export.tangents import vertex_tangents
@@ -140,7 +144,11 @@ def bumps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mesh = trimesh.creation.icosphere(5)
     vertices = mesh.vertices * bumpy(mesh.vertices)[:, None] + [5, -7, 11]
     trimesh.Trimesh(vertices, mesh.faces, process=False).export(folder / "mesh.ply")
-    AssetCommand(result=folder, out=folder / "out", faces=(5000, 1000), texture_size=512, units="mm", up="z").main()
+    formats = ("glb", "obj", "stl")
+    out = folder / "out"
+    AssetCommand(
+        result=folder, out=out, faces=(5000, 1000), texture_size=512, units="mm", up="z", formats=formats
+    ).main()
     return folder
 
 
@@ -177,6 +185,67 @@ def test_files_have_meters_and_y_up(bumps: Path):
     turned = np.array(record["file_from_data"]) @ np.array([5.0, -7.0, 11.0])
     assert np.allclose(turned, [0.005, 0.011, 0.007])
     assert [level["faces"] for level in record["levels"]] == [5000, 1000]
+    # Distances of the levels in the data's units, against a measurement from the faces' centers.
+    mesh = trimesh.load_mesh(bumps / "out" / "mesh_1000.stl", process=False)
+    apart = RayCaster(full).distance(mesh.triangles_center)
+    assert record["levels"][1]["mean_distance"] == pytest.approx(apart.mean(), rel=0.5)
+    assert apart.max() < record["levels"][1]["max_distance"] < 1
+
+
+def test_stl_and_obj_have_the_axes_and_units_of_the_data(bumps: Path):
+    glb, folder = Glb(bumps / "out" / "mesh_1000.glb"), bumps / "out"
+    stl = trimesh.load_mesh(folder / "mesh_1000.stl", process=False)
+    obj = trimesh.load_mesh(folder / "mesh_1000.obj", process=False)
+    assert (
+        np.abs(
+            data_points(glb.positions[glb.faces].reshape(-1, 3)) - (stl.triangles.reshape(-1, 3) - [5, -7, 11])
+        ).max()
+        < 1e-3
+    )
+    assert np.abs(stl.triangles - obj.triangles).max() < 1e-4
+    assert np.abs(obj.visual.uv - (glb.uv * [1, -1] + [0, 1])).max() < 1e-5
+    entries = dict(line.split(" ", 1) for line in (folder / "mesh_1000.mtl").read_text().splitlines())
+    assert entries["norm"] == "mesh_1000_normal.png"
+    assert np.asarray(Image.open(folder / entries["norm"])).shape == (512, 512, 3)
+    assert "mesh_1000_normal.png" in json.loads((folder / "asset.json").read_text())["levels"][1]["files"]
+
+
+def test_one_file_holds_all_levels(bumps: Path):
+    """Readers without MSFT_lod draw the nodes of the scene, which is the finest level alone."""
+    tree = Glb(bumps / "out" / "mesh_lod.glb").tree
+    assert tree["extensionsUsed"] == ["MSFT_lod"] and "extensionsRequired" not in tree
+    assert tree["scenes"] == [{"nodes": [0]}]
+    finest, coarse = tree["nodes"]
+    assert (finest["name"], coarse["name"]) == ("mesh_5000", "mesh_1000")
+    assert finest["extensions"]["MSFT_lod"]["ids"] == [1]
+    coverage = finest["extras"]["MSFT_screencoverage"]
+    assert coverage == screen_coverage([5000, 1000]) and coverage[0] == pytest.approx(0.0096, abs=1e-4)
+    assert coverage[1] == 0
+    counts = [tree["accessors"][mesh["primitives"][0]["indices"]]["count"] // 3 for mesh in tree["meshes"]]
+    assert counts == [5000, 1000]
+    images = [tree["textures"][material["normalTexture"]["index"]]["source"] for material in tree["materials"]]
+    assert [tree["images"][index]["name"].split()[0] for index in images] == ["mesh_5000", "mesh_1000"]
+
+
+@pytest.mark.parametrize("name", ["mesh_1000", "mesh_lod"])
+def test_the_validator_of_khronos_finds_nothing(bumps: Path, name: str):
+    """Needs Node.js and the npm package gltf-validator, in NODE_PATH or in a node_modules folder above this one."""
+    script = (
+        "const file = process.argv[1]; require('gltf-validator')"
+        ".validateBytes(new Uint8Array(require('fs').readFileSync(file)), {maxIssues: 10})"
+        ".then(report => console.log(JSON.stringify(report.issues)))"
+    )
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    command = ["node", "-e", script, str(bumps / "out" / f"{name}.glb")]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=60, check=False)
+    if "Cannot find module 'gltf-validator'" in ended.stderr:
+        pytest.skip("gltf-validator is not installed")
+    issues = json.loads(ended.stdout)
+    assert issues["numErrors"] == 0 and issues["numWarnings"] == 0, issues["messages"]
+    # Of no use to readers without the extension: the other levels.
+    codes = {message["code"] for message in issues["messages"]}
+    assert codes <= ({"UNSUPPORTED_EXTENSION", "UNUSED_OBJECT"} if name == "mesh_lod" else set())
 
 
 def test_the_structure_is_that_of_gltf(bumps: Path):
@@ -229,7 +298,10 @@ def test_ambient_occlusion_of_a_ball_on_a_plane():
     assert open_share[np.abs(mesh.vertices - [0, 0, 3.05]).sum(axis=1).argmin()] == 1
 
 
-def test_colors_come_from_the_photographs(tmp_path: Path):
+def test_colors_come_from_the_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    gather = asset_module.surface_colors
+    monkeypatch.setattr(asset_module, "surface_colors", lambda *given: (calls.append(1), gather(*given))[1])
     folder = tmp_path / "scene"
     SynthCommand(out=folder, shape="sphere", views=5, width=64, height=56, mesh_resolution=64).main()
     take_photographs(read_scene(folder), "sphere", factor=2)
@@ -241,9 +313,10 @@ def test_colors_come_from_the_photographs(tmp_path: Path):
         out=tmp_path / "out",
         data=folder,
         poses=tmp_path / "poses.npy",
-        faces=(2000,),
+        faces=(4000, 2000),
         texture_size=256,
     ).main()
+    assert len(calls) == 1  # photographs are read once for both levels
     record = json.loads((tmp_path / "out" / "asset.json").read_text())
     # The scene has a camera file, whose units are taken to be millimeters.
     assert record["units"] == "mm"
@@ -259,7 +332,8 @@ def test_colors_come_from_the_photographs(tmp_path: Path):
     # No camera sees the underside: it is filled and marked.
     unseen = np.asarray(Image.open(tmp_path / "out" / "mesh_2000_unseen.png"))
     assert unseen.shape == (256, 256) and set(np.unique(unseen)) == {0, 255}
-    assert 0 < record["levels"][0]["unseen"] < 0.4
+    assert 0 < record["levels"][1]["unseen"] < 0.4
+    assert record["base_color"] == "image"
 
 
 def test_up_is_that_of_the_cameras():
@@ -305,6 +379,7 @@ def test_units_are_those_of_the_mesh(scene: str | None, record: dict[str, Any], 
     [
         (["--faces", "2"], "faces: "),
         (["--texture-size", "4"], "texture-size: "),
+        (["--formats"], "formats: is empty"),
         (["--units", "parsec"], "units: parsec is not known; give one of m, "),
     ],
 )
@@ -320,3 +395,11 @@ def test_a_folder_without_a_mesh_is_a_one_line_error(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit):
         cli.main(["asset", str(tmp_path), str(tmp_path / "out")])
     assert "has no mesh; give a folder" in capsys.readouterr().err
+
+
+def test_colors_that_are_asked_for_have_to_exist(tmp_path: Path, capsys: pytest.CaptureFixture):
+    trimesh.creation.icosphere(2).export(tmp_path / "mesh.ply")
+    with pytest.raises(SystemExit):
+        cli.main(["asset", str(tmp_path), str(tmp_path / "out"), "--color", "albedo"])
+    error = capsys.readouterr().err
+    assert error == f"error: --color albedo: {tmp_path} has no scene; give --data and --poses, or leave out --color\n"

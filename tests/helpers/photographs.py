@@ -3,12 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from io import BytesIO
-from pathlib import Path
-
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -39,34 +33,3 @@ def take_photographs(scene: Scene, shape: str, factor: int = 1) -> None:
         colors[on.numpy()] = true_colors((origins[on] + t[on, None] * directions[on]).numpy())
         image = colors.round().astype(np.uint8).reshape(size[1], size[0], 3)
         Image.fromarray(image).save(scene.root / "image" / f"{name}.png")
-
-
-def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (V, 3), texture coordinates (V, 2) and texture (H, W, 3) of a GLB file, read by the glTF specification."""
-    data = path.read_bytes()
-    length = struct.unpack("<I", data[12:16])[0]
-    head, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
-
-    def view(index: int) -> bytes:
-        found = head["bufferViews"][index]
-        start = found.get("byteOffset", 0)
-        return binary[start : start + found["byteLength"]]
-
-    def floats(accessor: int, columns: int) -> np.ndarray:
-        found = head["accessors"][accessor]
-        assert found["componentType"] == 5126
-        return np.frombuffer(view(found["bufferView"]), np.float32)[: columns * found["count"]].reshape(-1, columns)
-
-    attributes = head["meshes"][0]["primitives"][0]["attributes"]
-    image = Image.open(BytesIO(view(head["images"][0]["bufferView"]))).convert("RGB")
-    return floats(attributes["POSITION"], 3), floats(attributes["TEXCOORD_0"], 2), np.asarray(image)
-
-
-def look_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Colors (V, 3) at glTF texture coordinates, whose origin is the upper left corner of the first texel."""
-    height, width = texture.shape[:2]
-    at = (uv * [width, height] - 0.5).astype(np.float32)
-    values = [
-        cv2.remap(texture, p[None, :1], p[None, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in at
-    ]
-    return np.concatenate(values)[:, 0].astype(float)
