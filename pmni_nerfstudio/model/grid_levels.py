@@ -48,4 +48,4 @@ def matching_schedule_steps(pixels: int) -> int:
     Args:
         pixels: Number of pixels of one view.
     """
-    return max(60, round(60 * (pixels / (153 * 128)) ** 0.5))
+    return max(100, round(60 * (pixels / (153 * 128)) ** 0.5))

@@ -274,7 +274,8 @@ class PmniModel(Model):
         assert isinstance(ray_bundle, RayBundle)
         self.camera_optimizer.apply_to_raybundle(ray_bundle)
         samples = self.config.samples_per_ray or (32 if self.gradients == "surface" else 12)
-        sampling = Sampling(samples, self.sample_half_width(), self.config.window_reach_px)
+        depth_gradients = self.config.loss_weights.weights_at(self.fraction)["depth"] > 0
+        sampling = Sampling(samples, self.sample_half_width(), self.config.window_reach_px, depth_gradients)
         if self.training and "patch_size" in ray_bundle.metadata:
             return render_patches(ray_bundle, self.field, self.grid, sampling, self.gradients)
         return render_rays(ray_bundle, self.field, self.grid, sampling)

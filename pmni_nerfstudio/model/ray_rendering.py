@@ -28,6 +28,8 @@ class Sampling:
     """Distance before and behind a surface up to which samples are placed; a tensor, so that the GPU need not wait."""
     window_reach_px: float
     """Maximum depth difference, in pixel footprints, of rays that share sample planes."""
+    depth_gradients: bool = True
+    """Whether depths have gradients if normals are computed at the surface; those of evaluation never have."""
 
 
 def render_patches(
@@ -61,9 +63,11 @@ def render_patches(
     distances = planes.z[chosen][:, None, :] * norms[chosen][..., None]
     positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
     shape = (len(positions), side, side, sampling.samples_per_ray)
-    sdf, slopes = _sdf_and_gradients(field, positions.view(*shape, 3), gradients)
-    weights = rendering.neus_weights(sdf, field.inv_s()).view_as(distances)
-    depth, accumulation = rendering.along_rays(weights, rendering.interval_midpoints(distances)[..., None])
+    # Normals at the surface need no gradients of the samples that find it.
+    with torch.set_grad_enabled(gradients != "surface" or sampling.depth_gradients):
+        sdf, slopes = _sdf_and_gradients(field, positions.view(*shape, 3), gradients)
+        weights = rendering.neus_weights(sdf, field.inv_s()).view_as(distances)
+        depth, accumulation = rendering.along_rays(weights, rendering.interval_midpoints(distances)[..., None])
     if slopes is None:
         surface = origins[chosen] + depth.detach() * directions[chosen]
         slopes = normals = field.numerical_gradient(surface, field.active_voxel)

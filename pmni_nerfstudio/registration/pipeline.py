@@ -164,9 +164,6 @@ def register(
         # Fine levels; views that do not fit the finished surface are searched again over all rotations.
         poses, surface, inliers, relocated = _finish(views, attempt, fine, seed, monitor)
         monitor.lap("alternation")
-        included = np.flatnonzero(inliers)
-        surface = detailed(views.subset(list(included)), poses.subset(included), surface, alternation)
-        monitor.lap("detail")
 
         # World of the rough poses, and the verdict there.
         given, reference, aligned = None, attempt.start.reference, inliers
@@ -176,6 +173,9 @@ def register(
             if given.world_is_kept:
                 reference, aligned = rough, inliers & given.agreeing
         poses, surface = in_reference_frame(poses, surface, reference, aligned)
+        included = np.flatnonzero(inliers)
+        surface = detailed(views.subset(list(included)), poses.subset(included), surface, alternation)
+        monitor.lap("detail")
         agreement = view_agreement(views, poses, surface)
         verdict = judge(views, agreement, inliers, relocated, given, find_symmetry(surface), intrinsics, reflectance)
         monitor.lap("judgement")
