@@ -58,7 +58,7 @@ class AlternationSchedule:
     levels: tuple[Level, ...] = (
         Level(49, 4, blur=0.0166, huber=0.1, hull_votes=3, slack_voxels=1.0),
         Level(65, 5, hull_votes=2, slack_voxels=0.5),
-        Level(97, 4, points=12000, pixel_normals=True),
+        Level(97, 4, points=12000),
         Level(129, 3, points=12000, pixel_normals=True),
     )
     detail: Level = Level(193, 2, pixel_normals=True)
