@@ -24,6 +24,7 @@ SCRIPTS = {
     "bench_encodings.py": ["--points", "200", "--repeats", "1"],
     "bench_methods.py": [*TINY, "--max-num-iterations", "20"],
     "bench_growth.py": ["--quick"],
+    "bench_commands.py": [*SMALL, "--steps", "20"],
     "bench_poses.py": ["--shapes", "figure", "--orders", "ring", *SMALL],
     "bench_integration.py": ["--sizes", "60x50"],
     "bench_photometric.py": ["--size", "40", "--slow-pixels", "20"],

@@ -45,8 +45,8 @@ class Level:
     """Votes of the visual hull that the level restarts from, which restores thin parts that early errors carved off; None:
     the level continues with the current surface."""
     pixel_normals: bool = False
-    """Whether the surface follows the normals of single pixels instead of means over views: more detail, from a surface
-    that is already close."""
+    """Whether the surface follows the normals of single pixels instead of means over views, if the maps are fine enough for
+    the grid: more detail, from a surface that is already close."""
     slack_voxels: float = 0.25
     """Distance by which the surface may exceed the visual hull, in voxels."""
 
@@ -146,11 +146,16 @@ def detailed(views: Views, poses: Poses, surface: Surface, schedule: Alternation
         surface: the surface, close to the result.
         schedule: schedule with the level.
     """
-    pixels_across = 2 * float(np.sqrt(np.median(views.masks.sum(axis=(1, 2))) / np.pi))
-    if schedule.detail.resolution > _MAX_VERTICES_PER_PIXEL * pixels_across:
+    if not _fine_enough(views, schedule.detail.resolution):
         return surface
     level = replace(schedule, levels=(schedule.detail,))
     return alternate(views, poses, level, fixed_poses=True, surface=surface)[1]
+
+
+def _fine_enough(views: Views, resolution: int) -> bool:
+    """Whether single pixels determine a grid of this many vertices per axis."""
+    pixels_across = 2 * float(np.sqrt(np.median(views.masks.sum(axis=(1, 2))) / np.pi))
+    return resolution <= _MAX_VERTICES_PER_PIXEL * pixels_across
 
 
 def alternate_subset(
@@ -199,5 +204,7 @@ def surface_step(
     zeros = np.concatenate([rim.points[np.abs(rim.sdf) < near] for rim in rims])
     votes = 1 if len(views) < 8 else 2
     floor = hull_distance(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
-    pixels = PixelNormals.from_views(views, channels, poses, depths) if level.pixel_normals else None
+    pixels = None
+    if level.pixel_normals and _fine_enough(views, level.resolution):
+        pixels = PixelNormals.from_views(views, channels, poses, depths)
     return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson, pixels))
