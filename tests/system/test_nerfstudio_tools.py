@@ -123,7 +123,8 @@ def test_viewer_shows_the_result_in_a_browser(run: Path, browser_page: Opened): 
         # Nothing trains at the same time: frames are large when the camera rests.
         browser_page.page.get_by_text("Resolution: 512").wait_for()
         # Nothing of a training that is not there.
-        browser_page.page.get_by_text("Step: 199").wait_for()
+        (checkpoint,) = (run.parent / "nerfstudio_models").glob("step-*.ckpt")
+        browser_page.page.get_by_text(f"Step: {int(checkpoint.stem.removeprefix('step-'))}").wait_for()
         for absent in ("Pause Training", "Resume Training", "Crop center"):
             assert not browser_page.page.get_by_text(absent).count(), absent
         assert not browser_page.page.locator(".js-plotly-plot").count()
