@@ -177,13 +177,14 @@ class ObjectsCommand:
         return Job(method, folder, flags=flags, eval_flags=("--resolution", str(self.resolution)))
 
     def _meshes(self, results: dict[int, JobResult]) -> tuple[dict[int, trimesh.Trimesh], list[dict[str, Any]]]:
+        from pmni_nerfstudio.data.result_files import read_mesh
         from pmni_nerfstudio.evaluation.stored_result import MESH_FILE
-        from pmni_nerfstudio.objects.results import read_meshes, separate_meshes
+        from pmni_nerfstudio.objects.results import separate_meshes
         from pmni_nerfstudio.studies.job import config_path
 
         folders = {number: Path(result.folder) for number, result in results.items()}
         configs = {number: config_path(results[number].method, folder / "run") for number, folder in folders.items()}
-        meshes = read_meshes({number: folder / "result" / MESH_FILE for number, folder in folders.items()})
+        meshes = {number: read_mesh(folder / "result" / MESH_FILE) for number, folder in folders.items()}
         return separate_meshes(meshes, configs, self.resolution)
 
     def _object_record(

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -14,6 +15,9 @@ from numpy.lib.npyio import NpzFile
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.errors import SceneError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 _MAGIC = b"\x93NUMPY"
 
@@ -73,3 +77,9 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     np.savez(archive, **arrays)
     with atomic_path(path) as temporary:
         temporary.write_bytes(archive.getbuffer())
+
+
+def hash_array(digest: Hash, array: np.ndarray) -> None:
+    """Add an array's shape, type and values to a digest of `hashlib`, which identifies stored results."""
+    digest.update(f"{array.shape} {array.dtype}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())

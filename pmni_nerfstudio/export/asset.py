@@ -71,7 +71,7 @@ class AssetSource:
 
 @dataclass(frozen=True)
 class AssetOptions:
-    """What to write."""
+    """Levels of detail, textures and file formats that an `AssetWriter` writes."""
 
     faces: Sequence[int]
     """Numbers of faces of the levels."""

@@ -115,7 +115,7 @@ def gather_samples(
 
 
 class _ViewMaps(NamedTuple):
-    """What a view sees of the surface, at a resolution that tells what is visible."""
+    """Depth and confidence maps of a view, and their intrinsics, at the resolution for visibility tests."""
 
     distance: Float32[np.ndarray, "h w"]
     """Distances to the surface along the pixels' rays; zero where they miss it."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Dict, Literal, Optional, Tuple
 
@@ -64,7 +65,8 @@ def render_patches(
     positions = origins[chosen][:, :, None] + distances[..., None] * directions[chosen][:, :, None]
     shape = (len(positions), side, side, sampling.samples_per_ray)
     # Normals at the surface need no gradients of the samples that find it.
-    with torch.set_grad_enabled(gradients != "surface" or sampling.depth_gradients):
+    needs_gradients = gradients != "surface" or sampling.depth_gradients
+    with nullcontext() if needs_gradients else torch.no_grad():
         sdf, slopes = _sdf_and_gradients(field, positions.view(*shape, 3), gradients)
         weights = rendering.neus_weights(sdf, field.inv_s()).view_as(distances)
         depth, accumulation = rendering.along_rays(weights, rendering.interval_midpoints(distances)[..., None])

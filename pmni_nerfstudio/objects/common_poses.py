@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
@@ -99,6 +99,6 @@ def _in_all_views(labels: Int[np.ndarray, "n h w"]) -> list[int]:
 def _views_of_label(views: Views, labels: Int[np.ndarray, "n h w"], label: int) -> Views:
     """Views of a single object; what else the masks show may hide it."""
     step = -(-labels.shape[1] // views.height)
-    masks: Float[np.ndarray, "n h w"] = labels[:, ::step, ::step] == label
+    masks: Bool[np.ndarray, "n h w"] = labels[:, ::step, ::step] == label
     normals = np.where(masks[..., None], views.normals, 0).astype(np.float32)
     return Views(views.names, normals, masks, views.K, unknown=views.masks & ~masks)

@@ -87,6 +87,11 @@ def inside(solid: Solid, points: Float[np.ndarray, "p 3"]) -> np.ndarray:
     return result
 
 
+def boxes_meet(a: trimesh.Trimesh, b: trimesh.Trimesh) -> bool:
+    """Whether the bounding boxes of two meshes touch or overlap."""
+    return bool((a.bounds[0] <= b.bounds[1]).all() and (b.bounds[0] <= a.bounds[1]).all())
+
+
 def overlap(a: trimesh.Trimesh, b: trimesh.Trimesh, in_a: Solid, in_b: Solid) -> Overlap:
     """Overlap of the surfaces of two solids.
 
@@ -96,7 +101,7 @@ def overlap(a: trimesh.Trimesh, b: trimesh.Trimesh, in_a: Solid, in_b: Solid) ->
         in_a: the first solid, which decides what is inside.
         in_b: the second one.
     """
-    if (a.bounds[0] > b.bounds[1]).any() or (b.bounds[0] > a.bounds[1]).any():
+    if not boxes_meet(a, b):
         return Overlap(0, 0.0)
     count, depth = 0, 0.0
     for mesh, other, solid in ((a, b, in_b), (b, a, in_a)):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pmni_nerfstudio.data.npz import hash_array
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.geometry.transforms import transform_poses
@@ -30,8 +31,7 @@ def object_scene_folder(parent: Path, scene: Scene, c2w: np.ndarray, views: Obje
         c2w[views.views],
     )
     for array in arrays:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        hash_array(digest, array)
     return parent / f"object_{views.number}_{digest.hexdigest()[:8]}"
 
 

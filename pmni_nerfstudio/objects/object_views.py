@@ -26,7 +26,7 @@ _ROOM = 1.08
 
 @dataclass(frozen=True, eq=False)
 class ObjectViews:
-    """What views of several objects tell of one of them."""
+    """Masks of one of several objects in the views that show it, and a sphere around it."""
 
     number: int
     """Number of the object."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.fields.sdf_field import PmniField
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.mesh import transformed_mesh
 from pmni_nerfstudio.geometry.transforms import scale_of
-from pmni_nerfstudio.objects.contacts import Overlap, Solid, overlap, separated_sdf
+from pmni_nerfstudio.objects.contacts import Overlap, Solid, boxes_meet, overlap, separated_sdf
 from pmni_nerfstudio.training.trained_run import load_run
 
 _CLEARANCE = 0.25
@@ -68,7 +67,7 @@ def separate_meshes(
     Raises:
         PmniError: a run cannot be loaded.
     """
-    pairs = [(a, b) for a, b in combinations(sorted(meshes), 2) if _boxes_meet(meshes[a], meshes[b])]
+    pairs = [(a, b) for a, b in combinations(sorted(meshes), 2) if boxes_meet(meshes[a], meshes[b])]
     solids = {number: load_solid(configs[number]) for number in sorted({n for pair in pairs for n in pair})}
     before = {(a, b): overlap(meshes[a], meshes[b], solids[a], solids[b]) for a, b in pairs}
     touching = {pair: found for pair, found in before.items() if found.vertices}
@@ -89,10 +88,6 @@ def separate_meshes(
     return result, records
 
 
-def _boxes_meet(a: trimesh.Trimesh, b: trimesh.Trimesh) -> bool:
-    return bool((a.bounds[0] <= b.bounds[1]).all() and (b.bounds[0] <= a.bounds[1]).all())
-
-
 def _record(found: Overlap) -> dict[str, Any]:
     return {"vertices": found.vertices, "depth": found.depth}
 
@@ -110,8 +105,3 @@ def write_scene_file(path: Path, meshes: Mapping[int, trimesh.Trimesh]) -> None:
     assert isinstance(content, bytes)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-def read_meshes(files: Mapping[int, Path] | Sequence[tuple[int, Path]]) -> dict[int, trimesh.Trimesh]:
-    """Meshes by the number of their object."""
-    return {number: read_mesh(file) for number, file in dict(files).items()}

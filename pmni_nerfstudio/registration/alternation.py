@@ -109,6 +109,7 @@ def alternate(
     """
     rng = np.random.default_rng(seed)
     distances = mask_distances(views.possible)
+    curves = contours(views, schedule.bundle.contour_points)
     for level in schedule.levels:
         footprint = float(np.median(poses.t[:, 2] / views.focal))
         sigma = level.blur / footprint
@@ -120,7 +121,6 @@ def alternate(
                 poses = frame_object(views, poses, votes)
             surface = Surface(visual_hull(views.possible, views.K, poses.c2w(), level.resolution, votes).numpy())
         surface = surface.resampled(level.resolution)
-        curves = contours(views, schedule.bundle.contour_points)
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
         surface = surface.redistanced(schedule.band_voxels + 1)
         for _ in range(level.rounds):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pmni_nerfstudio.data.npz import read_npz, write_npz
+from pmni_nerfstudio.data.npz import hash_array, read_npz, write_npz
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.registration.confidence import ViewAgreement
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
@@ -56,8 +56,7 @@ def registration_key(views: Views, c2w: Float[np.ndarray, "n 4 4"] | None, setti
     digest.update(f"{metadata.version('pmni-nerfstudio')} {settings!r}".encode())
     unknown = () if views.unknown is None else (views.unknown,)
     for array in (views.normals, views.masks, views.K, np.zeros(0) if c2w is None else c2w, *unknown):
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        hash_array(digest, array)
     return digest.hexdigest()[:16]
 
 

@@ -44,7 +44,7 @@ class Frame:
 
     @property
     def display_from_world(self) -> np.ndarray:
-        """The same as a similarity (4, 4)."""
+        """Similarity (4, 4) from the data's world to the display frame."""
         similarity = np.eye(4)
         similarity[:3, :3] = self.rotation / self.radius
         similarity[:3, 3] = -similarity[:3, :3] @ self.center

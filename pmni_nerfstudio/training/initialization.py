@@ -214,7 +214,11 @@ _Kept = TypeVar("_Kept")
 
 
 def _unless_damaged(file: Path, load: Callable[[Path], _Kept]) -> _Kept | None:
-    """What a file keeps of an earlier registration; None, after a line on the console, if it is damaged, or missing."""
+    """Load the result of an earlier registration from a file.
+
+    Returns:
+        None if the file is missing or damaged; the latter is printed.
+    """
     if not file.is_file():
         return None
     try:

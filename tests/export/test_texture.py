@@ -168,7 +168,7 @@ def test_unseen_points_get_the_colors_around_them():
 
 
 def test_encodings_are_decoded_to_linear_light(scene: Scene, tmp_path: Path):
-    """The same linear values as 8-bit sRGB, 16 bits, floats and albedo."""
+    """Images of 8-bit sRGB, 16 bits and floats, and albedo maps, decode to the same linear values."""
     shutil.copytree(scene.root, tmp_path / "scene")
     linear = np.random.default_rng(0).uniform(0, 0.9, (100, 120, 3))
     eight = np.round(255 * srgb_from_linear(linear)).astype(np.uint8)

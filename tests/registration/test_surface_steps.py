@@ -137,7 +137,7 @@ def test_band_poisson_moves_the_surface_to_normals_and_surface_points():
     assert cut.mesh[0][:, 2].max() < CENTER[2] + 0.53 + 0.1 * cut.voxel
 
 
-def test_normals_of_pixels_carve_a_relief_that_means_over_voxels_lose():
+def test_normals_of_pixels_recover_waves_that_means_over_voxels_lose():
     n = 65
     x, y, z = np.moveaxis(lattice(n).reshape(n, n, n, 3), -1, 0)
     flat = Surface(z.astype(np.float32))
@@ -149,16 +149,16 @@ def test_normals_of_pixels_carve_a_relief_that_means_over_voxels_lose():
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     band = Band.from_sdf(flat.sdf, 3)
     mean = np.tile([0.0, 0.0, 1.0], (len(band.points), 1))  # the waves cancel in the mean
-    level = np.column_stack([np.arange(-0.9, 0.9, 0.125), np.zeros(15), np.zeros(15)])  # where the relief is zero
+    level = np.column_stack([np.arange(-0.9, 0.9, 0.125), np.zeros(15), np.zeros(15)])  # where the height is zero
     options = PoissonOptions(iterations=400, tolerance=1e-8, keep_weight=1e-6)
 
-    def relief(pixels: PixelNormals | None) -> np.ndarray:
+    def recovered_heights(pixels: PixelNormals | None) -> np.ndarray:
         sdf = band_poisson(flat.sdf, band, mean, np.ones(len(mean)), level, options=options, pixels=pixels)
         return -sdf[4:-4, 4:-4, n // 2]
 
     truth = (height * np.sin(wave * x))[4:-4, 4:-4, n // 2]
-    assert np.abs(relief(None)).max() < 0.1 * height
-    found = relief(PixelNormals(points, normals, np.ones(len(points))))
+    assert np.abs(recovered_heights(None)).max() < 0.1 * height
+    found = recovered_heights(PixelNormals(points, normals, np.ones(len(points))))
     found = found - (found - truth).mean()
     assert np.abs(found - truth).mean() < 0.15 * height
 
