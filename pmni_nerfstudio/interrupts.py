@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Literal, Optional
@@ -76,7 +76,11 @@ def exit_before_training() -> None:
         return
 
     def respond(number: int, frame: Optional[FrameType]) -> None:
-        raise exit_interrupted(f"stopped; start again with: {command_to_resume(arguments[0], None, None)}")
+        # Not by an exception: Python discards one that is raised while a finalizer (`__del__`) runs, and goes on.
+        os.write(2, f"stopped; start again with: {command_to_resume(arguments[0], None, None)}\n".encode())
+        with suppress(RuntimeError):  # the main thread was writing to it
+            sys.stdout.flush()
+        os._exit(EXIT_CODE)
 
     signal.signal(signal.SIGINT, respond)
 

@@ -58,6 +58,24 @@ def test_ctrl_c_before_there_is_a_trainer_ends_with_one_line(tmp_path: Path):
     assert program.output.strip() == last
 
 
+def test_ctrl_c_in_a_finalizer_ends_the_process_before_there_is_a_trainer(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, sys\n"
+        "from pmni_nerfstudio.interrupts import exit_before_training\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.argv = ['ns-train', 'pmni']\n"
+        "exit_before_training()\n"
+        "class Pressed:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "Pressed()\n"
+        "print('went on')\n"
+    )
+    ended = run(["python", program])
+    assert (ended.code, ended.stdout, ended.stderr) == (130, "", "stopped; start again with: ns-train pmni\n")
+
+
 @pytest.mark.parametrize("argv", [["ns-train", "nerfacto"], ["ns-train"], ["pytest", "pmni"]])
 def test_ctrl_c_of_other_programs_and_methods_stays_as_it_is(argv: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", argv)
