@@ -113,7 +113,7 @@ def test_elimination_equals_a_dense_solution_for_poses_and_points():
         observed = p._observe(poses, i, p.views.K[i], with_intrinsics=False, bias=None)
         for j, k in enumerate(visible.index):
             row = np.zeros((3, 6 * views + 4 * points))
-            row[:, 6 * i : 6 * i + 6] = observed.jacobian[j]
+            row[:, 6 * i : 6 * i + 6] = observed.jacobian[:, j]
             row[:, 6 * views + 4 * k : 6 * views + 4 * k + 3] = -np.eye(3)
             row[:, 6 * views + 4 * k + 3] = observed.by_offset[j]
             rows.append(np.sqrt(visible.weight[j]) * row)
