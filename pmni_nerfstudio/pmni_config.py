@@ -21,8 +21,11 @@ from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.pmni_model import PmniModelConfig
 from pmni_nerfstudio.model.pose_optimizer import PmniPoseOptimizerConfig
 from pmni_nerfstudio.pmni_pipeline import PmniPipelineConfig
+from pmni_nerfstudio.startup_time import skip_source_lines
 from pmni_nerfstudio.training.lr_schedule import Decay, FusedAdamConfig, RunFractionSchedulerConfig
 from pmni_nerfstudio.training.trainer import PmniTrainerConfig
+
+skip_source_lines()
 
 
 def _optimizer(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pmni_nerfstudio"
 LAYERS = (
-    ("errors", "interrupts", "allocator", "chunks", "threads"),
+    ("errors", "interrupts", "allocator", "chunks", "threads", "startup_time"),
     ("geometry",),
     ("data",),
     ("integration", "fields"),
