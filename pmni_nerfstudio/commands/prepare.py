@@ -157,15 +157,15 @@ class PrepareCommand:
         from pmni_nerfstudio.data.scene import is_scene
         from pmni_nerfstudio.errors import SceneError
         from pmni_nerfstudio.importers.assemble import assemble
+        from pmni_nerfstudio.importers.further_maps import with_further_maps
         from pmni_nerfstudio.importers.normal_tools import with_normals_from
         from pmni_nerfstudio.importers.registry import FORMATS
         from pmni_nerfstudio.importers.source import ImportOptions
-        from pmni_nerfstudio.importers.validity import with_validity
 
         with new_scene_folder(out, source, self.overwrite, is_scene) as fresh:
             axes = None if self.axes == "auto" else self.axes
             options = ImportOptions(self.normals, self.focal, self.fov, axes)
-            imported = with_validity(source, FORMATS[name].read(source, options))
+            imported = with_further_maps(source, FORMATS[name].read(source, options))
             imported = with_normals_from(imported, self.normals_from)
             print(f"{source}: {imported.description}")
             try:

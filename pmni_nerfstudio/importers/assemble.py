@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pmni_nerfstudio.data.images import write_png
+from pmni_nerfstudio.data.instances import INSTANCES, read_instances
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.normals_folder import warn_of_lossy
 from pmni_nerfstudio.data.resample import resample_intrinsics
@@ -24,6 +25,7 @@ from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
 from pmni_nerfstudio.importers.axes import camera_from_stored, estimate_axes
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
+from pmni_nerfstudio.importers.further_maps import write_further_maps
 from pmni_nerfstudio.importers.source import Axes, Frame, Source
 from pmni_nerfstudio.importers.view_maps import load, map_intrinsics, photograph, resize, size_of, undistort
 from pmni_nerfstudio.registration.views import Views
@@ -107,7 +109,10 @@ def assemble(
         mesh=mesh if is_posed else None,
     )
     _write_photographs(folder, frames, source_K, K, new_size)
+    write_further_maps(folder, frames, source_K, K, new_size)
     scene = read_scene(folder)
+    if (folder / INSTANCES).is_dir():
+        warnings += read_instances(scene)[1]
     summary = summarize(scene)
     size_and_axes = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes} ({decided})"
     return Assembled(

@@ -30,6 +30,9 @@ _OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
 _NORMAL_WORDS = ("normal",)
 _MASK_WORDS = ("mask", "silhouette")
 _VALID_WORDS = ("mask_valid",)
+_UNKNOWN_WORDS = ("mask_unknown",)
+_INSTANCE_WORDS = ("instance",)
+_NO_MASK_WORDS = (*_VALID_WORDS, *_UNKNOWN_WORDS)
 _IMAGE_WORDS = ("image", "img", "rgb", "photo", "color", "colour")
 
 
@@ -112,6 +115,16 @@ def find_valid(root: Path) -> FoundMaps:
     return _find(root, _VALID_WORDS, MASK_SUFFIXES)
 
 
+def find_unknown(root: Path) -> FoundMaps:
+    """Images that tell where something else stands in front, by view; empty if there are none."""
+    return _find(root, _UNKNOWN_WORDS, MASK_SUFFIXES)
+
+
+def find_instances(root: Path) -> FoundMaps:
+    """Label images of several objects, by view; empty if there are none."""
+    return _find(root, _INSTANCE_WORDS, MASK_SUFFIXES)
+
+
 def find_images(root: Path) -> FoundMaps:
     """Photographs by view; empty if there are none."""
     return _find(root, _IMAGE_WORDS, PHOTO_SUFFIXES)
@@ -136,9 +149,9 @@ def _folders(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> lis
 
 
 def _starts(name: str, words: Sequence[str]) -> bool:
-    """Whether a name starts with one of the words; mask_valid is not a mask."""
+    """Whether a name starts with one of the words; mask_valid and mask_unknown are not masks."""
     lower = name.lower()
-    return lower.startswith(tuple(words)) and (words is _VALID_WORDS or not lower.startswith(_VALID_WORDS))
+    return lower.startswith(tuple(words)) and (words is not _MASK_WORDS or not lower.startswith(_NO_MASK_WORDS))
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -185,7 +198,7 @@ def _by_words(root: Path, words: Sequence[str], suffixes: tuple[str, ...]) -> di
     pattern = re.compile(rf"(?:(?:{alternatives})[a-z]*[_\-. ]+(\w.*)|(.*?)[_\-. ]+(?:{alternatives})[\w\-. ]*)", re.I)
     found: dict[str, Path] = {}
     for path in entries(root):
-        if words is _MASK_WORDS and any(word in path.stem.lower() for word in _VALID_WORDS):
+        if words is _MASK_WORDS and any(word in path.stem.lower() for word in _NO_MASK_WORDS):
             continue
         if path.is_file() and path.suffix.lower() in suffixes and (parts := pattern.fullmatch(path.stem)):
             name = parts[1] or parts[2]

@@ -69,6 +69,10 @@ class Frame:
     """Photograph, with the aspect ratio of the normal map."""
     valid: Path | None = None
     """Image that is white where normals count; None: wherever they are not zero."""
+    unknown: Path | None = None
+    """Image that is white where something else stands in front of the object; None if nothing does."""
+    instance: Path | None = None
+    """Label image: the number of the object at each pixel, 0 where there is none."""
     decode: Decode | None = None
     """Change of the normals after reading, before they are checked; None if there is none."""
 

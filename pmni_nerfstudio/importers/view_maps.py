@@ -266,6 +266,33 @@ def photograph(frame: Frame, K: np.ndarray, new_K: np.ndarray, size: tuple[int, 
     return pixels if own == size else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
+def resampled_pixels(
+    path: Path, pixels: np.ndarray, lens: Lens, K: np.ndarray, new_K: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Undistorted image (H', W') whose values must not be mixed, by nearest neighbors; zero outside the source's frame.
+
+    Args:
+        path: file of the image, for error messages.
+        pixels: (H, W).
+        lens: distortion of the source's images.
+        K: the source's intrinsics (3, 3) at `size`.
+        new_K: intrinsics (3, 3) of the result.
+        size: width and height of the result.
+
+    Raises:
+        SceneError: The image has another aspect ratio.
+    """
+    own = (pixels.shape[1], pixels.shape[0])
+    if own != size:
+        _check_ratio(path, own, size, "the normal maps")
+    if lens.is_none and own == size and np.allclose(K, new_K):
+        return pixels
+    x, y = _undistortion_map((size[1], size[0]), K, lens, new_K)
+    # Pixel centers at integers, in the image at its own size.
+    x, y = ((at + 0.5) * (of_own / of_new) - 0.5 for at, of_own, of_new in zip((x, y), own, size))
+    return cv2.remap(pixels, x.astype(np.float32), y.astype(np.float32), cv2.INTER_NEAREST)
+
+
 def _undistortion_map(
     shape: tuple[int, ...], K: np.ndarray, lens: Lens, new_K: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

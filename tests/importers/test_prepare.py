@@ -26,6 +26,7 @@ from PIL import ExifTags, Image
 
 from pmni_nerfstudio.cli import main
 from pmni_nerfstudio.data.images import write_exr, write_png
+from pmni_nerfstudio.data.instances import read_instances
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.cameras import write_result_cameras
@@ -409,6 +410,32 @@ def test_holes_are_resampled(truth: AnalyticScene, tmp_path: Path):
     half = prepare(tmp_path / "src", tmp_path / "half", size="36x30")
     assert half.valid.sum() / half.masks.sum() == pytest.approx(whole.valid.sum() / whole.masks.sum(), abs=0.03)
     np.testing.assert_array_equal(half.masks[0], resample_mask(truth.masks[0], (36, 30)))
+
+
+@pytest.mark.parametrize("size", [None, "36x30"])
+def test_unknown_pixels_and_labels_are_carried_over(truth: AnalyticScene, tmp_path: Path, size: str | None):
+    """Hands in front of an object of two parts; at half of the size, labels are those of the source's pixels."""
+    write_maps(tmp_path / "src", truth, NAMES)
+    unknown, labels = np.zeros_like(truth.masks), np.zeros(truth.masks.shape, np.uint8)
+    unknown[:, :20, 30:40] = True
+    labels[:, :, :36], labels[:, :, 36:] = 1, 7
+    labels[~truth.masks] = 0
+    for folder, images in (("mask_unknown", unknown & ~truth.masks), ("instance", labels)):
+        (tmp_path / "src" / folder).mkdir()
+        for name, image in zip(NAMES, images):
+            write_png(tmp_path / "src" / folder / f"{name}.png", image)
+    scene = prepare(tmp_path / "src", tmp_path / "out", focal=float(truth.K[0, 0, 0]), size=size)
+    found, warnings = read_instances(scene)
+    assert scene.unknown is not None
+    if size is None:
+        assert warnings == []
+        np.testing.assert_array_equal(scene.unknown, unknown & ~truth.masks)
+        np.testing.assert_array_equal(found, labels)
+    else:
+        assert set(np.unique(found)) == {0, 1, 7} and (found[:, :, :18] != 7).all() and (found[:, :, 18:] != 1).all()
+        inner = scene.masks & np.roll(scene.masks, 1, axis=2) & np.roll(scene.masks, -1, axis=2)
+        assert (found[inner] > 0).all()
+        assert abs(scene.unknown.mean() - (unknown & ~truth.masks).mean()) < 0.01
 
 
 def test_validity_is_recognized_by_words_and_required_for_all_views(truth: AnalyticScene, tmp_path: Path):
