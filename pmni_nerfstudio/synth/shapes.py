@@ -199,7 +199,9 @@ def figure_sdf(p: Tensor, arm_deg: float = 0.0) -> Tensor:
         ball(p, (0.03, 0.15, 0.66), 0.035),
         ball(p, (0.03, -0.15, 0.66), 0.035),
     )
-    elbow, wrist, hand = (_raised(joint, arm_deg) for joint in ((0.06, 0.44, 0.42), (0.16, 0.52, 0.66), (0.17, 0.53, 0.69)))
+    elbow, wrist, hand = (
+        _raised(joint, arm_deg) for joint in ((0.06, 0.44, 0.42), (0.16, 0.52, 0.66), (0.17, 0.53, 0.69))
+    )
     eyes = union(ball(p, (0.18, 0.06, 0.7), 0.03), ball(p, (0.18, -0.06, 0.7), 0.03))
     return scale * smooth_union(
         0.06,
