@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.train import _set_random_seed
 from nerfstudio.utils import writer
@@ -15,11 +16,9 @@ from nerfstudio.utils import writer
 from pmni_nerfstudio.data.datamanager import PmniDataManagerConfig
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.model.pmni_model import PmniModel, PmniModelConfig
-from pmni_nerfstudio.pmni_config import pmni, pmni_calibrated
 from pmni_nerfstudio.studies.job import config_path
 
 Method = Literal["pmni", "pmni-calibrated"]
-_METHODS = {"pmni": pmni, "pmni-calibrated": pmni_calibrated}
 
 
 def train_frame(
@@ -48,7 +47,7 @@ def train_frame(
     Raises:
         PmniError: the frame could not be trained; the reason was printed to stderr.
     """
-    config = copy.deepcopy(_METHODS[method].config)
+    config = copy.deepcopy(all_methods[method])
     run = config_path(method, out).parent
     shutil.rmtree(out, ignore_errors=True)
     manager = config.pipeline.datamanager
