@@ -99,18 +99,18 @@ class SequenceCommand:
         from pmni_nerfstudio.sequences.frames import check_same_cameras, spread
         from pmni_nerfstudio.sequences.shared_poses import MAX_FRAMES, solve_shared_poses
 
-        scenes, names = [], []
+        scenes, names, errors = [], [], []
         for frame in spread(frames, MAX_FRAMES):
             try:
                 scene = frame.read(self.normals_folder)
                 if scenes:
                     check_same_cameras(scenes[0], scene)
-            except PmniError:
-                if not scenes or len(frames) == 2:
-                    raise
-                continue  # reported again, as the result of this frame
-            scenes.append(scene)
-            names.append(frame.name)
+                scenes.append(scene)
+                names.append(frame.name)
+            except PmniError as error:  # reported again, as the result of this frame
+                errors.append(error)
+        if len(scenes) < 2:
+            raise errors[0]
         print_warnings(dict.fromkeys(scenes[0].warnings))
         shared = solve_shared_poses(scenes, names, self.seed, self.output_dir / "registration", console)
         console.print(

@@ -27,6 +27,7 @@ from pmni_nerfstudio.registration.confidence import view_agreement
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.verdict import Verdict, judge
 from pmni_nerfstudio.registration.views import Views, views_of_scene
+from pmni_nerfstudio.sequences.continuation import continued
 from pmni_nerfstudio.sequences.frames import Frame, check_same_cameras
 from pmni_nerfstudio.sequences.fusion import fuse_over_time
 from pmni_nerfstudio.sequences.plan import RECORD, Plan
@@ -34,9 +35,11 @@ from pmni_nerfstudio.sequences.training import train_frame
 from pmni_nerfstudio.threads import one_thread
 
 NORMALS = "normal_camera_space_fused"
-_STEPS = 75
-"""Training steps of a frame of static cameras by default: half of those of a single scene, since its poses are final and its
-normals are fused."""
+_STEPS, _LATER_STEPS = 75, 40
+"""Training steps of the schedule by default, for the first frame of a block of static cameras and for later ones. That is half
+of those of a single scene, since the poses are final and the normals fused, and half again from the frame before. Chamfer
+distances of the figure's frame 6, in % of the diameter: 0.035 after 75 steps, 0.041 after 30, and 0.037 after 30 from the frame
+before."""
 
 
 class Block:
@@ -49,6 +52,8 @@ class Block:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._scenes: dict[str, Scene] = {}
+        self._reference: Scene | None = None
+        self._before: tuple[Frame, PmniModel] | None = None
 
     def run(self, frame: Frame) -> dict[str, Any]:
         """Reconstruct a frame and write its mesh and record; an error of its data is part of the record."""
@@ -79,11 +84,15 @@ class Block:
                 raise PmniError(f"{frame.folder}: the masks have no visual hull at the poses of all frames; check them")
             surface = detailed(views, poses, surface, schedule)
             verdict = self._verdict(views, poses, surface)
+        before = self._model_before(frame)
         folder = plan.folder(frame)
         _write_scene(folder / "scene", scene)
+        start = surface.sdf
+        if before is not None:
+            start = continued(before.field.volume(surface.resolution).cpu().numpy(), surface)
         with atomic_path(folder / "start.npy") as path:
-            np.save(path, surface.sdf)
-        steps = plan.settings.steps or _STEPS
+            np.save(path, start)
+        steps = plan.settings.steps or (_STEPS if before is None else _LATER_STEPS)
         model = train_frame(
             "pmni-calibrated",
             folder / "scene",
@@ -93,7 +102,16 @@ class Block:
             steps,
             plan.settings.seed,
         )
+        self._before = (frame, model) if verdict.name == "ok" else None
         return self._result(frame, scene, model, verdict.name, list(verdict.reasons))
+
+    def _model_before(self, frame: Frame) -> PmniModel | None:
+        """Model of the frame before, if this process has just trained it and its views agree."""
+        if self._before is None:
+            return None
+        before, model = self._before
+        at = self.plan.frames.index(frame)
+        return model if at and before.name == self.plan.frames[at - 1].name else None
 
     def _moving(self, frame: Frame) -> dict[str, Any]:
         """Frame of moving cameras, registered by itself; without poses of its own, from those of the frame before."""
@@ -148,10 +166,13 @@ class Block:
         return replace(scene, normals=normals)
 
     def _read(self, frame: Frame) -> Scene:
-        scene = frame.read(self.plan.settings.normals_folder)
-        first = self.plan.frames[0]
-        if frame is not first:
-            check_same_cameras(first.read(self.plan.settings.normals_folder), scene)
+        """Scene of a frame, whose cameras are those of the frame that was registered first."""
+        scene, shared = frame.read(self.plan.settings.normals_folder), self.plan.shared
+        assert shared is not None
+        if self._reference is None:
+            reference = next(one for one in self.plan.frames if one.name == shared.frame)
+            self._reference = reference.read(self.plan.settings.normals_folder)
+        check_same_cameras(self._reference, scene)
         return scene
 
     def _verdict(self, views: Views, poses: Poses, surface: Any) -> Verdict:
@@ -160,9 +181,7 @@ class Block:
         assert shared is not None
         everything = np.ones(len(views), dtype=bool)
         agreement = view_agreement(views, poses, surface)
-        return judge(
-            views, agreement, everything, ~everything, None, None, shared.intrinsics, replace(shared.reflectance)
-        )
+        return judge(views, agreement, everything, ~everything, None, None, shared.intrinsics, shared.reflectance)
 
     def _result(self, frame: Frame, scene: Scene, model: PmniModel, verdict: str, reasons: list[str]) -> dict[str, Any]:
         """Write the mesh of a trained frame; what is known of it."""

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.result_files import read_mesh
+from pmni_nerfstudio.evaluation.stored_sequence import SEQUENCE_FILE
 from pmni_nerfstudio.export.animation import write_animated_glb
 from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.sequences.plan import Plan
 
-SEQUENCE = "sequence.json"
 ANIMATION = "sequence.glb"
 _FRAMES_PER_SECOND = 12.0
 
@@ -35,9 +37,10 @@ def write_results(plan: Plan, records: Mapping[str, dict[str, Any]]) -> list[Pat
     shared = plan.shared
     done = [frame for frame in plan.frames if records[frame.name]["error"] is None]
     files = []
+    first = done[0].read(plan.settings.normals_folder) if done else None
     contents: dict[str, Any] = {
         "cameras": "moving" if shared is None else "static",
-        "units": "the data's units" if _has_world(plan, records) else "object units, without scale",
+        "units": "the data's units" if first is not None and first.c2w is not None else "object units, without scale",
         "frames": [
             {
                 key: value
@@ -50,17 +53,11 @@ def write_results(plan: Plan, records: Mapping[str, dict[str, Any]]) -> list[Pat
     if shared is not None:
         c2w = transform_poses(shared.world_from_unit, shared.c2w)
         contents |= {"c2w": c2w.tolist(), "registered_frame": shared.frame, "verdict_of_poses": shared.verdict}
-        scene = shared.scene(plan.frames[0].read(plan.settings.normals_folder))
-        files += write_result_cameras(plan.out, scene, c2w)
-    if done:
+    if first is not None:
+        if shared is not None:
+            files += write_result_cameras(plan.out, shared.scene(first), np.array(contents["c2w"]))
         meshes = {frame.name: read_mesh(plan.mesh(frame)) for frame in done}
         write_animated_glb(plan.out / ANIMATION, meshes, _FRAMES_PER_SECOND)
         files += [plan.out / ANIMATION, plan.mesh(done[0]).parent]
-    write_json(plan.out / SEQUENCE, contents)
-    return [*files, plan.out / SEQUENCE]
-
-
-def _has_world(plan: Plan, records: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether the frames have given cameras, whose world and units the results have."""
-    del records
-    return plan.frames[0].read(plan.settings.normals_folder).c2w is not None
+    write_json(plan.out / SEQUENCE_FILE, contents)
+    return [*files, plan.out / SEQUENCE_FILE]

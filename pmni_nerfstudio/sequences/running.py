@@ -43,7 +43,7 @@ class BlockResult:
 
 def blocks_of(frames: Sequence[Frame], size: int | None, engine: Engine, parallel: int) -> list[tuple[str, ...]]:
     """Consecutive frames for one process each; by default as many blocks as run at the same time."""
-    size = size or (_RAY_BLOCK if engine == "ray" else -(-len(frames) // parallel))
+    size = size or (_RAY_BLOCK if engine == "ray" else max(1, -(-len(frames) // parallel)))
     names = [frame.name for frame in frames]
     return [tuple(names[i : i + size]) for i in range(0, len(names), size)]
 

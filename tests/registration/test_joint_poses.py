@@ -23,7 +23,9 @@ FRAMES = 4
 
 def tilted_views(views: Views, seed: int, bias_deg: float = 3.0) -> Views:
     """Views of which each has its normals rotated as a whole, as by a bias that changes from moment to moment."""
-    rotations = Rotation.from_rotvec(np.deg2rad(bias_deg) * np.random.default_rng(seed).normal(size=(len(views), 3)) / 2)
+    rotations = Rotation.from_rotvec(
+        np.deg2rad(bias_deg) * np.random.default_rng(seed).normal(size=(len(views), 3)) / 2
+    )
     return replace(views, normals=np.einsum("nij,nhwj->nhwi", rotations.as_matrix(), views.normals).astype(np.float32))
 
 
@@ -31,7 +33,9 @@ def problem(views: Views, poses: Poses, seed: int = 0) -> BundleProblem:
     surface, options = true_surface(), BundleOptions(points=300)
     depths = surface.depths(views, poses)
     curves = contours(views, 50)
-    return BundleProblem(views, surface, poses, depths, curves, options, np.random.default_rng(seed), fixed_normals=True)
+    return BundleProblem(
+        views, surface, poses, depths, curves, options, np.random.default_rng(seed), fixed_normals=True
+    )
 
 
 def test_errors_that_change_between_moments_average_out():

@@ -68,7 +68,9 @@ def test_slow_motion_has_no_lag():
     """All normals turn by one degree from frame to frame: a mean over time would lag by several at both ends."""
     normals, mask = half_ball()
     turns = [Rotation.from_euler("x", frame, degrees=True) for frame in range(FRAMES)]
-    truth = np.stack([np.where(mask[..., None], t.apply(normals.reshape(-1, 3)).reshape(normals.shape), 0) for t in turns])
+    truth = np.stack(
+        [np.where(mask[..., None], t.apply(normals.reshape(-1, 3)).reshape(normals.shape), 0) for t in turns]
+    )
     masks = np.tile(mask, (FRAMES, 1, 1))
     fused = fuse_over_time(noisy(truth, masks), masks)
     for frame in (0, FRAMES - 1):
