@@ -155,7 +155,7 @@ def test_a_start_takes_over_only_what_did_not_move():
         right = np.linalg.norm(points - [0.5, shift, 0], axis=-1) - 0.3
         return np.minimum(left, right).astype(np.float32)
 
-    noise = np.random.default_rng(0).normal(0, 0.1 * 2 / (n - 1), (n, n, n)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.05 * 2 / (n - 1), (n, n, n)).astype(np.float32)
     before, now = balls(0.0), Surface(balls(0.15) + noise)
     start = continued(before, now)
     near, left = np.abs(now.sdf) < 2 * now.voxel, points[..., 0] < -0.1
