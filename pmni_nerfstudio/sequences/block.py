@@ -121,7 +121,8 @@ class Block:
         before = self._poses_before(frame, scene)
         if scene.c2w is None and before is not None:
             data, normals_folder = plan.folder(frame) / "scene", None
-            scene = replace(scene, c2w=before)
+            c2w, world_from_unit = before
+            scene = replace(scene, c2w=c2w, world_from_unit=world_from_unit)
             _write_scene(data, scene)
         model = train_frame(
             "pmni", data, normals_folder, plan.folder(frame) / "run", None, settings.steps, settings.seed
@@ -130,13 +131,14 @@ class Block:
         assert statistics is not None
         return self._result(frame, scene, model, statistics["verdict"], statistics["reasons"])
 
-    def _poses_before(self, frame: Frame, scene: Scene) -> np.ndarray | None:
-        """Poses of the frame before in the unit-sphere world, if that frame was registered and has as many views."""
+    def _poses_before(self, frame: Frame, scene: Scene) -> tuple[np.ndarray, np.ndarray] | None:
+        """Poses of the frame before in its unit-sphere world, and that world; None if it failed or has other views."""
         at = self.plan.frames.index(frame)
         record = None if at == 0 else self.plan.finished(self.plan.frames[at - 1])
-        if record is None or record["verdict"] == "failed" or len(record["c2w"]) != scene.num_views:
+        if record is None or record["verdict"] == "failed" or record["views"] != list(scene.names):
             return None
-        return transform_poses(np.linalg.inv(scene.world_from_unit), np.array(record["c2w"]))
+        world_from_unit = np.array(record["world_from_unit"])
+        return transform_poses(np.linalg.inv(world_from_unit), np.array(record["c2w"])), world_from_unit
 
     def _fused(self, frame: Frame) -> Scene:
         """Scene of a frame at the shared poses, with normals fused over time."""
@@ -199,6 +201,7 @@ class Block:
             "faces": len(mesh.faces),
             "watertight": bool(mesh.is_watertight),
             "c2w": c2w.tolist(),
+            "world_from_unit": scene.world_from_unit.tolist(),
         }
 
 

@@ -45,7 +45,7 @@ def write_results(plan: Plan, records: Mapping[str, dict[str, Any]]) -> list[Pat
             {
                 key: value
                 for key, value in records[frame.name].items()
-                if key != "key" and (shared is None or key != "c2w")
+                if key not in ("key", "world_from_unit") and (shared is None or key != "c2w")
             }
             for frame in plan.frames
         ],
