@@ -25,7 +25,7 @@ class SequenceCommand:
 
     With static cameras the poses are solved once, from all frames together, and normals are fused over time where the
     surface does not move. Moving cameras are registered frame by frame. Frames that are done in the output folder are not
-    done again. The exit code is 2 if a frame failed or is doubtful; the others are written all the same.
+    done again. The exit code is 2 if a frame failed or is doubtful, or if the common poses are; all that was made is written all the same.
     """
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -58,7 +58,7 @@ class SequenceCommand:
 
         Raises:
             PmniError: an option or a frame is invalid.
-            FailedResultError: a frame failed or is doubtful; the results have been written.
+            FailedResultError: a frame failed or is doubtful, or the common poses are; the results have been written.
         """
         self._check()
         from rich.console import Console
@@ -135,7 +135,9 @@ class SequenceCommand:
         }
         meshes = sum(record["error"] is None for record in records.values())
         named = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names)
-        lines = [f"Made: meshes of {meshes} of {len(records)} frames", f"Verdict: {named}"]
+        poses = None if plan.shared is None else plan.shared.verdict
+        shown = f"frames {named}" if poses is None else f"poses {poses}; frames {named}"
+        lines = [f"Made: meshes of {meshes} of {len(records)} frames", f"Verdict: {shown}"]
         lines += [f"wrote {file}" for file in files]
         lines.append(f"Next: {shlex.join(['pmni', 'view', str(self.output_dir)])}")
         for line in lines:
@@ -145,4 +147,8 @@ class SequenceCommand:
             raise FailedResultError(
                 f"{self.output_dir}: {len(wrong)} of {len(records)} frames failed or are doubtful: {', '.join(wrong)}; "
                 f"the reasons are in {plan.out / 'sequence.json'}"
+            )
+        if poses not in (None, "ok"):
+            raise FailedResultError(
+                f"{self.output_dir}: the poses of all frames are {poses}, for the reasons above; the results were written"
             )

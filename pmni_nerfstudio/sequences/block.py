@@ -24,7 +24,10 @@ from pmni_nerfstudio.interrupts import exit_interrupted
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, detailed
 from pmni_nerfstudio.registration.confidence import view_agreement
+from pmni_nerfstudio.registration.intrinsics import unchanged_intrinsics
 from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.reflectance import unknown_bias
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.verdict import Verdict, judge
 from pmni_nerfstudio.registration.views import Views, views_of_scene
 from pmni_nerfstudio.sequences.continuation import continued
@@ -177,13 +180,12 @@ class Block:
         check_same_cameras(self._reference, scene)
         return scene
 
-    def _verdict(self, views: Views, poses: Poses, surface: Any) -> Verdict:
-        """Whether the frame's views agree on its surface at the shared poses."""
-        shared = self.plan.shared
-        assert shared is not None
+    def _verdict(self, views: Views, poses: Poses, surface: Surface) -> Verdict:
+        """Whether the frame's views agree on its surface at the shared poses; doubts about these are not repeated here."""
         everything = np.ones(len(views), dtype=bool)
+        intrinsics, bias = unchanged_intrinsics(None, "those of all frames"), unknown_bias("that of all frames")
         agreement = view_agreement(views, poses, surface)
-        return judge(views, agreement, everything, ~everything, None, None, shared.intrinsics, shared.reflectance)
+        return judge(views, agreement, everything, ~everything, None, None, intrinsics, bias)
 
     def _result(self, frame: Frame, scene: Scene, model: PmniModel, verdict: str, reasons: list[str]) -> dict[str, Any]:
         """Write the mesh of a trained frame; what is known of it."""

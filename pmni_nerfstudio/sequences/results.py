@@ -52,7 +52,12 @@ def write_results(plan: Plan, records: Mapping[str, dict[str, Any]]) -> list[Pat
     }
     if shared is not None:
         c2w = transform_poses(shared.world_from_unit, shared.c2w)
-        contents |= {"c2w": c2w.tolist(), "registered_frame": shared.frame, "verdict_of_poses": shared.verdict}
+        contents |= {
+            "c2w": c2w.tolist(),
+            "registered_frame": shared.frame,
+            "verdict_of_poses": shared.verdict,
+            "reasons_of_poses": list(shared.reasons),
+        }
     if first is not None:
         if shared is not None:
             files += write_result_cameras(plan.out, shared.scene(first), np.array(contents["c2w"]))
