@@ -38,6 +38,8 @@ from pmni_nerfstudio.sequences.training import train_frame
 from pmni_nerfstudio.threads import one_thread
 
 NORMALS = "normal_camera_space_fused"
+_COARSE_ROUNDS = 2
+"""Most surface steps of a level but the finest: the poses are final, so that fewer are needed than in a registration."""
 _STEPS, _LATER_STEPS = 75, 40
 """Training steps of the schedule by default, for the first frame of a block of static cameras and for later ones. That is half
 of those of a single scene, since the poses are final and the normals fused, and half again from the frame before. Chamfer
@@ -80,7 +82,9 @@ class Block:
         scene = self._fused(frame)
         views, poses = views_of_scene(scene), Poses.from_c2w(shared.c2w)
         schedule = AlternationSchedule()
-        fine = schedule.split_at_restart()[1]
+        levels = schedule.split_at_restart()[1].levels
+        coarse = tuple(replace(level, rounds=min(level.rounds, _COARSE_ROUNDS)) for level in levels[:-1])
+        fine = replace(schedule, levels=(*coarse, levels[-1]))
         with one_thread():
             _, surface = alternate(views, poses, fine, fixed_poses=True)
             if not surface.exists:
