@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "view": "Show a result in the browser: mesh, cameras, errors.",
     "compare": "Train and evaluate several methods on one scene.",
     "objects": "Reconstruct each of several objects that were captured together.",
+    "sequence": "Reconstruct an object at several moments, with static or moving cameras.",
     "suite": "Train and evaluate scenes x methods x seeds.",
     "integrate": "Integrate normal maps to depth maps.",
     "convert": "Write a scene in sdfstudio's format, for nerfstudio's other surface methods.",

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
 
+from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.synth.scene import SynthConfig, SynthScene, make_scene
 
 if TYPE_CHECKING:
     import trimesh
+
+    from pmni_nerfstudio.synth.shapes import Shape
 
 
 @dataclass(kw_only=True)
@@ -30,6 +33,9 @@ class SynthCommand(SynthConfig):
     """Also write depth maps as if by normal integration: true depth times a random factor for each view."""
     mesh_resolution: int = 256
     """Samples along each side of the cube from which the ground truth mesh is extracted."""
+    frames: int = 1
+    """Number of moments: with 2 or more, a sequence OUT/frames/NNNN of the figure, which raises its arm in front of static
+    cameras."""
 
     def main(self) -> None:
         """Render the capture and write scene and ground truth.
@@ -37,12 +43,30 @@ class SynthCommand(SynthConfig):
         Raises:
             PmniError: An option is out of range, or a file cannot be written.
         """
-        scene = make_scene(self)
+        if self.frames < 1:
+            raise PmniError(f"--frames: {self.frames} is too small; give at least 1")
+        if self.frames > 1:
+            self._write_sequence()
+            return
+        self._write(make_scene(self))
+
+    def _write_sequence(self) -> None:
+        from pmni_nerfstudio.synth.shapes import moving_figure
+
+        if self.shape != "figure":
+            raise PmniError(f"--frames: {self.shape} does not move; give --shape figure")
+        for frame, shape in enumerate(moving_figure(self.frames)):
+            name = f"frames/{frame:04d}"
+            truth = None if self.truth is None else self.truth / name
+            one = replace(self, out=self.out / name, truth=truth, frames=1)
+            one._write(make_scene(self, shape, frame), shape)
+
+    def _write(self, scene: SynthScene, shape: Shape | None = None) -> None:
         # Imported after the options are checked, because torch takes seconds to load.
         from pmni_nerfstudio.synth.shapes import SHAPES
         from pmni_nerfstudio.synth.surface import surface_mesh
 
-        mesh = surface_mesh(SHAPES[self.shape], self.mesh_resolution)
+        mesh = surface_mesh(shape or SHAPES[self.shape], self.mesh_resolution)
         mesh.apply_transform(scene.world_from_unit)
         self._write_scene(scene, mesh)
         self._write_truth(scene, mesh)

@@ -6,13 +6,17 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pmni_nerfstudio.errors import PmniError
+
+if TYPE_CHECKING:
+    import viser
 
 DEFAULT_PORT = 7007
 
@@ -23,7 +27,8 @@ class ViewCommand:
     Ctrl-C."""
 
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
-    """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
+    """Folder that `pmni eval`, `pmni export`, `pmni register` or `pmni sequence` wrote, or a mesh file. A sequence has a
+    slider over its frames, and no errors."""
     data: Path | None = None
     """Scene folder with normal maps and given cameras; by default the one that the result refers to, if it exists."""
     normals_folder: str | None = None
@@ -49,8 +54,14 @@ class ViewCommand:
         """
         # Fail on an unusable port before anything is read.
         port = self._port()
-        import viser
+        from pmni_nerfstudio.evaluation.stored_sequence import SEQUENCE_FILE, read_sequence
 
+        if (self.result / SEQUENCE_FILE).is_file():
+            from pmni_nerfstudio.viewer.sequence_page import SequencePage
+
+            sequence = read_sequence(self.result)
+            self._serve(port, lambda server: SequencePage(server, sequence, self.result.resolve().name))
+            return
         from pmni_nerfstudio.evaluation.displayed_result import read_displayed_result
         from pmni_nerfstudio.viewer.view import ResultPage
 
@@ -63,12 +74,18 @@ class ViewCommand:
             align=self.align,
             units=self.units,
         )
+        shown, faces = displayed.shown_mesh.faces, displayed.mesh.faces
+        if len(shown) < len(faces):
+            print(f"The mesh is simplified from {len(faces):,} to {len(shown):,} faces for display.")
+        self._serve(port, lambda server: ResultPage(server, displayed))
+
+    def _serve(self, port: int, make_page: Callable[[viser.ViserServer], object]) -> None:
+        """Serve a page until Ctrl-C."""
+        import viser
+
         server = viser.ViserServer(host=self.host, port=port, verbose=False)
         try:
-            ResultPage(server, displayed)
-            shown, faces = displayed.shown_mesh.faces, displayed.mesh.faces
-            if len(shown) < len(faces):
-                print(f"The mesh is simplified from {len(faces):,} to {len(shown):,} faces for display.")
+            make_page(server)
             print(f"Viewer: http://localhost:{server.get_port()} (stop with Ctrl-C)", flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:

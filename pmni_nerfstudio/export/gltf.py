@@ -86,7 +86,7 @@ def write_glb(path: Path, levels: Sequence[GltfLevel], extras: dict[str, Any], c
     Raises:
         PmniError: The file can't be written.
     """
-    buffer = _Buffer()
+    buffer = Buffer()
     tree: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": f"pmni-nerfstudio {version('pmni-nerfstudio')}", "extras": extras},
         "scene": 0,
@@ -107,10 +107,10 @@ def write_glb(path: Path, levels: Sequence[GltfLevel], extras: dict[str, Any], c
     tree |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
     tree["buffers"] = [{"byteLength": len(buffer.content)}]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_glb(tree, bytes(buffer.content)))
+        temporary.write_bytes(glb_bytes(tree, bytes(buffer.content)))
 
 
-def _add_level(tree: dict[str, Any], buffer: _Buffer, level: GltfLevel) -> None:
+def _add_level(tree: dict[str, Any], buffer: Buffer, level: GltfLevel) -> None:
     """Append a node with its mesh, material and textures."""
     mesh, material = level.mesh, level.material
     attributes = {
@@ -146,7 +146,7 @@ def _add_level(tree: dict[str, Any], buffer: _Buffer, level: GltfLevel) -> None:
 
 
 @dataclass
-class _Buffer:
+class Buffer:
     """Binary part of a file, and what describes it."""
 
     content: bytearray = field(default_factory=bytearray)
@@ -173,12 +173,25 @@ class _Buffer:
         accessor = {"componentType": _UINT, "count": faces.size, "type": "SCALAR"}
         return self._add_accessor(np.ascontiguousarray(faces, dtype="<u4").tobytes(), _INDICES, accessor)
 
-    def _add_accessor(self, data: bytes, target: int, accessor: dict[str, Any]) -> int:
+    def add_values(self, values: np.ndarray) -> int:
+        """Append values (N, C) of an animation in single precision, and return the index of their accessor."""
+        stored = np.ascontiguousarray(values, dtype="<f4")
+        accessor = {"componentType": _FLOAT, "count": len(stored), "type": f"VEC{stored.shape[1]}"}
+        return self._add_accessor(stored.tobytes(), None, accessor)
+
+    def add_times(self, times: np.ndarray) -> int:
+        """Append increasing times (N,) of an animation, in seconds, and return the index of their accessor."""
+        stored = np.ascontiguousarray(times, dtype="<f4")
+        accessor = {"componentType": _FLOAT, "count": len(stored), "type": "SCALAR"}
+        accessor |= {"min": [float(stored.min())], "max": [float(stored.max())]}
+        return self._add_accessor(stored.tobytes(), None, accessor)
+
+    def _add_accessor(self, data: bytes, target: int | None, accessor: dict[str, Any]) -> int:
         self.accessors.append({"bufferView": self.add(data, target), **accessor})
         return len(self.accessors) - 1
 
 
-def _glb(tree: dict[str, Any], binary: bytes) -> bytes:
+def glb_bytes(tree: dict[str, Any], binary: bytes) -> bytes:
     """Header and the two chunks of a GLB file, each padded to a multiple of four bytes."""
     text = json.dumps(tree, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 4)

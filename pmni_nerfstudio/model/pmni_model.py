@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
 import torch
@@ -68,6 +69,9 @@ class PmniModelConfig(ModelConfig):
     """Initial surface if there is no registration: surface (integrated from the normals within the visual hull), hull
     (visual hull of the masks), sweep (plane sweep, for concave scenes and captures from one side), or sphere (the field's
     default). auto: hull if poses are optimized; otherwise surface, or sweep if the views disagree on their hull."""
+    initial_sdf: Optional[Path] = None
+    """File (.npy) of signed distances on a grid of n^3 vertices over the cube of the unit sphere, in its radii, to start
+    from at given poses instead of `start`. The surface counts as detailed."""
     hull_resolution: int = 97
     """Number of grid vertices per axis of the visual hull."""
     hull_votes: int = 1
@@ -147,7 +151,7 @@ class PmniModel(Model):
         self.uses_registration = self.config.registration and self.camera_optimizer.enabled
         with exit_on_error():
             self._check_config()
-        detailed = self.uses_registration or self.initial_surface in ("auto", "surface")
+        detailed = self.uses_registration or self.initial_surface in ("auto", "surface", "file")
         levels = with_matching_levels(self.config.sdf_field, self.views.K, self.views.c2w, detailed)
         self.field = cast(PmniField, levels.setup())
         if self.uses_registration and self.config.registered_poses != "gradient":
@@ -235,8 +239,10 @@ class PmniModel(Model):
         self.reflectance_bias = state.get("reflectance_bias", ReflectanceBias().coefficients)
 
     @property
-    def initial_surface(self) -> Literal["auto", "hull", "surface", "sweep"]:
+    def initial_surface(self) -> Literal["auto", "hull", "surface", "sweep", "file"]:
         """Initial surface to find at given poses: `config.start`, but always a hull for a sphere or rough poses."""
+        if self.config.initial_sdf is not None:
+            return "file"
         # With rough poses, views disagree on the hull and on the normals because of the poses.
         if self.config.start == "sphere" or (self.config.start == "auto" and self.camera_optimizer.enabled):
             return "hull"

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 
 import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances, visual_hull
+from pmni_nerfstudio.registration.bundle_adjustment.joint import JointProblem
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours, rim_points
@@ -107,34 +109,79 @@ def alternate(
         on_round: called after each round.
         surface: initial surface; by default the visual hull, from which a level with `hull_votes` starts in any case.
     """
+    poses, surfaces = alternate_frames(
+        [views], poses, schedule, seed, fixed_poses, on_round, None if surface is None else [surface]
+    )
+    return poses, surfaces[0]
+
+
+def alternate_frames(
+    frames: Sequence[Views],
+    poses: Poses,
+    schedule: AlternationSchedule = AlternationSchedule(),
+    seed: int = 0,
+    fixed_poses: bool = False,
+    on_round: Callable[[Round], None] | None = None,
+    surfaces: Sequence[Surface] | None = None,
+) -> tuple[Poses, list[Surface]]:
+    """`alternate` for several moments at once: each has a surface of its own, and all have the same poses.
+
+    Args:
+        frames: the same views at several moments.
+        poses: their initial poses.
+        schedule: levels, coarse to fine, and options.
+        seed: seed of the surface points.
+        fixed_poses: take surface steps only.
+        on_round: called after each round, with the first frame's surface and the mean of the frames' residuals.
+        surfaces: initial surfaces of the frames; see `alternate`.
+    """
     rng = np.random.default_rng(seed)
-    distances = mask_distances(views.possible)
-    curves = contours(views, schedule.bundle.contour_points)
+    distances = [mask_distances(views.possible) for views in frames]
+    curves = [contours(views, schedule.bundle.contour_points) for views in frames]
+    current = None if surfaces is None else list(surfaces)
     for level in schedule.levels:
-        footprint = float(np.median(poses.t[:, 2] / views.focal))
+        footprint = float(np.median(poses.t[:, 2] / frames[0].focal))
         sigma = level.blur / footprint
-        blurred = views.blurred(sigma if sigma > 0.4 else 0.0)
-        channels = lookup_channels(blurred, schedule.bundle.curvature)
-        if surface is None or level.hull_votes is not None:
-            votes = min(level.hull_votes or 1, max(1, len(views) // 4))
+        blurred = [views.blurred(sigma if sigma > 0.4 else 0.0) for views in frames]
+        channels = [lookup_channels(views, schedule.bundle.curvature) for views in blurred]
+        if current is None or level.hull_votes is not None:
+            votes = min(level.hull_votes or 1, max(1, len(poses) // 4))
             if not fixed_poses:
-                poses = frame_object(views, poses, votes)
-            surface = Surface(visual_hull(views.possible, views.K, poses.c2w(), level.resolution, votes).numpy())
-        surface = surface.resampled(level.resolution)
+                poses = frame_object(all_moments(frames), poses, votes)
+            c2w = poses.c2w()
+            current = [
+                Surface(visual_hull(views.possible, views.K, c2w, level.resolution, votes).numpy()) for views in frames
+            ]
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
-        surface = surface.redistanced(schedule.band_voxels + 1)
+        current = [surface.resampled(level.resolution).redistanced(schedule.band_voxels + 1) for surface in current]
         for _ in range(level.rounds):
-            depths = surface.depths(views, poses)
-            residual = np.full(len(views), np.nan)
+            depths = [surface.depths(views, poses) for views, surface in zip(frames, current)]
+            residual = np.full(len(poses), np.nan)
             if not fixed_poses:
-                problem = BundleProblem(blurred, surface, poses, depths, curves, options, rng, channels)
+                problems = [
+                    BundleProblem(*of_frame, options, rng, maps)
+                    for *of_frame, maps in zip(blurred, current, repeat(poses), depths, curves, channels)
+                ]
+                problem = problems[0] if len(problems) == 1 else JointProblem(problems)
                 poses = solve(problem, poses, schedule.criteria).state
-                residual = problem.residual_deg
-            surface = surface_step(blurred, channels, poses, surface, depths, distances, curves, level, schedule)
+                residual = np.mean([problem.residual_deg for problem in problems], axis=0)
+            current = [
+                surface_step(views, maps, poses, *of_frame, level, schedule)
+                for views, maps, *of_frame in zip(blurred, channels, current, depths, distances, curves)
+            ]
             if on_round is not None:
-                on_round(Round(level.resolution, poses, surface, residual))
-    assert surface is not None
-    return poses, surface
+                on_round(Round(level.resolution, poses, current[0], residual))
+    assert current is not None
+    return poses, current
+
+
+def all_moments(frames: Sequence[Views]) -> Views:
+    """Views whose masks are true where the object is at any moment."""
+    if len(frames) == 1:
+        return frames[0]
+    masks = np.any([views.masks for views in frames], axis=0)
+    unknown = np.any([views.possible for views in frames], axis=0) & ~masks
+    return replace(frames[0], masks=masks, unknown=unknown if unknown.any() else None)
 
 
 def detailed(views: Views, poses: Poses, surface: Surface, schedule: AlternationSchedule) -> Surface:

@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 import queue
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pmni_nerfstudio.errors import PmniError, one_line
 from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, run_job
 from pmni_nerfstudio.studies.processes import BIN_FOLDER, Cancellation
+
+JobT_contra = TypeVar("JobT_contra", contravariant=True)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 CORES_PER_JOB = 2
 """CPU cores per job: fewer slow it down, more hardly speed it up."""
@@ -34,15 +37,43 @@ def default_parallel_jobs(gpus: Sequence[str]) -> int:
     return len(gpus) if gpus else max(1, (os.cpu_count() or 1) // CORES_PER_JOB)
 
 
+class Work(Protocol[JobT_contra, ResultT_co]):
+    """What an engine runs for each of its jobs, possibly in a process of its own; `run_job` is one."""
+
+    def __call__(
+        self,
+        job: JobT_contra,
+        out: Path,
+        environment: Mapping[str, str] | None = None,
+        bin_folder: Path = BIN_FOLDER,
+        cancellation: Cancellation | None = None,
+    ) -> ResultT_co:
+        """Run a job in the folder of all jobs; what fails of it is part of the result."""
+        ...
+
+
 def run_locally(
     jobs: Sequence[Job], out: Path, parallel: int, gpus: Sequence[str], bin_folder: Path = BIN_FOLDER
 ) -> Generator[JobResult, None, None]:
+    """`run_each_locally` for `run_job`."""
+    return run_each_locally(run_job, jobs, out, parallel, gpus, bin_folder)
+
+
+def run_each_locally(
+    work: Work[JobT_contra, ResultT_co],
+    jobs: Sequence[JobT_contra],
+    out: Path,
+    parallel: int,
+    gpus: Sequence[str],
+    bin_folder: Path = BIN_FOLDER,
+) -> Generator[ResultT_co, None, None]:
     """Run jobs on this machine and yield their results in order of completion.
 
     The cores are divided among parallel jobs, and each job gets one GPU. Closing the generator, as on an error or
     Ctrl-C, kills the running jobs.
 
     Args:
+        work: what to run for each job.
         jobs: jobs to run.
         out: folder of all jobs.
         parallel: number of parallel jobs; if there are more of them than GPUs, they share the GPUs.
@@ -57,17 +88,17 @@ def run_locally(
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // parallel))
     cancellation = Cancellation()
 
-    def work(job: Job) -> JobResult:
+    def run(job: JobT_contra) -> ResultT_co:
         gpu = free_gpus.get()
         try:
             job_environment = {**environment, "CUDA_VISIBLE_DEVICES": gpu} if gpus else environment
-            return run_job(job, out, job_environment, bin_folder, cancellation)
+            return work(job, out, job_environment, bin_folder, cancellation)
         finally:
             free_gpus.put(gpu)
 
     pool = ThreadPoolExecutor(parallel)
     try:
-        for future in as_completed([pool.submit(work, job) for job in jobs]):
+        for future in as_completed([pool.submit(run, job) for job in jobs]):
             yield future.result()
     finally:
         cancellation.cancel()
@@ -81,11 +112,26 @@ def run_on_ray(
     bin_folder: Path = BIN_FOLDER,
     on_start: Callable[[str], None] | None = None,
 ) -> Generator[JobResult, None, None]:
+    """`run_each_on_ray` for `run_job`."""
+    return run_each_on_ray(run_job, failed_result, jobs, out, max_parallel, bin_folder, on_start)
+
+
+def run_each_on_ray(
+    work: Work[JobT_contra, ResultT_co],
+    failed: Callable[[JobT_contra, str, Path], ResultT_co],
+    jobs: Sequence[JobT_contra],
+    out: Path,
+    max_parallel: int | None,
+    bin_folder: Path = BIN_FOLDER,
+    on_start: Callable[[str], None] | None = None,
+) -> Generator[ResultT_co, None, None]:
     """Run jobs on the Ray cluster that RAY_ADDRESS names, or else on a local Ray instance.
 
     All nodes must have `out` and the scenes under the same paths, and this Python environment.
 
     Args:
+        work: what to run for each job.
+        failed: result of a job whose node or worker Ray lost, from the job, the reason and the folder of all jobs.
         jobs: jobs to run.
         out: folder of all jobs.
         max_parallel: maximum number of parallel jobs; None: as many as the cluster has resources for.
@@ -114,7 +160,7 @@ def run_on_ray(
         if on_start is not None:
             cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
             on_start(f"Ray: {len(ray.nodes())} node(s), {cores:g} cores, {gpus:g} GPUs")
-        task: Any = ray.remote(run_job)
+        task: Any = ray.remote(work)
         # A job runs on one node, and would wait forever for more cores than any node has.
         cores = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
         needs = {"num_gpus": 1} if resources.get("GPU", 0) >= 1 else {"num_cpus": min(CORES_PER_JOB, cores)}
@@ -128,10 +174,10 @@ def run_on_ray(
                 job = running.pop(done)
                 try:
                     yield ray.get(done)
-                except RayTaskError:  # an exception of run_job itself
+                except RayTaskError:  # an exception of the work itself
                     raise
                 except RayError as error:  # Ray lost the node or worker, after its own retries
-                    yield failed_result(job, f"Ray: {one_line(error)[:300]}", out)
+                    yield failed(job, f"Ray: {one_line(error)[:300]}", out)
     finally:
         ray.shutdown()
 

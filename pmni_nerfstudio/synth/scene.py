@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from pmni_nerfstudio.errors import PmniError
+
+if TYPE_CHECKING:
+    from pmni_nerfstudio.synth.shapes import Shape
 
 ShapeName = Literal["blob", "knot", "bracket", "figure", "vase", "sphere"]
 
@@ -71,8 +74,13 @@ class SynthScene:
     """(N, H, W) float32, true z depth in radii of the unit sphere, NaN off the object."""
 
 
-def make_scene(config: SynthConfig) -> SynthScene:
+def make_scene(config: SynthConfig, shape: Shape | None = None, frame: int = 0) -> SynthScene:
     """Render a synthetic capture.
+
+    Args:
+        config: object, cameras and measurement errors.
+        shape: the object instead of `config.shape`.
+        frame: number of the moment. Cameras are the same at all moments, errors of normals and masks independent.
 
     Raises:
         PmniError: An option is out of range.
@@ -85,12 +93,15 @@ def make_scene(config: SynthConfig) -> SynthScene:
     from pmni_nerfstudio.synth.rig import intrinsics, ring, rough_poses
     from pmni_nerfstudio.synth.shapes import SHAPES
 
+    *of_cameras, normal_seed, mask_seed = np.random.SeedSequence(config.seed).spawn(4)
+    if frame:
+        normal_seed, mask_seed = (seed.spawn(frame)[-1] for seed in (normal_seed, mask_seed))
     ring_rng, pose_rng, normal_rng, mask_rng = (
-        np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(4)
+        np.random.default_rng(seed) for seed in (*of_cameras, normal_seed, mask_seed)
     )
     K = intrinsics(config.width, config.height, config.distance)
     c2w = ring(config.views, config.elevation, config.distance, config.jitter, config.clockwise, ring_rng)
-    masks, normals, depth = render(SHAPES[config.shape], K, c2w, config.width, config.height)
+    masks, normals, depth = render(shape or SHAPES[config.shape], K, c2w, config.width, config.height)
 
     camera_rays = pixel_rays(K, np.eye(4), config.width, config.height)[1].reshape(config.height, config.width, 3)
     if config.normal_noise_deg or config.bias_deg:

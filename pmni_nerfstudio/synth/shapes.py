@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -168,8 +168,24 @@ def bracket_sdf(p: Tensor) -> Tensor:
     return scale * intersection(union(plate, wall, rib, boss, step), -bores, corner)
 
 
-def figure_sdf(p: Tensor) -> Tensor:
-    """A walking figure with one arm raised and one on the hip, a face, and folds in its coat."""
+_SHOULDER = (0.0, 0.2, 0.36)
+"""Left shoulder of the figure."""
+
+
+def _raised(joint: tuple[float, float, float], degrees: float) -> tuple[float, float, float]:
+    """A joint of the figure's left arm, rotated about the shoulder in the plane x = const."""
+    y, z = joint[1] - _SHOULDER[1], joint[2] - _SHOULDER[2]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return joint[0], _SHOULDER[1] + cos * y - sin * z, _SHOULDER[2] + sin * y + cos * z
+
+
+def figure_sdf(p: Tensor, arm_deg: float = 0.0) -> Tensor:
+    """A walking figure with one arm raised and one on the hip, a face, and folds in its coat.
+
+    Args:
+        p: points (..., 3).
+        arm_deg: rotation of the raised arm about its shoulder, upwards, in degrees; from -80 to 40.
+    """
     scale = 0.94
     p = p / scale + p.new_tensor((0.01, 0.05, -0.05))
     z = p[..., 2]
@@ -183,15 +199,18 @@ def figure_sdf(p: Tensor) -> Tensor:
         ball(p, (0.03, 0.15, 0.66), 0.035),
         ball(p, (0.03, -0.15, 0.66), 0.035),
     )
+    elbow, wrist, hand = (
+        _raised(joint, arm_deg) for joint in ((0.06, 0.44, 0.42), (0.16, 0.52, 0.66), (0.17, 0.53, 0.69))
+    )
     eyes = union(ball(p, (0.18, 0.06, 0.7), 0.03), ball(p, (0.18, -0.06, 0.7), 0.03))
     return scale * smooth_union(
         0.06,
         coat - folds,
         intersection(head, -eyes),
         limb(p, (0.0, 0.0, 0.4), (0.02, 0.0, 0.55), 0.08, 0.07),
-        limb(p, (0.0, 0.2, 0.36), (0.06, 0.44, 0.42), 0.085, 0.065),  # left arm, raised
-        limb(p, (0.06, 0.44, 0.42), (0.16, 0.52, 0.66), 0.065, 0.05),
-        ball(p, (0.17, 0.53, 0.69), 0.07),
+        limb(p, _SHOULDER, elbow, 0.085, 0.065),  # left arm, raised
+        limb(p, elbow, wrist, 0.065, 0.05),
+        ball(p, hand, 0.07),
         limb(p, (0.0, -0.2, 0.36), (-0.12, -0.42, 0.14), 0.085, 0.065),  # right arm, on the hip
         limb(p, (-0.12, -0.42, 0.14), (0.1, -0.27, -0.02), 0.065, 0.05),
         limb(p, (0.05, 0.11, -0.3), (0.24, 0.14, -0.56), 0.11, 0.08),  # left leg, forward
@@ -201,6 +220,12 @@ def figure_sdf(p: Tensor) -> Tensor:
         limb(p, (-0.08, -0.14, -0.6), (-0.28, -0.15, -0.8), 0.08, 0.055),
         limb(p, (-0.29, -0.15, -0.83), (-0.16, -0.17, -0.86), 0.055, 0.045),
     )
+
+
+def moving_figure(frames: int) -> list[Shape]:
+    """The figure at several moments, while it raises its arm by 120 degrees in all."""
+    step = 120 / max(frames - 1, 1)
+    return [Shape(partial(figure_sdf, arm_deg=-80 + step * frame), 1.4) for frame in range(frames)]
 
 
 def vase_sdf(p: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.hull import visual_hull
 from pmni_nerfstudio.model.initialization import Initialization
@@ -56,6 +57,8 @@ def find_initialization(
         rough_c2w = given.c2w if given.has_poses else None
         settings = RegistrationSettings(config.registration_seed)
         return initialize_by_registration(views, rough_c2w, settings, cache, watcher, config.train_anyway, shared)
+    if config.initial_sdf is not None:
+        return initialize_from_file(config.initial_sdf, given.c2w)
     hull = initialize_from_hull(views.possible, views.K, given.c2w, config.hull_resolution, config.hull_votes)
     if not bool((hull.sdf < 0).any()):
         raise PmniError(f"{given.root}: the masks have no visual hull at these poses; check the cameras and masks")
@@ -68,6 +71,21 @@ def find_initialization(
     if found is None and surface != "sweep":
         found = initialize_from_normals(views, given.c2w)
     return hull if found is None else found
+
+
+def initialize_from_file(path: Path, c2w: Float[np.ndarray, "n 4 4"]) -> Initialization:
+    """Given poses and the surface of a file of signed distances.
+
+    Raises:
+        PmniError: The file is missing or broken, or holds no signed distances on a cubic grid.
+    """
+    sdf = open_npy(path)
+    if sdf.ndim != 3 or len(set(sdf.shape)) != 1 or len(sdf) < 2:
+        raise PmniError(f"{path}: holds an array of shape {sdf.shape}; signed distances are on a grid (n, n, n)")
+    sdf = np.array(sdf, dtype=np.float32)
+    if not np.isfinite(sdf).all() or not (sdf < 0).any() or not (sdf > 0).any():
+        raise PmniError(f"{path}: has no surface; signed distances are finite, negative inside and positive outside")
+    return Initialization(c2w, torch.from_numpy(sdf), kind="surface")
 
 
 def initialize_from_hull(

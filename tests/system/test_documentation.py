@@ -66,8 +66,17 @@ RUN = {
 """Commands that run here, with the options that make each of them quick."""
 SERVERS = {"pmni view": "--port"}
 """Commands that serve a page until they are stopped, with the option that takes the port."""
-ELSEWHERE = ("ns-viewer", "ns-export", "ns-eval", "ns-render", "pmni compare", "pmni suite", "pmni objects")
-"""Commands that test_nerfstudio_tools.py, test_studies.py and test_objects_command.py run."""
+ELSEWHERE = (
+    "ns-viewer",
+    "ns-export",
+    "ns-eval",
+    "ns-render",
+    "pmni compare",
+    "pmni suite",
+    "pmni objects",
+    "pmni sequence",
+)
+"""Commands that test_nerfstudio_tools.py, test_studies.py, test_objects_command.py and test_sequence_command.py run."""
 QUICK = (
     "pmni synth",
     "pmni eval",

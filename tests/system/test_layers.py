@@ -20,6 +20,7 @@ LAYERS = (
     ("export",),
     ("evaluation", "baselines"),
     ("report", "studies", "viewer", "synth", "objects"),
+    ("sequences",),
     ("commands",),
     ("pmni_pipeline", "pmni_config", "cli", "__main__"),
 )

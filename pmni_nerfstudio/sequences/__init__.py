@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences: reconstruction of an object at several moments."""
