@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A view that took no part in the fit, rendered with the fitted material under its own lights, and compared with its images.
+
+The view's pixels get the albedo that the other views give to the surface there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from pmni_nerfstudio.export.photographs import Photograph, srgb_from_linear
+from pmni_nerfstudio.export.texture import surface_colors
+from pmni_nerfstudio.material.lit_views import LitView, Surface
+from pmni_nerfstudio.material.microfacet import reflection
+
+_WHITE_QUANTILE = 0.998
+"""Value of the photographs' pixels that is white in pictures and the peak of the signal-to-noise ratio."""
+_DIFFERENCE_END = 0.25
+"""Difference of sRGB values at the end of the color scale."""
+_CHUNK_VALUES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Relit:
+    """Comparison of a view's images with the rendered ones."""
+
+    view: str
+    image: str
+    """File name of the image that the picture shows: that of the median ratio."""
+    psnr_db: float
+    """Peak signal-to-noise ratio of the sRGB values on the mask, over all lights."""
+    psnr_worst_db: float
+    """That of the worst light."""
+    psnr_linear_db: float
+    """Over all lights, of linear values."""
+    unseen: float
+    """Share of the pixels that no other view sees, whose albedo is filled."""
+    picture: UInt8[np.ndarray, "h w 3"]
+    """Photograph, rendered picture and difference, side by side, in sRGB."""
+
+
+def relight(
+    view: LitView,
+    surface: Surface,
+    roughness: float,
+    layer: float,
+    exposure: float,
+    albedo_maps: Iterable[Photograph],
+) -> Relit:
+    """Render a view under each of its lights, with shadows, and compare.
+
+    Args:
+        view: the view that was held out.
+        surface: the surface.
+        roughness: of the specular layer.
+        layer: its strength.
+        exposure: factor on base color.
+        albedo_maps: base color of the other views, in linear light.
+
+    Raises:
+        PmniError: No other view sees the surface.
+    """
+    loaded = view.load()
+    photographs = loaded.photographs
+    hit, points, normals = loaded.pixel_points(surface)
+    colors, seen = surface_colors(surface.mesh, surface.rays, points, normals, albedo_maps)
+    count, channels = photographs.num_pixels, photographs.stored.shape[2]
+    albedo = exposure * (colors if channels == 3 else colors.mean(axis=1, keepdims=True))
+    truth, _ = photographs.linear(slice(None))
+    rendered = np.zeros_like(truth)
+    pixels = np.flatnonzero(hit)
+    step = max(64, _CHUNK_VALUES // len(photographs.stored))
+    for start in range(0, len(pixels), step):
+        part = slice(start, start + step)
+        cosines, strength = loaded.incidence(surface, points[part], normals[part])
+        diffuse, specular = reflection(cosines, roughness)
+        a, b = diffuse * strength, layer * specular * strength
+        rendered[pixels[part]] = a[..., None] * albedo[part, None] + b[..., None]
+    white = np.quantile(truth, _WHITE_QUANTILE)
+    truth, rendered = (truth / white).clip(0, 1), (rendered / white).clip(0, 1)
+    truth_srgb, rendered_srgb = (srgb_from_linear(x).astype(np.float32) for x in (truth, rendered))
+    errors = np.square(truth_srgb - rendered_srgb).mean(axis=(0, 2))
+    shown = int(np.argsort(errors)[len(errors) // 2])
+    return Relit(
+        view.capture_view.name,
+        view.capture_view.images[shown].name,
+        _decibels(errors.mean()),
+        _decibels(errors.max()),
+        _decibels(np.square(truth - rendered).mean()),
+        float(1 - (seen.sum() / count)),
+        _picture(photographs.mask, truth_srgb[:, shown], rendered_srgb[:, shown]),
+    )
+
+
+def _decibels(mean_square: float) -> float:
+    return float(-10 * np.log10(max(mean_square, 1e-12)))
+
+
+def _picture(
+    mask: np.ndarray, truth: Float32[np.ndarray, "p c"], rendered: Float32[np.ndarray, "p c"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Photograph, rendered picture and difference, cropped to the object."""
+    scaled = (np.abs(truth - rendered).max(axis=1) / _DIFFERENCE_END).clip(0, 1)
+    difference = cv2.applyColorMap(np.round(255 * scaled).astype(np.uint8), cv2.COLORMAP_MAGMA)[:, 0, ::-1]
+    y, x = np.nonzero(mask)
+    panels = []
+    for values in (np.round(255 * truth), np.round(255 * rendered), difference):
+        panel = np.zeros((*mask.shape, 3), np.uint8)
+        panel[mask] = values
+        panels.append(panel[y.min() : y.max() + 1, x.min() : x.max() + 1])
+    return np.concatenate(panels, axis=1)
