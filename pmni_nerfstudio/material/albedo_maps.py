@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diffuse albedo of the pixels of a view under known lights, for a material whose specular layer is known."""
+"""Base color of the pixels of a view under known lights, for a material whose roughness and specular layer are known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from pmni_nerfstudio.export.photographs import Photograph
+from pmni_nerfstudio.material.estimate import Material
 from pmni_nerfstudio.material.lit_views import LitView, LoadedView, Surface
-from pmni_nerfstudio.material.microfacet import reflection
+from pmni_nerfstudio.material.shading import CHUNK_VALUES, Shading
 
-_CHUNK_VALUES = 1 << 20
-"""Image values (pixels times lights) that are processed at once: working memory stays below 150 MB."""
 _ROUNDS = 4
 _SCALE = 0.1
 """Residual relative to the pixel's brightest values at which the weight of a value is halved."""
@@ -23,35 +22,32 @@ _TYPICAL_RESIDUAL = 0.05
 
 
 def albedo_map(
-    loaded: LoadedView, surface: Surface, roughness: float, layer: float
+    loaded: LoadedView, surface: Surface, material: Material
 ) -> tuple[Float32[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"]]:
-    """Diffuse albedo of each pixel from the view's lights that reach it, by iteratively reweighted least squares.
+    """Base color of each pixel from the view's lights that reach it, by iteratively reweighted least squares.
 
     Args:
         loaded: the view.
         surface: the surface, whose shadows are accounted for.
-        roughness: of the specular layer.
-        layer: strength of the specular layer; see `MaterialFit`.
+        material: of the surface; its elements throw light onto the pixels.
 
     Returns:
-        albedo: in units of the image values over the intensities; zero where it is not known.
+        albedo: base color times the exposure; zero where it is not known.
         confidence: from 0 to 1; zero off the surface and where fewer than two lights reach it.
     """
     photographs = loaded.photographs
     hit, points, normals = loaded.pixel_points(surface)
     pixels = np.flatnonzero(hit)
+    shading = Shading(loaded, surface, material)
     channels = photographs.stored.shape[2]
     albedo = np.zeros((photographs.num_pixels, channels), np.float32)
     confidence = np.zeros(photographs.num_pixels, np.float32)
-    step = max(64, _CHUNK_VALUES // len(photographs.stored))
+    step = max(64, CHUNK_VALUES // len(photographs.stored))
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)
         values, clipped = photographs.linear(pixels[part])
-        cosines, strength = loaded.incidence(surface, points[part], normals[part])
-        diffuse, specular = reflection(cosines, roughness)
-        a, b = diffuse * strength, layer * specular * strength
-        usable = (strength > 0) & ~clipped
-        found, trust = _robust_albedo(values - b[..., None], a, usable)
+        base, layer, lit = shading.of(points[part], normals[part])
+        found, trust = _robust_albedo(values - layer[..., None], base, lit & ~clipped)
         albedo[pixels[part]], confidence[pixels[part]] = found, trust
     image, weight = (np.zeros((*photographs.mask.shape, *x.shape[1:]), np.float32) for x in (albedo, confidence))
     image[photographs.mask], weight[photographs.mask] = albedo, confidence
@@ -85,10 +81,10 @@ class AlbedoMaps:
     def __init__(self, folder: Path, views: Sequence[LitView]) -> None:
         self._folder, self._views = folder, views
 
-    def write(self, surface: Surface, roughness: float, layer: float) -> None:
+    def write(self, surface: Surface, material: Material) -> None:
         """Compute the maps of all views, one view at a time."""
         for index, view in enumerate(self._views):
-            image, weight = albedo_map(view.load(), surface, roughness, layer)
+            image, weight = albedo_map(view.load(), surface, material)
             np.save(self._folder / f"{index}_albedo.npy", image.astype(np.float16))
             np.save(self._folder / f"{index}_weight.npy", weight.astype(np.float16))
 

@@ -14,8 +14,8 @@ from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import pixel_directions
-from pmni_nerfstudio.geometry.ray_casting import RayCaster
-from pmni_nerfstudio.geometry.visibility import MIN_COSINE, depth_tolerance
+from pmni_nerfstudio.geometry.ray_casting import Hits, RayCaster
+from pmni_nerfstudio.geometry.visibility import depth_tolerance
 from pmni_nerfstudio.material.microfacet import Cosines
 from pmni_nerfstudio.photometric.capture import Capture, CaptureView
 from pmni_nerfstudio.photometric.photographs import Photographs, load_photographs
@@ -27,6 +27,16 @@ class Surface:
 
     mesh: trimesh.Trimesh
     rays: RayCaster
+
+    def points(self, count: int, seed: int = 0) -> tuple[Float[np.ndarray, "p 3"], Float[np.ndarray, "p 3"]]:
+        """Random points, evenly distributed over the surface, and their interpolated unit normals."""
+        points = np.asarray(self.mesh.sample(count, seed=seed))
+        return points, self.normals_at(self.rays.closest_hits(points), np.ones(count, dtype=bool))
+
+    def normals_at(self, hits: Hits, hit: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "p 3"]:
+        """Unit normals at the chosen hits, interpolated between vertices."""
+        normals = hits.interpolate(hit, np.asarray(self.mesh.faces), np.asarray(self.mesh.vertex_normals))
+        return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
 
     @cached_property
     def offset(self) -> float:
@@ -88,9 +98,7 @@ class LoadedView:
         directions = pixel_directions(self.K, np.stack([x, y], axis=-1)) @ c2w[:3, :3].T
         hits = surface.rays.cast(np.broadcast_to(c2w[:3, 3], directions.shape), directions)
         hit = np.isfinite(hits.distance)
-        normals = hits.interpolate(hit, np.asarray(surface.mesh.faces), np.asarray(surface.mesh.vertex_normals))
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
-        return hit, c2w[:3, 3] + hits.distance[hit, None] * directions[hit], normals
+        return hit, c2w[:3, 3] + hits.distance[hit, None] * directions[hit], surface.normals_at(hits, hit)
 
     def incidence(
         self, surface: Surface, points: Float[np.ndarray, "p 3"], normals: Float[np.ndarray, "p 3"]
@@ -99,8 +107,7 @@ class LoadedView:
 
         Returns:
             cosines: (p, n) each.
-            strength: attenuation of the light by distance and angle; zero in attached and cast shadows, and where the
-                normal points away from the camera.
+            strength: attenuation of the light by distance and angle; zero in attached and cast shadows.
         """
         lights, c2w = self.view.capture_view.lights, self.view.c2w
         rotation = c2w[:3, :3]
@@ -114,7 +121,7 @@ class LoadedView:
         to_view = np.einsum("pi,pni->pn", to_camera, directions)
         # The half vector is the normalized sum of two unit vectors with the cosine `to_view` between them.
         length = np.sqrt(np.maximum(2 + 2 * to_view, 1e-12))
-        lit = (light > 0) & (view > MIN_COSINE / 2) & (strength > 0)
+        lit = (light > 0) & (strength > 0)
         start = points + surface.offset * normals
         point, index = np.nonzero(lit)
         reach = np.inf
@@ -158,23 +165,25 @@ def lit_views(
             "give the capture that the scene was made from"
         )
     size = (scene.width, scene.height)
-    unit = _light_unit(capture, c2w, surface)
+    unit = _light_unit(capture, scene, c2w, surface)
     return [
         LitView(view, k, size, pose, unit, capture.saturation, gamma)
         for view, k, pose in zip(capture.views, scene.K, c2w)
     ]
 
 
-def _light_unit(capture: Capture, c2w: Float[np.ndarray, "n 4 4"], surface: Surface) -> float:
+def _light_unit(capture: Capture, scene: Scene, c2w: Float[np.ndarray, "n 4 4"], surface: Surface) -> float:
     """Length in the mesh's world of the unit in which near lights are given.
 
     It is one if the capture has poses, whose units are those of the lights. Otherwise the world's scale is arbitrary, and the
-    unit follows from the mean depth of the object, which such captures state.
+    unit follows from the mean depth of the visible surface, which such captures state.
     """
     if capture.cameras is not None or all(view.c2w is not None for view in capture.views):
         return 1.0
-    given = [view.distance for view in capture.views]
-    center = surface.mesh.bounds.mean(axis=0)
-    depths = [(center - pose[:3, 3]) @ pose[:3, 2] for pose in c2w]
-    ratios = [depth / distance for depth, distance in zip(depths, given) if distance]
+    ratios = []
+    for view, k, pose in zip(capture.views, scene.K, c2w):
+        if view.distance:
+            points = surface.rays.visible_points(k, pose[None], scene.width, scene.height)
+            if len(points):
+                ratios.append(((points - pose[:3, 3]) @ pose[:3, 2]).mean() / view.distance)
     return float(np.median(ratios)) if ratios else 1.0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dielectric of glTF 2.0's metallic-roughness material: a GGX microfacet layer over a diffuse base.
+"""Reflection of glTF 2.0's metallic-roughness material: a dielectric with a GGX microfacet layer, or a metal.
 
 As in appendix B of the specification of glTF 2.0: distribution of Trowbridge and Reitz with alpha = roughness^2, separable
-Smith masking, Schlick's Fresnel term with a reflectance of 0.04 at normal incidence, and a diffuse base that receives what
-the layer does not reflect. KHR_materials_specular scales the Fresnel term by a specular factor.
+Smith masking and Schlick's Fresnel term. The dielectric has a reflectance of 0.04 at normal incidence, and a diffuse base that
+receives what the layer does not reflect; KHR_materials_specular scales the layer by a specular factor.
 
 Radiance is relative to that of a white diffuse surface that faces the light, so that a factor of pi drops out.
 """
@@ -17,6 +17,8 @@ from jaxtyping import Float32
 
 NORMAL_REFLECTANCE = 0.04
 """Fresnel reflectance at normal incidence of glTF's dielectric, whose index of refraction is 1.5."""
+DIFFUSE_SHARE = 1 - NORMAL_REFLECTANCE
+"""Share of light from all sides that reaches the diffuse base, about."""
 
 
 class Cosines(NamedTuple):
@@ -33,26 +35,28 @@ class Cosines(NamedTuple):
 
 
 def reflection(
-    cosines: Cosines, roughness: float, specular: float = 1.0
+    cosines: Cosines, roughness: float, is_metal: bool = False
 ) -> tuple[Float32[np.ndarray, "*b"], Float32[np.ndarray, "*b"]]:
-    """Radiance of the two parts of the reflection, for light of unit intensity.
+    """Radiance of the reflection of light of unit intensity: base color times the first part, plus the second one.
 
     Args:
         cosines: directions.
         roughness: perceptual roughness, above zero.
-        specular: factor on the Fresnel term, by which the diffuse base loses light.
+        is_metal: whether glTF's metallic factor is one instead of zero.
 
     Returns:
-        diffuse: radiance per unit of base color.
-        layer: radiance of the specular layer with a specular factor of one, whatever `specular` is.
+        base: of a dielectric, the diffuse reflection; of a metal, the reflection of the color that it has at normal incidence.
+        layer: of a dielectric, the specular layer with a specular factor of one; of a metal, what Fresnel's term adds.
     """
     light, view, half, difference = cosines
-    fresnel = NORMAL_REFLECTANCE + (1 - NORMAL_REFLECTANCE) * (1 - difference) ** 5
+    schlick = (1 - difference) ** 5
     alpha2 = np.float32(roughness**4)
     # 1 - (1 - alpha^2) cos^2, without the cancellation near a cosine of one.
     spread = (1 - half) * (1 + half) + alpha2 * half**2
-    distribution = alpha2 / spread**2
-    visibility = 1.0
+    mirrors = light * alpha2 / spread**2
     for cosine in (light, view):
-        visibility = visibility / (cosine + np.sqrt(alpha2 + (1 - alpha2) * cosine**2))
-    return light * (1 - specular * fresnel), light * fresnel * distribution * visibility
+        mirrors = mirrors / (cosine + np.sqrt(alpha2 + (1 - alpha2) * cosine**2))
+    if is_metal:
+        return mirrors * (1 - schlick), mirrors * schlick
+    fresnel = NORMAL_REFLECTANCE + (1 - NORMAL_REFLECTANCE) * schlick
+    return light * (1 - fresnel), mirrors * fresnel

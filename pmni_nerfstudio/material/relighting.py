@@ -15,14 +15,14 @@ from jaxtyping import Float32, UInt8
 
 from pmni_nerfstudio.export.photographs import Photograph, srgb_from_linear
 from pmni_nerfstudio.export.texture import surface_colors
+from pmni_nerfstudio.material.estimate import Material
 from pmni_nerfstudio.material.lit_views import LitView, Surface
-from pmni_nerfstudio.material.microfacet import reflection
+from pmni_nerfstudio.material.shading import CHUNK_VALUES, Shading
 
 _WHITE_QUANTILE = 0.998
 """Value of the photographs' pixels that is white in pictures and the peak of the signal-to-noise ratio."""
 _DIFFERENCE_END = 0.25
 """Difference of sRGB values at the end of the color scale."""
-_CHUNK_VALUES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,7 @@ class Relit:
 def relight(
     view: LitView,
     surface: Surface,
-    roughness: float,
-    layer: float,
-    exposure: float,
+    material: Material,
     albedo_maps: Iterable[Photograph],
 ) -> Relit:
     """Render a view under each of its lights, with shadows, and compare.
@@ -57,9 +55,7 @@ def relight(
     Args:
         view: the view that was held out.
         surface: the surface.
-        roughness: of the specular layer.
-        layer: its strength.
-        exposure: factor on base color.
+        material: of the surface, estimated without this view.
         albedo_maps: base color of the other views, in linear light.
 
     Raises:
@@ -70,17 +66,16 @@ def relight(
     hit, points, normals = loaded.pixel_points(surface)
     colors, seen = surface_colors(surface.mesh, surface.rays, points, normals, albedo_maps)
     count, channels = photographs.num_pixels, photographs.stored.shape[2]
-    albedo = exposure * (colors if channels == 3 else colors.mean(axis=1, keepdims=True))
+    albedo = material.exposure * (colors if channels == 3 else colors.mean(axis=1, keepdims=True))
     truth, _ = photographs.linear(slice(None))
     rendered = np.zeros_like(truth)
     pixels = np.flatnonzero(hit)
-    step = max(64, _CHUNK_VALUES // len(photographs.stored))
+    shading = Shading(loaded, surface, material)
+    step = max(64, CHUNK_VALUES // len(photographs.stored))
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)
-        cosines, strength = loaded.incidence(surface, points[part], normals[part])
-        diffuse, specular = reflection(cosines, roughness)
-        a, b = diffuse * strength, layer * specular * strength
-        rendered[pixels[part]] = a[..., None] * albedo[part, None] + b[..., None]
+        base, layer, _ = shading.of(points[part], normals[part])
+        rendered[pixels[part]] = base[..., None] * albedo[part, None] + layer[..., None]
     white = np.quantile(truth, _WHITE_QUANTILE)
     truth, rendered = (truth / white).clip(0, 1), (rendered / white).clip(0, 1)
     truth_srgb, rendered_srgb = (srgb_from_linear(x).astype(np.float32) for x in (truth, rendered))

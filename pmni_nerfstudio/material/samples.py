@@ -1,72 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image values of points on a surface in all views and under all lights, for the fit of the material."""
+"""Image values of the elements of a surface in all views and under all lights, for the fit of the material."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.visibility import seen_points
-from pmni_nerfstudio.material.fit import LitSamples
+from pmni_nerfstudio.material.interreflection import Interreflection
 from pmni_nerfstudio.material.lit_views import LitView, LoadedView, Surface
 from pmni_nerfstudio.material.microfacet import Cosines
 
 _SAMPLES = 600_000
 """Image values that are used at most, about: some hundred megabytes with all that belongs to them."""
-_POINTS = 300, 4000
+_ELEMENTS = 500, 4000
 _SEEN_SHARE = 0.3
-"""Share of the views that typically see a point."""
-_MIN_LIGHT_COSINE = 0.1
-"""Grazing light, of which small errors of the normals change much, is left out."""
+"""Share of the views that typically see an element."""
+_MIN_LIGHT_COSINE, _MIN_VIEW_COSINE = 0.4, 0.6
+"""Least cosines to the normal: at grazing angles, rough surfaces deviate from Lambert's law in a way that looks like a broad
+highlight, and small errors of the normals change much."""
 _MIN_VALUES = 4
-"""Points with fewer values per unknown are left out."""
+"""Elements with fewer values are left out."""
 
 
-def gather_lit_samples(views: Sequence[LitView], surface: Surface, seed: int = 0) -> LitSamples:
-    """Image values of random points on the surface; one view at a time is in memory.
+class LitSamples(NamedTuple):
+    """m image values of the elements of a surface, sorted by element; each is lit and neither clipped nor seen or lit at a
+    grazing angle."""
+
+    element: Int[np.ndarray, " m"]
+    view: Int[np.ndarray, " m"]
+    light: Int[np.ndarray, " m"]
+    """Index of the light in its view."""
+    values: Float32[np.ndarray, "m c"]
+    """Linear values over the lights' intensities."""
+    strength: Float32[np.ndarray, " m"]
+    """Attenuation of the light."""
+    cosines: Cosines
+
+
+def number_of_elements(views: Sequence[LitView]) -> int:
+    """Number of elements for which the samples of all views have about the size that is wanted."""
+    lights = float(np.mean([len(view.capture_view.lights) for view in views]))
+    return int(np.clip(_SAMPLES / (lights * len(views) * _SEEN_SHARE), *_ELEMENTS))
+
+
+def gather_lit_samples(
+    views: Sequence[LitView], surface: Surface, elements: Interreflection
+) -> tuple[LitSamples, list[Float32[np.ndarray, "e n"]]]:
+    """Image values of the elements of a surface; one view at a time is in memory.
 
     Args:
         views: views to read.
         surface: the surface, which determines what is seen and lit.
-        seed: seed of the points.
+        elements: its elements.
+
+    Returns:
+        The samples, and the irradiance of all elements by the lights of each view.
 
     Raises:
-        PmniError: No point is lit in any view, or an image is missing or broken.
+        PmniError: No element is lit in any view, or an image is missing or broken.
     """
-    lights = float(np.mean([len(view.capture_view.lights) for view in views]))
-    count = int(np.clip(_SAMPLES / (lights * len(views) * _SEEN_SHARE), *_POINTS))
-    points = np.asarray(surface.mesh.sample(count, seed=seed))
-    hits = surface.rays.closest_hits(points)
-    normals = hits.interpolate(
-        np.ones(count, dtype=bool), np.asarray(surface.mesh.faces), np.asarray(surface.mesh.vertex_normals)
-    )
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
-    found = [_of_view(view.load(), surface, points, normals) for view in views]
-    index = np.concatenate([part[0] for part in found])
-    enough = np.bincount(index, minlength=count) >= _MIN_VALUES
-    order = np.argsort(index, kind="stable")
-    order = order[enough[index[order]]]
+    parts, direct = [], []
+    for index, view in enumerate(views):
+        loaded = view.load()
+        parts.append(_of_view(loaded, index, surface, elements))
+        direct.append(elements.direct_light(loaded))
+    columns = [np.concatenate(column) for column in zip(*parts)]
+    enough = np.bincount(columns[0], minlength=len(elements.points)) >= _MIN_VALUES
+    order = np.argsort(columns[0], kind="stable")
+    order = order[enough[columns[0][order]]]
     if not len(order):
         raise PmniError("no image shows the surface in light; give a mesh and poses of this capture, in the same world")
-    values, strength = (np.concatenate([part[i] for part in found])[order] for i in (1, 3))
-    cosines = Cosines(*(np.concatenate([part[2][i] for part in found])[order] for i in range(4)))
-    return LitSamples(np.unique(index[order], return_inverse=True)[1].reshape(-1), values, cosines, strength)
+    columns = [column[order] for column in columns]
+    return LitSamples(*columns[:5], Cosines(*columns[5:])), direct
 
 
-def _of_view(
-    loaded: LoadedView, surface: Surface, points: Float[np.ndarray, "p 3"], normals: Float[np.ndarray, "p 3"]
-) -> tuple[np.ndarray, np.ndarray, Cosines, np.ndarray]:
-    """Index of the point, values, cosines and strength of the light of what one view sees under its lights."""
+def _of_view(loaded: LoadedView, index: int, surface: Surface, elements: Interreflection) -> tuple[np.ndarray, ...]:
+    """The columns of the samples of one view."""
     mask = loaded.photographs.mask
-    index, pixels, _ = seen_points(points, normals, mask, loaded.K, loaded.view.c2w, surface.rays, surface.offset)
+    element, pixels, _ = seen_points(
+        elements.points, elements.normals, mask, loaded.K, loaded.view.c2w, surface.rays, surface.offset
+    )
     values, clipped = interpolated_values(loaded, pixels)
-    cosines, strength = loaded.incidence(surface, points[index], normals[index])
-    usable = (strength > 0) & ~clipped & (cosines.light > _MIN_LIGHT_COSINE)
-    chosen = Cosines(*(np.broadcast_to(cosine, usable.shape)[usable] for cosine in cosines))
-    return index[np.nonzero(usable)[0]], values[usable], chosen, strength[usable]
+    cosines, strength = loaded.incidence(surface, elements.points[element], elements.normals[element])
+    usable = (strength > 0) & ~clipped & (cosines.light > _MIN_LIGHT_COSINE) & (cosines.view > _MIN_VIEW_COSINE)
+    row, light = np.nonzero(usable)
+    views = np.full(len(row), index)
+    return element[row], views, light, values[usable], strength[usable], *(cosine[usable] for cosine in cosines)
 
 
 def interpolated_values(
