@@ -84,9 +84,13 @@ class LoadedView:
     """Intrinsics in pixels of the images."""
 
     def pixel_points(
-        self, surface: Surface
+        self, surface: Surface, shift: tuple[float, float] = (0.0, 0.0)
     ) -> tuple[Bool[np.ndarray, " p"], Float[np.ndarray, "q 3"], Float[np.ndarray, "q 3"]]:
-        """Surface points at the centers of the mask's pixels.
+        """Surface points that the mask's pixels see.
+
+        Args:
+            surface: the surface.
+            shift: x and y in pixels from the pixels' centers.
 
         Returns:
             hit: whether each of the p pixels of the mask sees the mesh.
@@ -95,7 +99,7 @@ class LoadedView:
         """
         y, x = np.nonzero(self.photographs.mask)
         c2w = self.view.c2w
-        directions = pixel_directions(self.K, np.stack([x, y], axis=-1)) @ c2w[:3, :3].T
+        directions = pixel_directions(self.K, np.stack([x + shift[0], y + shift[1]], axis=-1)) @ c2w[:3, :3].T
         hits = surface.rays.cast(np.broadcast_to(c2w[:3, 3], directions.shape), directions)
         hit = np.isfinite(hits.distance)
         return hit, c2w[:3, 3] + hits.distance[hit, None] * directions[hit], surface.normals_at(hits, hit)

@@ -21,6 +21,8 @@ from pmni_nerfstudio.material.shading import CHUNK_VALUES, Shading
 
 _WHITE_QUANTILE = 0.998
 """Value of the photographs' pixels that is white in pictures and the peak of the signal-to-noise ratio."""
+_SHIFTS = (-0.25, 0.25)
+"""Positions of the rays of a pixel along x and y, from its center."""
 _DIFFERENCE_END = 0.25
 """Difference of sRGB values at the end of the color scale."""
 
@@ -39,7 +41,7 @@ class Relit:
     psnr_linear_db: float
     """Over all lights, of linear values."""
     unseen: float
-    """Share of the pixels that no other view sees, whose albedo is filled."""
+    """Share of the surface in the view that no other view sees, whose albedo is filled."""
     picture: UInt8[np.ndarray, "h w 3"]
     """Photograph, rendered picture and difference, side by side, in sRGB."""
 
@@ -63,19 +65,24 @@ def relight(
     """
     loaded = view.load()
     photographs = loaded.photographs
-    hit, points, normals = loaded.pixel_points(surface)
+    # Several rays for each pixel, because pixels mix what lies on both sides of silhouettes and shadow borders.
+    shifts = [(x, y) for x in _SHIFTS for y in _SHIFTS]
+    parts = [loaded.pixel_points(surface, shift) for shift in shifts]
+    pixels, points, normals = (
+        np.concatenate(column) for column in zip(*((np.flatnonzero(hit), p, n) for hit, p, n in parts))
+    )
     colors, seen = surface_colors(surface.mesh, surface.rays, points, normals, albedo_maps)
-    count, channels = photographs.num_pixels, photographs.stored.shape[2]
+    channels = photographs.stored.shape[2]
     albedo = material.exposure * (colors if channels == 3 else colors.mean(axis=1, keepdims=True))
     truth, _ = photographs.linear(slice(None))
     rendered = np.zeros_like(truth)
-    pixels = np.flatnonzero(hit)
     shading = Shading(loaded, surface, material)
     step = max(64, CHUNK_VALUES // len(photographs.stored))
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)
         base, layer, _ = shading.of(points[part], normals[part])
-        rendered[pixels[part]] = base[..., None] * albedo[part, None] + layer[..., None]
+        radiance = base[..., None] * albedo[part, None] + layer[..., None]
+        np.add.at(rendered, pixels[part], radiance / len(shifts))
     white = np.quantile(truth, _WHITE_QUANTILE)
     truth, rendered = (truth / white).clip(0, 1), (rendered / white).clip(0, 1)
     truth_srgb, rendered_srgb = (srgb_from_linear(x).astype(np.float32) for x in (truth, rendered))
@@ -87,7 +94,7 @@ def relight(
         _decibels(errors.mean()),
         _decibels(errors.max()),
         _decibels(np.square(truth - rendered).mean()),
-        float(1 - (seen.sum() / count)),
+        float(1 - seen.mean()),
         _picture(photographs.mask, truth_srgb[:, shown], rendered_srgb[:, shown]),
     )
 

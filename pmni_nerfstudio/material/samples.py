@@ -15,7 +15,7 @@ from pmni_nerfstudio.material.interreflection import Interreflection
 from pmni_nerfstudio.material.lit_views import LitView, LoadedView, Surface
 from pmni_nerfstudio.material.microfacet import Cosines
 
-_SAMPLES = 600_000
+_SAMPLES = 300_000
 """Image values that are used at most, about: some hundred megabytes with all that belongs to them."""
 _ELEMENTS = 500, 4000
 _SEEN_SHARE = 0.3
