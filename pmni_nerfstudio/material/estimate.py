@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from pmni_nerfstudio.material.fit import LEAST_ROUGHNESS, MaterialFit, fit_material, matte_fit
 from pmni_nerfstudio.material.interreflection import Interreflection
 from pmni_nerfstudio.material.lit_views import LitView, Surface
-from pmni_nerfstudio.material.samples import LitSamples, gather_lit_samples, number_of_elements
+from pmni_nerfstudio.material.samples import SAMPLES, LitSamples, gather_lit_samples, number_of_elements
 
 _MIN_GAIN = 0.05
 """Least share of the robust cost that highlights have to explain: matte surfaces reach 0.002."""
@@ -56,20 +56,20 @@ class Material:
         return self.exposure if self.is_metal else self.fit.layer
 
 
-def estimate_material(views: Sequence[LitView], surface: Surface) -> Material:
+def estimate_material(views: Sequence[LitView], surface: Surface, count: int = SAMPLES) -> Material:
     """Estimate the material.
 
     Args:
         views: views with their lights.
         surface: the surface that they show.
+        count: image values to use, about.
 
     Raises:
         PmniError: No image shows the surface, or an image is missing or broken.
     """
-    elements = Interreflection(surface, number_of_elements(views))
+    elements = Interreflection(surface, number_of_elements(views, count))
     samples, direct = gather_lit_samples(views, surface, elements)
-    indirect: Float32[np.ndarray, " m"] | None = None
-    material = _material(samples, indirect, elements)
+    material = _material(fit_material(samples), samples, None, elements)
     for _ in range(_ROUNDS):
         if material.is_metal:
             break  # light between metals is not diffuse, and not modeled
@@ -78,12 +78,13 @@ def estimate_material(views: Sequence[LitView], surface: Surface) -> Material:
         for index, received in enumerate(between):
             mine = samples.view == index
             indirect[mine] = received[samples.element[mine], samples.light[mine]]
-        material = _material(samples, indirect, elements)
+        material = _material(fit_material(samples, indirect, ["dielectric"]), samples, indirect, elements)
     return material
 
 
-def _material(samples: LitSamples, indirect: Float32[np.ndarray, " m"] | None, elements: Interreflection) -> Material:
-    fit = fit_material(samples, indirect)
+def _material(
+    fit: MaterialFit, samples: LitSamples, indirect: Float32[np.ndarray, " m"] | None, elements: Interreflection
+) -> Material:
     doubt = _doubt(fit)
     if doubt is not None:
         fit = matte_fit(samples, indirect)

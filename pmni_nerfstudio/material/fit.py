@@ -10,6 +10,7 @@ shadow borders.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +25,7 @@ Kind = Literal["matte", "dielectric", "metal"]
 LEAST_ROUGHNESS = 0.1
 _LOGS = np.log([LEAST_ROUGHNESS, 0.15, 0.2, 0.27, 0.35, 0.45, 0.55, 0.67, 0.8, 1.0])
 """Logarithms of the roughness between which the search is refined."""
-_ROUNDS = 6
+_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,23 @@ class _Solution(NamedTuple):
     residual: Float[np.ndarray, "m c"]
 
 
-def fit_material(samples: LitSamples, indirect: Float32[np.ndarray, " m"] | None = None) -> MaterialFit:
+def fit_material(
+    samples: LitSamples,
+    indirect: Float32[np.ndarray, " m"] | None = None,
+    kinds: Sequence[Kind] = ("dielectric", "metal"),
+) -> MaterialFit:
     """Fit a dielectric and a metal, and choose the one with the smaller residuals.
 
     Args:
         samples: of all views and lights.
         indirect: irradiance of each sample by the rest of the surface; see `Interreflection.between`. None: zero.
+        kinds: what to fit.
     """
     problem = _Problem(samples, indirect)
-    # The scale of residuals is that of the best fit: highlights must not widen it.
-    matte = problem.solve("matte", 1.0, None)
-    coarse = problem.solve_all("dielectric", _scale(matte))
-    scale = _scale(min(coarse, key=lambda solution: solution.cost))
+    # Highlights must not widen the scale of the residuals, which is that of the best plain fit.
+    scale = min(_scale(solution) for kind in kinds for solution in problem.solve_all(kind, None))
     matte = problem.solve("matte", 1.0, scale)
-    fits = [_search(problem, kind, scale, matte) for kind in ("dielectric", "metal")]
+    fits = [_search(problem, kind, scale, matte) for kind in kinds]
     return max(fits, key=lambda fit: fit.gain)
 
 
@@ -89,7 +93,7 @@ def _search(problem: _Problem, kind: Kind, scale: float, matte: _Solution) -> Ma
         lambda log: problem.solve(kind, float(np.exp(log)), scale).cost,
         bounds=(_LOGS[max(best - 1, 0)], _LOGS[min(best + 1, len(_LOGS) - 1)]),
         method="bounded",
-        options={"xatol": 0.01},
+        options={"xatol": 0.02},
     )
     roughness = float(np.exp(found.x))
     solution = problem.solve(kind, roughness, scale)
@@ -136,7 +140,7 @@ class _Problem:
         self.elements, self._first, self._row = np.unique(samples.element, return_index=True, return_inverse=True)
         self._indirect = 0.0 if indirect is None else DIFFUSE_SHARE * indirect.astype(np.float64)
 
-    def solve_all(self, kind: Kind, scale: float) -> list[_Solution]:
+    def solve_all(self, kind: Kind, scale: float | None) -> list[_Solution]:
         """Solutions at the values of roughness that the search begins with."""
         return [self.solve(kind, float(np.exp(log)), scale) for log in _LOGS]
 

@@ -15,8 +15,8 @@ from pmni_nerfstudio.material.interreflection import Interreflection
 from pmni_nerfstudio.material.lit_views import LitView, LoadedView, Surface
 from pmni_nerfstudio.material.microfacet import Cosines
 
-_SAMPLES = 300_000
-"""Image values that are used at most, about: some hundred megabytes with all that belongs to them."""
+SAMPLES = 300_000
+"""Image values that are used, about: some hundred megabytes with all that belongs to them."""
 _ELEMENTS = 500, 4000
 _SEEN_SHARE = 0.3
 """Share of the views that typically see an element."""
@@ -42,10 +42,10 @@ class LitSamples(NamedTuple):
     cosines: Cosines
 
 
-def number_of_elements(views: Sequence[LitView]) -> int:
-    """Number of elements for which the samples of all views have about the size that is wanted."""
+def number_of_elements(views: Sequence[LitView], samples: int) -> int:
+    """Number of elements of which all views show about so many samples."""
     lights = float(np.mean([len(view.capture_view.lights) for view in views]))
-    return int(np.clip(_SAMPLES / (lights * len(views) * _SEEN_SHARE), *_ELEMENTS))
+    return int(np.clip(samples / (lights * len(views) * _SEEN_SHARE), *_ELEMENTS))
 
 
 def gather_lit_samples(
