@@ -126,7 +126,8 @@ class AssetCommand:
         _print_summary(frame, levels[0].unseen, record["seconds"])
         if writer.too_bright > 0.001:
             line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
-            print_warnings([f"{line}; scale the images in {color_folder}/"])
+            remedy = "" if color_folder == "lights" else f"; scale the images in {color_folder}/"
+            print_warnings([line + remedy])
 
     def _capture(self, result: StoredResult) -> FoundCapture | None:
         """Images under known lights; None if there are none, or they are not wanted."""

@@ -18,7 +18,7 @@ import trimesh
 from jaxtyping import Float, Float32, Int
 
 from pmni_nerfstudio.data.resample import resample_intrinsics
-from pmni_nerfstudio.export.focus import focus_factors, local_contrast
+from pmni_nerfstudio.export.focus import focus_factors, local_sharpness
 from pmni_nerfstudio.export.photographs import Photograph
 from pmni_nerfstudio.geometry.cameras import pixel_rays
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
@@ -46,7 +46,7 @@ class ColorSamples:
         """Zero: no sample."""
         self.views = np.zeros((count, BEST), np.uint16)
         self.sharpness = np.zeros((count, BEST), np.float32)
-        """Local contrast per length on the surface; zero: not known."""
+        """See `focus`; zero: not known."""
 
     def add(
         self,
@@ -100,7 +100,7 @@ def gather_samples(
         shown = cv2.resize(
             (weight > 0).astype(np.uint8), (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST
         )
-        contrast = local_contrast(image, shown > 0)
+        pixel_sharpness = local_sharpness(image, shown > 0)
         for start in range(0, len(points), _CHUNK):
             part = slice(start, start + _CHUNK)
             towards = (points[part] - c2w[:3, 3]).astype(np.float32)
@@ -121,7 +121,7 @@ def gather_samples(
             colors = bilinear(image, x, y)
             density = cosine * (K[0, 0] * scale[0] / length * extent / 1000) ** 2
             quality = here[seen] * density
-            sharpness = bilinear(contrast, x, y) * np.sqrt(density)
+            sharpness = bilinear(pixel_sharpness, x, y) * np.sqrt(density)
             quality[colors.max(axis=1) >= photograph.clipped] *= _CLIPPED_WEIGHT
             samples.add(view, start + index[seen], colors, quality.astype(np.float32), sharpness.astype(np.float32))
     samples.weights *= focus_factors(samples.sharpness, samples.views, points, extent)
