@@ -38,7 +38,7 @@ def albedo_map(
     photographs = loaded.photographs
     hit, points, normals = loaded.pixel_points(surface)
     pixels = np.flatnonzero(hit)
-    shading = Shading(loaded, surface, material)
+    shading = Shading(loaded, surface, material, len(pixels))
     channels = photographs.stored.shape[2]
     albedo = np.zeros((photographs.num_pixels, channels), np.float32)
     confidence = np.zeros(photographs.num_pixels, np.float32)

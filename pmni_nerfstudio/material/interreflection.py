@@ -22,6 +22,11 @@ _BOUNCES = 4
 _RAYS_AT_ONCE = 1 << 19
 
 
+def rays_of(points: int) -> int:
+    """Number of rays of each point of a view with this number of points."""
+    return int(np.clip(_MAX_RAYS // max(points, 1), *_RAYS))
+
+
 class Interreflection:
     """The elements of a surface, and the transfer of light between them."""
 
@@ -37,10 +42,17 @@ class Interreflection:
         self._tree = KDTree(self.points)
         self._between = self.transfer(self.points, self.normals)
 
-    def transfer(self, points: Float[np.ndarray, "q 3"], normals: Float[np.ndarray, "q 3"]) -> csr_matrix:
-        """Share (q, e) of each point's hemisphere, weighted by the cosine, that each element fills."""
+    def transfer(
+        self, points: Float[np.ndarray, "q 3"], normals: Float[np.ndarray, "q 3"], count: int = _RAYS[1]
+    ) -> csr_matrix:
+        """Share (q, e) of each point's hemisphere, weighted by the cosine, that each element fills.
+
+        Args:
+            points: on the surface.
+            normals: their unit normals.
+            count: rays of each point; see `rays_of`.
+        """
         rng = np.random.default_rng(0)
-        count = int(np.clip(_MAX_RAYS // max(len(points), 1), *_RAYS))
         rows, elements = [], []
         step = _RAYS_AT_ONCE // count
         for begin in range(0, len(points), step):

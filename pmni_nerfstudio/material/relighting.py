@@ -7,7 +7,7 @@ The view's pixels get the albedo that the other views give to the surface there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,10 +15,13 @@ from jaxtyping import Float32, UInt8
 
 from pmni_nerfstudio.export.photographs import Photograph, srgb_from_linear
 from pmni_nerfstudio.export.texture import surface_colors
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 from pmni_nerfstudio.material.estimate import Material
-from pmni_nerfstudio.material.lit_views import LitView, Surface
+from pmni_nerfstudio.material.lit_views import LitView, LoadedView, Surface
 from pmni_nerfstudio.material.shading import CHUNK_VALUES, Shading
 
+_MAX_PIXELS = 60_000
+"""Pixels on the object that are rendered: some hundred megabytes with a hundred lights."""
 _WHITE_QUANTILE = 0.998
 """Value of the photographs' pixels that is white in pictures and the peak of the signal-to-noise ratio."""
 _SHIFTS = (-0.25, 0.25)
@@ -63,7 +66,7 @@ def relight(
     Raises:
         PmniError: No other view sees the surface.
     """
-    loaded = view.load()
+    loaded = _thinned(view.load())
     photographs = loaded.photographs
     # Several rays for each pixel, because pixels mix what lies on both sides of silhouettes and shadow borders.
     shifts = [(x, y) for x in _SHIFTS for y in _SHIFTS]
@@ -76,7 +79,7 @@ def relight(
     albedo = material.exposure * (colors if channels == 3 else colors.mean(axis=1, keepdims=True))
     truth, _ = photographs.linear(slice(None))
     rendered = np.zeros_like(truth)
-    shading = Shading(loaded, surface, material)
+    shading = Shading(loaded, surface, material, len(pixels))
     step = max(64, CHUNK_VALUES // len(photographs.stored))
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)
@@ -97,6 +100,18 @@ def relight(
         float(1 - seen.mean()),
         _picture(photographs.mask, truth_srgb[:, shown], rendered_srgb[:, shown]),
     )
+
+
+def _thinned(loaded: LoadedView) -> LoadedView:
+    """The view with every step-th pixel along each axis, if it has many: they suffice for a ratio and a picture."""
+    photographs = loaded.photographs
+    step = int(np.ceil(np.sqrt(photographs.num_pixels / _MAX_PIXELS)))
+    grid = np.zeros(photographs.mask.shape, dtype=bool)
+    grid[::step, ::step] = True
+    kept = replace(
+        photographs, stored=photographs.stored[:, grid[photographs.mask]], mask=photographs.mask[::step, ::step]
+    )
+    return replace(loaded, photographs=kept, K=strided_intrinsics(loaded.K, step))
 
 
 def _decibels(mean_square: float) -> float:

@@ -101,6 +101,14 @@ def test_a_weak_layer_gets_a_specular_factor(scene: Scene, tmp_path: Path):
     assert found.fit.albedo.max() / found.exposure == pytest.approx(0.9, abs=0.02)
 
 
+def test_a_black_dielectric_is_no_metal(scene: Scene, tmp_path: Path):
+    """Both reflect little but highlights; a dielectric reflects some light beside them."""
+    black = GltfMaterial((0.02, 0.02, 0.02), roughness=0.35)
+    found = estimate_material(views_of(scene, tmp_path / "capture", black), SURFACE, COUNT)
+    assert not found.is_metal and found.roughness is not None and abs(found.roughness - 0.35) < 0.02
+    assert np.median(found.fit.albedo) / found.exposure == pytest.approx(0.02, rel=0.1)
+
+
 def test_a_metal_is_recognized(scene: Scene, tmp_path: Path):
     bronze = GltfMaterial((0.8, 0.6, 0.3), roughness=0.45, metallic=1)
     found = estimate_material(views_of(scene, tmp_path / "capture", bronze, exposure=0.2), SURFACE, COUNT)
@@ -115,7 +123,9 @@ def test_matte_surfaces_have_no_measured_roughness(scene: Scene, tmp_path: Path)
     assert found.doubt is not None and "no highlights" in found.doubt
 
 
-def test_base_color_has_neither_shadows_nor_highlights_and_relighting_agrees(scene: Scene, tmp_path: Path):
+def test_base_color_has_neither_shadows_nor_highlights_and_relighting_agrees(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     views = views_of(scene, tmp_path / "capture", DIELECTRIC)
     material = estimate_material(views[1:], SURFACE, COUNT)
     albedo, weight = albedo_map(views[0].load(), SURFACE, material)
@@ -130,7 +140,11 @@ def test_base_color_has_neither_shadows_nor_highlights_and_relighting_agrees(sce
         maps.append(Photograph(image / material.exposure, trust, view.K, view.c2w))
     relit = relight(views[0], SURFACE, material, maps)
     assert relit.psnr_db > 27 and relit.psnr_linear_db > 30
-    assert relit.picture.shape[1] % 3 == 0
+    # Of many pixels, some are rendered: the ratio is about the same.
+    monkeypatch.setattr("pmni_nerfstudio.material.relighting._MAX_PIXELS", 1000)
+    thinned = relight(views[0], SURFACE, material, maps)
+    assert thinned.psnr_db == pytest.approx(relit.psnr_db, abs=1.0)
+    assert thinned.picture.shape[1] == pytest.approx(relit.picture.shape[1] / 2, abs=3)
 
 
 def test_captures_of_other_views_are_refused(scene: Scene, tmp_path: Path):
