@@ -41,7 +41,7 @@ def local_sharpness(image: Float32[np.ndarray, "H W 3"], valid: Bool[np.ndarray,
     """
     logs = np.log(image.mean(axis=2, dtype=np.float32).clip(0) + np.float32(_DARK))
     logs = cv2.GaussianBlur(logs, (0, 0), _SMOOTHING_PX)
-    inner = cv2.erode(valid.astype(np.uint8), np.ones((7, 7), np.uint8), borderValue=0).astype(np.float32)
+    inner = cv2.erode(valid.astype(np.uint8), np.ones((7, 7), np.uint8), borderValue=(0.0,)).astype(np.float32)
     energy = inner * cv2.Laplacian(logs, cv2.CV_32F) ** 2
     total, count = (cv2.GaussianBlur(values, (0, 0), _WINDOW_PX) for values in (energy, inner))
     return np.sqrt(total / np.maximum(count, 1e-3))
@@ -69,7 +69,7 @@ def focus_factors(
 
     def cells(part: slice) -> np.ndarray:
         index = np.floor((points[part] - low) / (_CELL * diagonal)).astype(int)
-        return np.ravel_multi_index(tuple(index.T), tuple(sides))
+        return np.asarray(np.ravel_multi_index(tuple(index.T), tuple(sides)))
 
     some = slice(None, None, max(1, len(points) // _POINTS))
     values, seen = sharpness[some].astype(np.float32), sharpness[some] > 0
