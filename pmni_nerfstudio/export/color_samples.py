@@ -100,7 +100,7 @@ def gather_samples(
         shown = cv2.resize(
             (weight > 0).astype(np.uint8), (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST
         )
-        pixel_sharpness = local_sharpness(image, shown > 0)
+        pixel_sharpness = local_sharpness(image, (shown > 0) & (image.max(axis=2) < photograph.clipped))
         for start in range(0, len(points), _CHUNK):
             part = slice(start, start + _CHUNK)
             towards = (points[part] - c2w[:3, 3]).astype(np.float32)

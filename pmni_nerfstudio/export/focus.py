@@ -37,7 +37,7 @@ def local_sharpness(image: Float32[np.ndarray, "H W 3"], valid: Bool[np.ndarray,
 
     Args:
         image: RGB in linear light.
-        valid: pixels that count; those at its border do not.
+        valid: pixels that count, without saturated ones, whose edges would look sharp; those at its border do not.
     """
     logs = np.log(image.mean(axis=2, dtype=np.float32).clip(0) + np.float32(_DARK))
     logs = cv2.GaussianBlur(logs, (0, 0), _SMOOTHING_PX)
