@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -17,16 +18,19 @@ if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.stored_result import StoredResult
     from pmni_nerfstudio.export.asset_frame import AssetFrame
     from pmni_nerfstudio.export.photographs import Photograph
+    from pmni_nerfstudio.material.appearance import Appearance
+    from pmni_nerfstudio.material.find_capture import FoundCapture
 
-RECORD = "asset.json"
-"""Name of the file with units, axes and levels."""
+RECORD, RELIT = "asset.json", "relit.png"
+"""Names of the file with units, axes and levels, and of the comparison with a view that was held out."""
 
 
 @dataclass(kw_only=True)
 class AssetCommand:
     """Write a result as binary glTF (y up, meters) for other programs: levels of detail, each with a texture atlas, the
     full mesh's normals as a tangent-space normal map, ambient occlusion, and colors if the scene has photographs or albedo
-    maps. mesh_lod.glb holds all levels."""
+    maps. mesh_lod.glb holds all levels. If the scene was made from images under known lights, roughness and specular are
+    estimated, and relit.png compares a view that was held out."""
 
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
@@ -36,8 +40,11 @@ class AssetCommand:
     """Numbers of faces of the levels of detail."""
     texture_size: int = 2048
     """Side length of the textures in pixels."""
-    color: Literal["auto", "albedo", "image", "none"] = "auto"
-    """Folder of the scene with the base color; auto: albedo/ if there is one, else the photographs in image/."""
+    color: Literal["auto", "lights", "albedo", "image", "none"] = "auto"
+    """What the base color is made from. lights: the images under known lights that the scene was made from, which also give
+    roughness and specular. albedo, image: that folder of the scene. auto: the first of these that exists."""
+    lights: Path | None = None
+    """Capture with images under known lights; by default the one that `pmni photometric` made the scene from."""
     encoding: Literal["auto", "srgb", "linear"] = "auto"
     """Encoding of the photographs; auto: sRGB with 8 bits, linear with 16 bits or floats. Albedo is linear."""
     formats: tuple[Literal["glb", "obj", "stl"], ...] = ("glb",)
@@ -75,6 +82,7 @@ class AssetCommand:
         from pmni_nerfstudio.evaluation.stored_result import read_result
         from pmni_nerfstudio.export.asset import AssetOptions, AssetSource, AssetWriter, frame_record
         from pmni_nerfstudio.export.asset_frame import METERS, asset_frame
+        from pmni_nerfstudio.export.gltf import Reflectance
 
         if self.units is not None and self.units not in METERS:
             raise PmniError(f"units: {self.units} is not known; give one of {', '.join(METERS)}")
@@ -83,23 +91,33 @@ class AssetCommand:
         if mesh is None:
             raise PmniError(f"{self.result}: has no mesh; give a folder that `pmni eval` or `pmni export` wrote")
         frame = asset_frame(self.up, self.units or units_of(result), result.c2w)
-        color_folder, photographs = self._photographs(result)
+        found = self._capture(result)
+        color_folder, photographs = ("lights", None) if found else self._photographs(result)
         make_output_folder(self.out)
-        levels = []
-        with Console(stderr=True).status("Writing the levels of detail"):
-            options = AssetOptions(self.faces, self.texture_size, self.occlusion, self.formats)
-            writer = AssetWriter(self.out, AssetSource(mesh, frame, photographs), options)
-            for level in writer.levels():
-                name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
-                print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
-                levels.append(level)
-            lod_file = writer.write_all_in_one()
+        levels, console = [], Console(stderr=True)
+        with tempfile.TemporaryDirectory(prefix="pmni_asset_") as temporary:
+            appearance, reflectance = None, Reflectance()
+            if found is not None:
+                with console.status("Estimating the material"):
+                    appearance = self._measure(result, found, Path(temporary))
+                photographs, reflectance = appearance.photographs, appearance.reflectance
+            source = AssetSource(mesh, frame, photographs, reflectance)
+            writer = AssetWriter(
+                self.out, source, AssetOptions(self.faces, self.texture_size, self.occlusion, self.formats)
+            )
+            with console.status("Writing the levels of detail"):
+                for level in writer.levels():
+                    name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
+                    print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
+                    levels.append(level)
+                lod_file = writer.write_all_in_one()
         record = {
             "source": str(result.mesh_file),
             "source_faces": len(mesh.faces),
             **frame_record(frame),
             "texture_size": self.texture_size,
             "base_color": color_folder,
+            "material": None if appearance is None else appearance.record(),
             "levels": [asdict(level) for level in levels],
             "all_levels": None if lod_file is None else lod_file.name,
             "seconds": time.perf_counter() - start,
@@ -108,7 +126,47 @@ class AssetCommand:
         _print_summary(frame, levels[0].unseen, record["seconds"])
         if writer.too_bright > 0.001:
             line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
-            print_warnings([f"{line}; scale the images in {color_folder}/"])
+            remedy = "" if color_folder == "lights" else f"; scale the images in {color_folder}/"
+            print_warnings([line + remedy])
+
+    def _capture(self, result: StoredResult) -> FoundCapture | None:
+        """Images under known lights; None if there are none, or they are not wanted."""
+        from pmni_nerfstudio.material.find_capture import find_capture
+
+        if self.color not in ("auto", "lights"):
+            if self.lights is not None:
+                raise PmniError(f"--lights: has no use with --color {self.color}; leave out one of them")
+            return None
+        wanted = self.color == "lights" or self.lights is not None
+        if result.scene is None or result.c2w is None:
+            if wanted:
+                missing = "scene" if result.scene is None else "poses"
+                raise PmniError(f"--lights: {self.result} has no {missing}; give --data and --poses")
+            return None
+        found = find_capture(result.scene, self.lights)
+        if isinstance(found, str | None) and wanted:
+            reason = found or f"{result.scene.root} was not made by pmni photometric; give --lights"
+            raise PmniError(f"--color lights: images under known lights are not found: {reason}")
+        if isinstance(found, str):
+            print(f"{'material':<12}not estimated, images under known lights are not found: {found}")
+            return None
+        return found
+
+    def _measure(self, result: StoredResult, found: FoundCapture, temporary: Path) -> Appearance:
+        """Estimate the material, write relit.png and print what was found."""
+        from pmni_nerfstudio.data.images import write_png
+        from pmni_nerfstudio.material.appearance import measure_appearance
+
+        scene, c2w, mesh = result.scene, result.c2w, result.mesh
+        assert scene is not None and c2w is not None and mesh is not None
+        appearance = measure_appearance(found, scene, c2w, mesh, temporary)
+        for line in appearance.lines():
+            print(f"{'material':<12}{line}", flush=True)
+        if appearance.relit is not None:
+            write_png(self.out / RELIT, appearance.relit.picture)
+            print(f"wrote {self.out / RELIT}: photograph, rendered image, difference", flush=True)
+        print_warnings(appearance.warnings())
+        return appearance
 
     def _photographs(self, result: StoredResult) -> tuple[str | None, Callable[[], Iterable[Photograph]] | None]:
         """The folder of the colors, and what reads them; None if there are none, or they are not wanted."""
@@ -117,7 +175,7 @@ class AssetCommand:
         if self.color == "none":
             return None, None
         scene, c2w = result.scene, result.c2w
-        colors = None if scene is None else find_colors(scene, self.color)
+        colors = None if scene is None else find_colors(scene, "auto" if self.color == "lights" else self.color)
         if scene is None or colors is None or c2w is None:
             missing = "scene" if scene is None else "images in image/ or albedo/" if colors is None else "poses"
             line = f"{self.result} has no {missing}"

@@ -19,7 +19,7 @@ from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.export.asset_frame import AssetFrame
 from pmni_nerfstudio.export.atlas import Atlas, unwrap
 from pmni_nerfstudio.export.baking import BakedDetails, ambient_occlusion
-from pmni_nerfstudio.export.gltf import GltfLevel, GltfMaterial, GltfMesh, encoded_image, write_glb
+from pmni_nerfstudio.export.gltf import GltfLevel, GltfMaterial, GltfMesh, Reflectance, encoded_image, write_glb
 from pmni_nerfstudio.export.obj import write_obj
 from pmni_nerfstudio.export.photographs import Photograph, srgb_from_linear
 from pmni_nerfstudio.export.tangents import vertex_tangents
@@ -67,6 +67,8 @@ class AssetSource:
     frame: AssetFrame
     photographs: Callable[[], Iterable[Photograph]] | None
     """Reads the photographs of the object, which happens once; None: there are none."""
+    reflectance: Reflectance = Reflectance()
+    """Roughness, metallic and specular factors of the material."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class AssetWriter:
                 normal=encoded_image(atlas.image(baked.normal_map)),
                 base_color=color,
                 occlusion=None if ambient is None else _occlusion_image(atlas, baked.interpolate(ambient[:, None])),
+                reflectance=self._source.reflectance,
             )
             files += self._write(name, atlas, tangents, material)
             distances = self._rays.distance(np.asarray(simplified.sample(_SAMPLES, seed=0)))

@@ -4,6 +4,7 @@
 A view sees a point if its distance agrees with the view's depth map, at a viewing angle that is not grazing. Its weight is
 the number of pixels on a unit of the surface's area, which grows with resolution and with the cosine of the viewing angle,
 times the view's confidence; it falls to zero at silhouettes and depth discontinuities, so that no color ends with a seam.
+Views that are less sharp than most others of the same part of the surface lose weight; see `focus`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trimesh
 from jaxtyping import Float, Float32, Int
 
 from pmni_nerfstudio.data.resample import resample_intrinsics
+from pmni_nerfstudio.export.focus import focus_factors, local_sharpness
 from pmni_nerfstudio.export.photographs import Photograph
 from pmni_nerfstudio.geometry.cameras import pixel_rays
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
@@ -43,6 +45,8 @@ class ColorSamples:
         self.weights = np.zeros((count, BEST), np.float32)
         """Zero: no sample."""
         self.views = np.zeros((count, BEST), np.uint16)
+        self.sharpness = np.zeros((count, BEST), np.float32)
+        """See `focus`; zero: not known."""
 
     def add(
         self,
@@ -50,6 +54,7 @@ class ColorSamples:
         index: Int[np.ndarray, " n"],
         colors: Float32[np.ndarray, "n 3"],
         weights: Float32[np.ndarray, " n"],
+        sharpness: Float32[np.ndarray, " n"] | None = None,
     ) -> None:
         """Add a sample to each of some points, in place of the one of the least weight."""
         rows = self.weights[index]
@@ -59,6 +64,7 @@ class ColorSamples:
         self.weights[index, slot] = weights[better]
         self.colors[index, slot] = colors[better].clip(0, np.finfo(np.float16).max)
         self.views[index, slot] = view
+        self.sharpness[index, slot] = 0 if sharpness is None else sharpness[better]
 
 
 def gather_samples(
@@ -91,6 +97,10 @@ def gather_samples(
         if factor < 0.75:
             image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         scale = np.array([image.shape[1] / weight.shape[1], image.shape[0] / weight.shape[0]], np.float32)
+        shown = cv2.resize(
+            (weight > 0).astype(np.uint8), (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST
+        )
+        pixel_sharpness = local_sharpness(image, (shown > 0) & (image.max(axis=2) < photograph.clipped))
         for start in range(0, len(points), _CHUNK):
             part = slice(start, start + _CHUNK)
             towards = (points[part] - c2w[:3, 3]).astype(np.float32)
@@ -107,10 +117,14 @@ def gather_samples(
             slack = tolerance + length / np.float32(K[0, 0])  # a pixel, between which the surface may bend
             seen = np.flatnonzero((here > 0) & (np.abs(length - bilinear(distance, x, y)) < slack))
             x, y, cosine, length = x[seen], y[seen], cosine[seen], length[seen]
-            colors = bilinear(image, (x + 0.5) * scale[0] - 0.5, (y + 0.5) * scale[1] - 0.5)
-            quality = here[seen] * cosine * (K[0, 0] * scale[0] / length * extent / 1000) ** 2
+            x, y = (x + 0.5) * scale[0] - 0.5, (y + 0.5) * scale[1] - 0.5
+            colors = bilinear(image, x, y)
+            density = cosine * (K[0, 0] * scale[0] / length * extent / 1000) ** 2
+            quality = here[seen] * density
+            sharpness = bilinear(pixel_sharpness, x, y) * np.sqrt(density)
             quality[colors.max(axis=1) >= photograph.clipped] *= _CLIPPED_WEIGHT
-            samples.add(view, start + index[seen], colors, quality.astype(np.float32))
+            samples.add(view, start + index[seen], colors, quality.astype(np.float32), sharpness.astype(np.float32))
+    samples.weights *= focus_factors(samples.sharpness, samples.views, points, extent)
     return samples
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, UInt8
 
 from pmni_nerfstudio.data.atomic import atomic_path
 
+_SPECULAR = "KHR_materials_specular"
 _FLOAT, _UINT = 5126, 5125
 _VERTICES, _INDICES = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP = 9729, 9987, 33071
@@ -43,8 +44,18 @@ class GltfMesh:
 
 
 @dataclass(frozen=True)
+class Reflectance:
+    """Factors of the metallic-roughness material and of KHR_materials_specular; by default, a rough dielectric."""
+
+    roughness: float = 0.8
+    metallic: float = 0.0
+    specular: float = 1.0
+    """Factor on the reflectance of 0.04 of dielectrics at normal incidence."""
+
+
+@dataclass(frozen=True)
 class GltfMaterial:
-    """Dielectric, rough material. Textures are encoded as PNG or JPEG."""
+    """Material. Textures are encoded as PNG or JPEG."""
 
     normal: bytes
     """Normal map in tangent space, y upwards."""
@@ -52,6 +63,7 @@ class GltfMaterial:
     """Base color, sRGB; None: light gray."""
     occlusion: bytes | None = None
     """Share of ambient light that arrives, linear."""
+    reflectance: Reflectance = Reflectance()
 
 
 def encoded_image(image: UInt8[np.ndarray, "H W C"], jpeg_quality: int | None = None) -> bytes:
@@ -104,6 +116,8 @@ def write_glb(path: Path, levels: Sequence[GltfLevel], extras: dict[str, Any], c
             "extensions": {"MSFT_lod": {"ids": list(range(1, len(levels)))}},
             "extras": {"MSFT_screencoverage": list(coverage)},
         }
+    if any("extensions" in material for material in tree["materials"]):
+        tree.setdefault("extensionsUsed", []).append(_SPECULAR)
     tree |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
     tree["buffers"] = [{"byteLength": len(buffer.content)}]
     with atomic_path(path) as temporary:
@@ -120,8 +134,11 @@ def _add_level(tree: dict[str, Any], buffer: Buffer, level: GltfLevel) -> None:
         "TEXCOORD_0": buffer.add_vertices(np.column_stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]])),
     }
     indices = buffer.add_indices(mesh.faces)
-    pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.8}
+    factors = material.reflectance
+    pbr: dict[str, Any] = {"metallicFactor": factors.metallic, "roughnessFactor": factors.roughness}
     description: dict[str, Any] = {"name": level.name, "pbrMetallicRoughness": pbr}
+    if factors.specular != 1:
+        description["extensions"] = {_SPECULAR: {"specularFactor": factors.specular}}
     if material.base_color is None:
         pbr["baseColorFactor"] = [0.8, 0.8, 0.8, 1.0]
     textures = (

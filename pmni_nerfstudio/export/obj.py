@@ -29,6 +29,8 @@ def write_obj(path: Path, atlas: Atlas, material: GltfMaterial) -> list[Path]:
     """
     files = [path, path.with_suffix(".mtl")]
     lines = [f"newmtl {path.stem}", "Kd 1 1 1" if material.base_color else "Kd 0.8 0.8 0.8", "Ks 0 0 0", "illum 1"]
+    # Entries for roughness and metallic that Blender reads.
+    lines += [f"Pr {material.reflectance.roughness:g}", f"Pm {material.reflectance.metallic:g}"]
     # `norm` is the entry for tangent-space normal maps that Blender and three.js read.
     for entry, name, image in (("map_Kd", "color", material.base_color), ("norm", "normal", material.normal)):
         if image is not None:

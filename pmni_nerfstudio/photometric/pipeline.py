@@ -121,7 +121,7 @@ def solve_capture(
         None if poses is None else transform_poses(np.linalg.inv(world_from_unit), poses),
         world_from_unit,
         read_mesh(capture.mesh) if capture.mesh is not None and poses is not None else None,
-        asdict(options),
+        {"capture": str(source.resolve()), "light_axes": capture.axes, "settings": asdict(options)},
     )
     scene = read_scene(folder)
     valid = np.mean([view.valid.sum() / view.mask.sum() for view in maps])

@@ -35,7 +35,7 @@ def write_maps(
     c2w: np.ndarray | None,
     world_from_unit: np.ndarray,
     mesh: trimesh.Trimesh | None,
-    settings: dict[str, Any],
+    source: dict[str, Any],
 ) -> None:
     """Write the scene and, beside it, what the rest of the package does not read.
 
@@ -47,7 +47,7 @@ def write_maps(
         c2w: (N, 4, 4), in the unit-sphere world; None without poses.
         world_from_unit: (4, 4) similarity.
         mesh: ground truth in the data world.
-        settings: of the solver, for the summary.
+        source: what the maps were computed from, for the summary.
     """
     write_scene(
         folder,
@@ -80,7 +80,7 @@ def write_maps(
             folder / NORMAL_PICTURES / f"{name}.png", np.where(view.valid[..., None], normal_colors, np.uint8(255))
         )
     summary = {
-        "settings": settings,
+        **source,
         "albedo_at_full_scale": white,
         "views": [{"name": name, **statistics(view)} for name, view in zip(names, maps)],
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+import trimesh
 
 from helpers.scenes import (
     FILE_FROM_OPENCV,
@@ -54,6 +55,42 @@ class Material:
     """Specular coefficient."""
     shininess: float = 60.0
 
+    def radiance(self, normals: np.ndarray, lights: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Radiance (p, n, 3) of points with unit normals (p, 3) towards views (p, 3) in light from directions (p, n, 3)."""
+        half = lights + views[:, None]
+        half /= np.linalg.norm(half, axis=-1, keepdims=True)
+        specular = self.gloss * np.maximum((half * normals[:, None]).sum(-1), 0) ** self.shininess
+        cosine = np.maximum((lights * normals[:, None]).sum(-1), 0)
+        return cosine[..., None] * np.array(self.albedo) + specular[..., None]
+
+
+@dataclass(frozen=True)
+class GltfMaterial(Material):
+    """glTF's metallic-roughness material, as the pseudocode of its specification in appendix B has it, times pi."""
+
+    roughness: float = 0.4
+    metallic: float = 0.0
+    specular: float = 1.0
+    """Specular factor of KHR_materials_specular."""
+
+    def radiance(self, normals: np.ndarray, lights: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """See Material."""
+        color = np.array(self.albedo)
+        n, v = normals[:, None], views[:, None]
+        h = (lights + v) / np.linalg.norm(lights + v, axis=-1, keepdims=True)
+        nl, nv, nh, vh = ((a * b).sum(-1, keepdims=True) for a, b in ((n, lights), (n, v), (n, h), (v, h)))
+        nl, nv = np.maximum(nl, 0), np.maximum(nv, 1e-6)
+        alpha = self.roughness**2
+        D = alpha**2 / (np.pi * (nh**2 * (alpha**2 - 1) + 1) ** 2)
+        G = 1.0
+        for cosine in (nl, nv):
+            G = G * 2 * cosine / (cosine + np.sqrt(alpha**2 + (1 - alpha**2) * cosine**2))
+        specular = D * G / (4 * np.maximum(nl * nv, 1e-9))
+        fresnel = self.specular * (0.04 + 0.96 * (1 - np.abs(vh)) ** 5)
+        dielectric = (1 - fresnel) * color / np.pi + fresnel * specular
+        metal = specular * (color + (1 - color) * (1 - np.abs(vh)) ** 5)
+        return np.pi * nl * ((1 - self.metallic) * dielectric + self.metallic * metal)
+
 
 def render(
     truth: AnalyticScene,
@@ -92,11 +129,8 @@ def render(
         # From a little off the surface, so that it does not shadow itself.
         start = (points + 1e-3 * normals) @ c2w[:3, :3].T + c2w[:3, 3]
         lit &= ~(casting(start[:, None], directions @ c2w[:3, :3].T)[0] > 0)
-    half = directions - (rays / np.linalg.norm(rays, axis=1, keepdims=True))[:, None]
-    half /= np.linalg.norm(half, axis=-1, keepdims=True)
-    specular = material.gloss * np.maximum((half * normals[:, None]).sum(-1), 0) ** material.shininess
-    shaded = lit * strength * np.maximum(cosine, 0)
-    values = shaded[..., None] * np.array(material.albedo) + (lit * strength * specular)[..., None]
+    radiance = material.radiance(normals, directions, -rays / np.linalg.norm(rays, axis=1, keepdims=True))
+    values = (lit * strength)[..., None] * radiance
     out = np.zeros((len(lights), *mask.shape, 3))
     out[:, mask] = np.moveaxis(values, 1, 0) * lights.intensities[:, None]
     return out
@@ -210,6 +244,17 @@ def make_truth(num_views: int = 4, width: int = 56, height: int = 48, distance: 
     """Views of `two_bodies` with one K, in a world in millimeters."""
     K, c2w = fitting_intrinsics(width, height, distance), irregular_ring(num_views, distance, np.random.default_rng(4))
     return analytic_scene(two_bodies, K, c2w, (width, height), similarity(50, (10, 40, -20), (3, 5, -8)))
+
+
+def body_mesh(truth: AnalyticScene) -> trimesh.Trimesh:
+    """Mesh of `two_bodies` in the data world, whose bodies intersect."""
+    bodies = []
+    for body in (BODY, BUMP):
+        sphere = trimesh.creation.icosphere(subdivisions=5)
+        bodies.append(trimesh.Trimesh(sphere.vertices * body.semi_axes + body.center, sphere.faces, process=False))
+    mesh = trimesh.util.concatenate(bodies)
+    assert isinstance(mesh, trimesh.Trimesh)
+    return mesh.apply_transform(truth.world_from_unit)
 
 
 def make_capture(num_lights: int = 16, material: Material = Material((0.5, 0.4, 0.3)), **size) -> CaptureFiles:

@@ -18,7 +18,7 @@ LAYERS = (
     ("model",),
     ("training",),
     ("export",),
-    ("evaluation", "baselines"),
+    ("evaluation", "baselines", "material"),
     ("report", "studies", "viewer", "synth", "objects"),
     ("sequences",),
     ("commands",),
