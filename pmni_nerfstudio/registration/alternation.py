@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,7 +21,7 @@ from pmni_nerfstudio.registration.framing import frame_object
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses, align
 from pmni_nerfstudio.registration.surface.normal_fusion import fuse_normals
-from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
+from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals, edge_weights, smooth_weights
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
@@ -46,9 +47,10 @@ class Level:
     hull_votes: int | None = None
     """Votes of the visual hull that the level restarts from, which restores thin parts that early errors carved off; None:
     the level continues with the current surface."""
-    pixel_normals: bool = False
+    pixel_normals: Literal["smooth", "edges"] | None = None
     """Whether the surface follows the normals of single pixels instead of means over views, if the maps are fine enough for
-    the grid: more detail, from a surface that is already close."""
+    the grid: more detail, from a surface that is already close. Pixels beside sharp edges count little ("smooth") or, if
+    they belong to one face, fully ("edges"), which needs poses that do not move any more."""
     slack_voxels: float = 0.25
     """Distance by which the surface may exceed the visual hull, in voxels."""
 
@@ -61,10 +63,13 @@ class AlternationSchedule:
         Level(49, 4, blur=0.0166, huber=0.1, hull_votes=3, slack_voxels=1.0),
         Level(65, 5, hull_votes=2, slack_voxels=0.5),
         Level(97, 4, points=12000),
-        Level(129, 3, points=12000, pixel_normals=True),
+        Level(129, 3, points=12000, pixel_normals="smooth"),
     )
-    detail: Level = Level(193, 2, pixel_normals=True)
+    detail: Level = Level(193, 2, pixel_normals="edges")
     """Level of the surface alone, at the final poses."""
+    detail_poisson: PoissonOptions = PoissonOptions(iterations=250, tolerance=1e-6)
+    """Options of its linear systems: the height of a flat face, which only the rest of the surface determines, converges
+    slowly."""
     bundle: BundleOptions = field(default_factory=BundleOptions)
     poisson: PoissonOptions = field(default_factory=PoissonOptions)
     band_voxels: float = 3.0
@@ -195,7 +200,7 @@ def detailed(views: Views, poses: Poses, surface: Surface, schedule: Alternation
     """
     if not _fine_enough(views, schedule.detail.resolution):
         return surface
-    level = replace(schedule, levels=(schedule.detail,))
+    level = replace(schedule, levels=(schedule.detail,), poisson=schedule.detail_poisson)
     return alternate(views, poses, level, fixed_poses=True, surface=surface)[1]
 
 
@@ -245,7 +250,7 @@ def surface_step(
         schedule: options.
     """
     band = Band.from_sdf(surface.sdf, schedule.band_voxels)
-    normals, weights = fuse_normals(views, channels, poses, surface, depths, band.points, band.sdf)
+    fused = fuse_normals(views, channels, poses, surface, depths, band.points, band.sdf)
     rims = [rim_points(surface, pixels, views.K[i], poses, i) for i, pixels in enumerate(curves)]
     near = 0.9 * schedule.band_voxels * surface.voxel
     zeros = np.concatenate([rim.points[np.abs(rim.sdf) < near] for rim in rims])
@@ -253,5 +258,9 @@ def surface_step(
     floor = hull_distance(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
     pixels = None
     if level.pixel_normals and _fine_enough(views, level.resolution):
-        pixels = PixelNormals.from_views(views, channels, poses, depths)
-    return Surface(band_poisson(surface.sdf, band, normals, weights, zeros, floor, schedule.poisson, pixels))
+        if level.pixel_normals == "edges":
+            weights = edge_weights(views, schedule.bundle.curvature)
+        else:
+            weights = smooth_weights(channels)
+        pixels = PixelNormals.from_views(views, weights, poses, depths)
+    return Surface(band_poisson(surface.sdf, band, *fused, zeros, floor, schedule.poisson, pixels))

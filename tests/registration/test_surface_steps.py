@@ -18,7 +18,7 @@ from pmni_nerfstudio.registration.alternation import AlternationSchedule, detail
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contour, rim_points, silhouette_jacobian
 from pmni_nerfstudio.registration.poses import Poses, align
-from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
+from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals, smooth_weights
 from pmni_nerfstudio.registration.surface.poisson import Band, PoissonOptions, band_poisson
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface, extend
 from pmni_nerfstudio.registration.views import blur_normals
@@ -168,12 +168,12 @@ def test_pixel_normals_lie_on_the_surface_and_are_its_own():
     _, views, poses = capture()
     channels = lookup_channels(views, AlternationSchedule().bundle.curvature)
     depths = surface.depths(views, poses)
-    pixels = PixelNormals.from_views(views, channels, poses, depths)
+    pixels = PixelNormals.from_views(views, smooth_weights(channels), poses, depths)
     assert np.abs(lookup_volume(surface.lookups[:1], pixels.points)).max() < 0.1 * surface.voxel
     cosines = (surface.normals_at(pixels.points) * pixels.normals).sum(axis=1)
     assert np.rad2deg(np.median(np.arccos(cosines.clip(-1, 1)))) < 1.0
     assert pixels.weights.min() >= 0 and pixels.weights.max() <= 1
-    few = PixelNormals.from_views(views, channels, poses, depths, max_pixels=500)
+    few = PixelNormals.from_views(views, smooth_weights(channels), poses, depths, max_pixels=500)
     assert 400 < len(few.points) < 1000
 
 
