@@ -116,6 +116,7 @@ class PmniPoseOptimizer(CameraOptimizer):
 
     def freeze(self) -> None:
         """Stop gradient descent on the poses; `set_start` can still replace them."""
+        self.set_start(self.c2w())  # without corrections, which are not evaluated any more
         self.translation.requires_grad_(False)
         self.rotation.requires_grad_(False)
 
@@ -130,6 +131,8 @@ class PmniPoseOptimizer(CameraOptimizer):
         """Current camera-to-world poses, OpenGL axes, homogeneous, double precision."""
         if not self.enabled:
             return homogeneous(self.base_c2w.double())
+        if not self.translation.requires_grad:  # frozen
+            return homogeneous(self.start_c2w.double())
         motion = self._exponential(torch.cat(self.twists(), dim=-1))
         return homogeneous(motion) @ homogeneous(self.start_c2w.double())
 

@@ -431,3 +431,16 @@ def test_metrics_and_penalty_measure_the_correction():
     nothing = {}
     make_optimizer("off").get_metrics_dict(nothing)
     assert nothing == {}
+
+
+def test_frozen_poses_are_those_of_the_moment_and_can_still_be_replaced():
+    optimizer = make_optimizer()
+    with torch.no_grad():
+        optimizer.rotation.normal_(std=0.1)
+        optimizer.translation.normal_(std=0.1)
+    before, start = optimizer.c2w().detach().clone(), optimizer.start_c2w.clone()
+    optimizer.freeze()
+    torch.testing.assert_close(optimizer.c2w(), before)
+    assert not optimizer.c2w().requires_grad and not torch.allclose(before, start)
+    optimizer.set_start(start)
+    torch.testing.assert_close(optimizer.c2w(), start)
