@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base color of the pixels of a view under known lights, for a material whose roughness and specular layer are known."""
+"""Base color of the pixels of a view under known lights, given roughness and specular layer of the surface."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _robust_albedo(
 
 
 class AlbedoMaps:
-    """Albedo maps of views in a folder of temporary files, because all of them may not fit into memory."""
+    """Base color maps of views, in temporary files because all of them may not fit into memory."""
 
     def __init__(self, folder: Path, views: Sequence[LitView]) -> None:
         self._folder, self._views = folder, views
@@ -85,18 +85,19 @@ class AlbedoMaps:
         """Compute the maps of all views, one view at a time."""
         for index, view in enumerate(self._views):
             image, weight = albedo_map(view.load(), surface, material)
-            np.save(self._folder / f"{index}_albedo.npy", image.astype(np.float16))
+            # Image values may have any scale; base colors fit into half precision.
+            base_color = (image / np.float32(material.exposure)).astype(np.float16)
+            np.save(self._folder / f"{index}_color.npy", base_color)
             np.save(self._folder / f"{index}_weight.npy", weight.astype(np.float16))
 
-    def photographs(self, exposure: float, without: int | None = None) -> Iterator[Photograph]:
-        """The maps divided by the exposure, as photographs in linear light, one at a time.
+    def photographs(self, without: int | None = None) -> Iterator[Photograph]:
+        """The base color of each view as a photograph in linear light, one at a time.
 
         Args:
-            exposure: image value of a white diffuse surface that faces a light of unit intensity.
             without: index of a view to leave out.
         """
         for index, view in enumerate(self._views):
             if index != without:
-                image = np.load(self._folder / f"{index}_albedo.npy").astype(np.float32) / np.float32(exposure)
+                image = np.load(self._folder / f"{index}_color.npy").astype(np.float32)
                 weight = np.load(self._folder / f"{index}_weight.npy").astype(np.float32)
                 yield Photograph(image, weight, view.intrinsics_of(weight.shape), view.c2w)

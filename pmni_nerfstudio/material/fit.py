@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roughness and specular layer of an object by robust least squares on all views and lights, with an albedo for each element.
+"""Fit of roughness and specular layer to the images of all views and lights, with an albedo for each surface element.
 
-The model is linear in everything but the roughness: image values are the albedo times the first part of
-`microfacet.reflection` and the light that the surface throws onto itself, plus the layer's strength times the second part.
-For a given roughness, albedo and strength are eliminated (variable projection: Golub and Pereyra, SIAM Journal on Numerical
+The fit is robust least squares. The model is linear in everything but the roughness. An image value is the sum of the
+albedo times the diffuse reflection (the first part of `microfacet.reflection`, and interreflection), and of the layer's
+strength times the specular reflection (the second part). For a given roughness, albedo and strength are eliminated (variable projection: Golub and Pereyra, SIAM Journal on Numerical
 Analysis 1973), and a search in one variable remains. Cauchy weights bound the influence of errors of the shape, and of
 shadow borders.
 """
@@ -149,7 +149,7 @@ class _Problem:
 
         Args:
             kind: of the surface.
-            roughness: without a meaning for matte ones.
+            roughness: perceptual roughness; without effect on matte surfaces.
             scale: residual at which the weight of a value is halved; None: plain least squares.
         """
         base, layer = reflection(self._samples.cosines, roughness, kind == "metal")
@@ -164,7 +164,7 @@ class _Problem:
             norm = np.maximum(self._total(wa * a), 1e-12)
             of_values, of_layer = self._total(wa[:, None] * self.values) / norm[:, None], self._total(wa * b) / norm
             if kind == "dielectric":
-                # What the albedo can explain neither of the layer nor of the values.
+                # Parts of the layer and of the values that are orthogonal to what the albedo explains.
                 rest = b - of_layer[self._row] * a
                 left = (self.values - of_values[self._row] * a[:, None]).mean(axis=1)
                 strength = max(float((weight * rest * left).sum() / max((weight * rest**2).sum(), 1e-12)), 0.0)
