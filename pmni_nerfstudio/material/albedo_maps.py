@@ -19,6 +19,8 @@ _SCALE = 0.1
 """Residual relative to the pixel's brightest values at which the weight of a value is halved."""
 _TYPICAL_RESIDUAL = 0.05
 """Relative residual at which the confidence is halved, as in photometric stereo."""
+_TINY = 1e-30
+"""Lower bound of divisors in units of the image values, which may have any scale."""
 
 
 def albedo_map(
@@ -60,7 +62,7 @@ def _robust_albedo(
     """Albedo whose product with the shading agrees with most of the usable values, and the confidence in it."""
     shading = np.where(usable, shading, 0)
     weight = usable.astype(np.float32)
-    size = np.maximum(np.abs(np.where(usable[..., None], values, 0)).max(axis=(1, 2)), 1e-6)[:, None]
+    size = np.maximum(np.abs(np.where(usable[..., None], values, 0)).max(axis=(1, 2)), _TINY)[:, None]
     albedo = np.zeros((len(values), values.shape[2]), np.float32)
     residual = np.zeros_like(shading)
     for _ in range(_ROUNDS):
@@ -69,7 +71,7 @@ def _robust_albedo(
         albedo = np.matmul(scaled[:, None], values)[:, 0] / norm
         residual = np.abs(values - shading[..., None] * albedo[:, None]).max(axis=2)
         weight = usable / (1 + np.square(residual / (_SCALE * size)))
-    brightness = np.maximum((weight * shading).sum(axis=1) * albedo.mean(axis=1), 1e-6)
+    brightness = np.maximum((weight * shading).sum(axis=1) * albedo.mean(axis=1), _TINY)
     relative = (weight * residual).sum(axis=1) / brightness
     confidence = (usable.sum(axis=1) >= 2) / (1 + np.square(relative / _TYPICAL_RESIDUAL))
     return albedo.clip(0), confidence.astype(np.float32)

@@ -90,7 +90,7 @@ def _material(
     if doubt is not None:
         fit = matte_fit(samples, indirect)
     brightest = float(np.quantile(fit.albedo.max(axis=1), _WHITE_QUANTILE)) / _BRIGHTEST
-    exposure = max(fit.layer, brightest, 1e-6)
+    exposure = max(fit.layer, brightest, float(np.finfo(np.float32).tiny))
     is_metal = fit.kind == "metal"
     albedo = elements.spread(elements.points[fit.elements], fit.albedo.mean(axis=1) / exposure).clip(0, 1)
     return Material(

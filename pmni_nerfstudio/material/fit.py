@@ -71,7 +71,7 @@ def fit_material(
     """
     problem = _Problem(samples, indirect)
     # Highlights must not widen the scale of the residuals, which is that of the best plain fit.
-    scale = min(_scale(solution) for kind in kinds for solution in problem.solve_all(kind, None))
+    scale = min(problem.scale(solution) for kind in kinds for solution in problem.solve_all(kind, None))
     matte = problem.solve("matte", 1.0, scale)
     fits = [_search(problem, kind, scale, matte) for kind in kinds]
     return max(fits, key=lambda fit: fit.gain)
@@ -80,7 +80,7 @@ def fit_material(
 def matte_fit(samples: LitSamples, indirect: Float32[np.ndarray, " m"] | None = None) -> MaterialFit:
     """The albedo of a surface without highlights."""
     problem = _Problem(samples, indirect)
-    solution = problem.solve("matte", 1.0, _scale(problem.solve("matte", 1.0, None)))
+    solution = problem.solve("matte", 1.0, problem.scale(problem.solve("matte", 1.0, None)))
     residual = float(np.median(np.abs(solution.residual)) / samples.values.mean())
     return MaterialFit("matte", 1.0, 0.0, residual, 0.0, (1.0, 1.0), problem.elements, solution.albedo)
 
@@ -126,11 +126,6 @@ def _range(logs: Float[np.ndarray, " r"], costs: Float[np.ndarray, " r"], limit:
     return ends[0], ends[1]
 
 
-def _scale(solution: _Solution) -> float:
-    """Residual at which the weight of a value is halved: three times the robust standard deviation."""
-    return max(3 * 1.4826 * float(np.median(np.abs(solution.residual))), 1e-6)
-
-
 class _Problem:
     """The least squares problem of one capture."""
 
@@ -139,6 +134,10 @@ class _Problem:
         self.values = samples.values.astype(np.float64)
         self.elements, self._first, self._row = np.unique(samples.element, return_index=True, return_inverse=True)
         self._indirect = 0.0 if indirect is None else DIFFUSE_SHARE * indirect.astype(np.float64)
+
+    def scale(self, solution: _Solution) -> float:
+        """Residual at which the weight of a value is halved: three times the robust standard deviation."""
+        return max(3 * 1.4826 * float(np.median(np.abs(solution.residual))), 1e-6 * float(self.values.mean()))
 
     def solve_all(self, kind: Kind, scale: float | None) -> list[_Solution]:
         """Solutions at the values of roughness that the search begins with."""
