@@ -29,10 +29,11 @@ RECORD, RELIT = "asset.json", "relit.png"
 class AssetCommand:
     """Write a result as binary glTF (y up, meters) for other programs.
 
-    Each level of detail has a texture atlas, the full mesh's normals as a tangent-space normal map, ambient occlusion, and
-    colors if the scene has photographs or albedo maps; mesh_lod.glb holds all levels. If the scene was made from images
-    under known lights, roughness and specular are estimated, and relit.png compares a view that was held out with its
-    rendering."""
+    Each level of detail has a texture atlas, the full mesh's normals as a tangent-space normal map, ambient
+    occlusion, and colors if the scene has photographs or albedo maps; mesh_lod.glb holds all levels. If the scene was
+    made from images under known lights, roughness and specular are estimated, and relit.png compares a view that was
+    held out with its rendering.
+    """
 
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
@@ -189,7 +190,7 @@ class AssetCommand:
 
 
 def units_of(result: StoredResult) -> str | None:
-    """Units of a result's mesh: those of its evaluation, or of its scene as `pmni eval` names them; None if not known."""
+    """Units of a result's mesh: those of its evaluation or else of its scene; None if not known."""
     from pmni_nerfstudio.evaluation.metrics_file import OBJECT_UNITS, SCALED_UNITS
 
     scene = result.scene

@@ -24,9 +24,9 @@ class SequenceCommand:
     """Reconstruct an object at several moments: scenes DIR/frames/NNNN, or DIR/NNNN, one for each moment.
 
     With static cameras the poses are solved once, from all frames together, and normals are fused over time where the
-    surface does not move. Moving cameras are registered frame by frame. Frames that are done in the output folder are not
-    done again. The exit code is 2 if a frame failed or is doubtful, or if the common poses are doubtful; all other
-    results are written nevertheless.
+    surface does not move. Moving cameras are registered frame by frame. Frames that are done in the output folder are
+    not done again. The exit code is 2 if a frame failed or is doubtful, or if the common poses are doubtful; all
+    other results are written nevertheless.
     """
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -47,7 +47,8 @@ class SequenceCommand:
     seed: int = 0
     """Seed of registration and training."""
     engine: Literal["local", "ray"] = "local"
-    """local: the cores or GPUs of this machine; ray: the Ray cluster named by RAY_ADDRESS, or else a local Ray instance."""
+    """local: the cores or GPUs of this machine; ray: the Ray cluster named by RAY_ADDRESS, or else a local Ray
+    instance."""
     jobs: int | None = None
     """Number of blocks of frames at the same time, each in a process of its own; by default one per GPU, or one per two
     cores without a GPU, or on Ray as many as fit."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The material of an object from its images under known lights, and whether it can be trusted.
 
-The lights' absolute intensity is not known, so that base colors have an unknown common factor, the exposure. If there are
-highlights, the exposure is chosen such that the object has glTF's reflectance of 0.04 at normal incidence. If base colors
-would then be brighter than white, the exposure is chosen by the brightest of them instead, and the specular layer, which is
-weaker than glTF's, gets a specular factor below one.
+The lights' absolute intensity is not known, so that base colors have an unknown common factor, the exposure. If there
+are highlights, the exposure is chosen such that the object has glTF's reflectance of 0.04 at normal incidence. If
+base colors would then be brighter than white, the exposure is chosen by the brightest of them instead, and the
+specular layer, which is weaker than glTF's, gets a specular factor below one.
 """
 
 from __future__ import annotations

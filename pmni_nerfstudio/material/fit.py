@@ -2,10 +2,10 @@
 """Fit of roughness and specular layer to the images of all views and lights, with an albedo for each surface element.
 
 The fit is robust least squares. The model is linear in everything but the roughness. An image value is the sum of the
-albedo times the diffuse reflection (the first part of `microfacet.reflection`, and interreflection), and of the layer's
-strength times the specular reflection (the second part). For a given roughness, albedo and strength are eliminated (variable projection: Golub and Pereyra, SIAM Journal on Numerical
-Analysis 1973), and a search in one variable remains. Cauchy weights bound the influence of errors of the shape, and of
-shadow borders.
+albedo times the diffuse reflection (the first part of `microfacet.reflection`, and interreflection), and of the
+layer's strength times the specular reflection (the second part). For a given roughness, albedo and strength are
+eliminated (variable projection: Golub and Pereyra, SIAM Journal on Numerical Analysis 1973), and a search in one
+variable remains. Cauchy weights bound the influence of errors of the shape, and of shadow borders.
 """
 
 from __future__ import annotations

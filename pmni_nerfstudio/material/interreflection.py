@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interreflection: diffuse light that the elements of a surface reflect onto each other, with several bounces.
 
-The elements are points distributed evenly over the surface. The irradiance of a point is the mean radiance of the elements
-that cosine-weighted random rays hit, a Monte Carlo form of radiosity (Goral et al., SIGGRAPH 1984). Channels are averaged.
+The elements are points distributed evenly over the surface. The irradiance of a point is the mean radiance of the
+elements that cosine-weighted random rays hit, a Monte Carlo form of radiosity (Goral et al., SIGGRAPH 1984). Channels
+are averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pmni_nerfstudio.material.lit_views import LoadedView, Surface
 _RAYS = 4, 64
 """Fewest and most rays of a point."""
 _MAX_RAYS = 4_000_000
-"""Largest number of rays of all points of a view. Of many pixels, each has fewer, and their noise averages out in a texel."""
+"""Largest number of rays of all points of a view. Of many pixels, each has fewer, and their noise averages out in a
+texel."""
 _BOUNCES = 4
 _RAYS_AT_ONCE = 1 << 19
 

@@ -179,8 +179,8 @@ def lit_views(
 def _light_unit(capture: Capture, scene: Scene, c2w: Float[np.ndarray, "n 4 4"], surface: Surface) -> float:
     """Length in the mesh's world of the unit in which near lights are given.
 
-    It is one if the capture has poses, because these have the units of the lights. Otherwise the world's scale is arbitrary,
-    and the unit follows from the mean distance of the visible surface that the capture states.
+    It is one if the capture has poses, because these have the units of the lights. Otherwise the world's scale is
+    arbitrary, and the unit follows from the mean distance of the visible surface that the capture states.
     """
     if capture.cameras is not None or all(view.c2w is not None for view in capture.views):
         return 1.0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reflection of glTF 2.0's metallic-roughness material: a dielectric with a GGX microfacet layer, or a metal.
 
-As in appendix B of the specification of glTF 2.0: distribution of Trowbridge and Reitz with alpha = roughness^2, separable
-Smith masking and Schlick's Fresnel term. The dielectric has a reflectance of 0.04 at normal incidence, and a diffuse base
-that receives what the layer does not reflect; KHR_materials_specular scales the layer by a specular factor.
+As in appendix B of the specification of glTF 2.0: distribution of Trowbridge and Reitz with alpha = roughness^2,
+separable Smith masking and Schlick's Fresnel term. The dielectric has a reflectance of 0.04 at normal incidence, and
+a diffuse base that receives what the layer does not reflect; KHR_materials_specular scales the layer by a specular
+factor.
 
 Radiance is relative to that of a white diffuse surface that faces the light, so that a factor of pi drops out.
 """

@@ -22,8 +22,8 @@ _ELEMENTS = 500, 4000
 _SEEN_SHARE = 0.3
 """Share of the views that typically see an element."""
 _MIN_LIGHT_COSINE, _MIN_VIEW_COSINE = 0.4, 0.6
-"""Smallest cosines to the normal. At grazing angles, rough surfaces deviate from Lambert's law in a way that looks like a
-broad highlight, and small errors of the normals change much."""
+"""Smallest cosines to the normal. At grazing angles, rough surfaces deviate from Lambert's law in a way that looks
+like a broad highlight, and small errors of the normals change much."""
 _MIN_VALUES = 4
 """Elements with fewer values are left out."""
 

@@ -45,10 +45,10 @@ than in a registration."""
 _STEPS, _LATER_STEPS = 75, 40
 """Default training steps with static cameras: of the first frame of a block, and of the later ones.
 
-The first frame takes half of the steps of a single scene, because its poses are final and its normals fused; a later one
-takes about half of that, because it starts from the field of the previous frame. Chamfer distances of frame 6 of the
-figure in docs/sequences.md, in % of the diameter: 0.035 after 75 steps and 0.041 after 30; 0.037 after 30 steps from the
-field of the previous frame."""
+The first frame takes half of the steps of a single scene, because its poses are final and its normals fused; a later
+one takes about half of that, because it starts from the field of the previous frame. Chamfer distances of frame 6 of
+the figure in docs/sequences.md, in % of the diameter: 0.035 after 75 steps and 0.041 after 30; 0.037 after 30 steps
+from the field of the previous frame."""
 
 
 class Block:
@@ -81,7 +81,7 @@ class Block:
         return record
 
     def _static(self, frame: Frame) -> dict[str, Any]:
-        """Reconstruct a frame of static cameras: fuse the normals, integrate a surface, and train at the shared poses."""
+        """Reconstruct a frame of static cameras: fuse normals, integrate a surface, train at the shared poses."""
         plan, shared = self.plan, self.plan.shared
         assert shared is not None
         scene = self._fused(frame)
@@ -193,7 +193,7 @@ class Block:
         return scene
 
     def _verdict(self, views: Views, poses: Poses, surface: Surface) -> Verdict:
-        """Verdict on whether the frame's views agree on its surface, without doubts about the shared poses themselves."""
+        """Verdict on whether the frame's views agree on its surface; doubts about the shared poses do not count."""
         everything = np.ones(len(views), dtype=bool)
         intrinsics, bias = unchanged_intrinsics(None, "those of all frames"), unknown_bias("that of all frames")
         agreement = view_agreement(views, poses, surface)

@@ -21,9 +21,9 @@ _CUTOFF_VOXELS = 0.5
 def continued(before: Float[np.ndarray, "n n n"], now: Surface) -> Float[np.ndarray, "n n n"]:
     """Signed distances to start a frame from.
 
-    Near the surface, this is a weighted mean of the trained distances of the previous frame and of those integrated for
-    this frame alone. The weight of the previous frame is Tukey's biweight of their difference: nearly one where they differ
-    by noise, and zero where the surface has moved.
+    Near the surface, this is a weighted mean of the trained distances of the previous frame and of those integrated
+    for this frame alone. The weight of the previous frame is Tukey's biweight of their difference: nearly one where
+    they differ by noise, and zero where the surface has moved.
 
     Args:
         before: signed distances of the previous frame, on the grid of `now`.

@@ -32,8 +32,8 @@ from pmni_nerfstudio.threads import one_thread
 from pmni_nerfstudio.training.initialization import initialize_by_registration
 
 MAX_FRAMES = 16
-"""Largest number of frames that the poses are solved from. Of longer sequences, evenly spread frames are used: memory grows
-with their number, and the error only falls with its square root."""
+"""Largest number of frames that the poses are solved from. Of longer sequences, evenly spread frames are used: memory
+grows with their number, and the error only falls with its square root."""
 _ROUNDS = {65: 5, 97: 2}
 """Rounds of bundle adjustment by the resolution of the registration's levels.
 
