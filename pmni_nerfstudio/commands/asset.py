@@ -27,10 +27,13 @@ RECORD, RELIT = "asset.json", "relit.png"
 
 @dataclass(kw_only=True)
 class AssetCommand:
-    """Write a result as binary glTF (y up, meters) for other programs: levels of detail, each with a texture atlas, the
-    full mesh's normals as a tangent-space normal map, ambient occlusion, and colors if the scene has photographs or albedo
-    maps. mesh_lod.glb holds all levels. If the scene was made from images under known lights, roughness and specular are
-    estimated, and relit.png compares a view that was held out."""
+    """Write a result as binary glTF (y up, meters) for other programs.
+
+    Each level of detail has a texture atlas, the full mesh's normals as a tangent-space normal map, ambient
+    occlusion, and colors if the scene has photographs or albedo maps; mesh_lod.glb holds all levels. If the scene was
+    made from images under known lights, roughness and specular are estimated, and relit.png compares a view that was
+    held out with its rendering.
+    """
 
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
@@ -41,7 +44,7 @@ class AssetCommand:
     texture_size: int = 2048
     """Side length of the textures in pixels."""
     color: Literal["auto", "lights", "albedo", "image", "none"] = "auto"
-    """What the base color is made from. lights: the images under known lights that the scene was made from, which also give
+    """Source of the base color. lights: the images under known lights that the scene was made from, which also give
     roughness and specular. albedo, image: that folder of the scene. auto: the first of these that exists."""
     lights: Path | None = None
     """Capture with images under known lights; by default the one that `pmni photometric` made the scene from."""
@@ -78,7 +81,7 @@ class AssetCommand:
         from rich.console import Console
 
         from pmni_nerfstudio.data.atomic import write_json
-        from pmni_nerfstudio.data.files import make_output_folder
+        from pmni_nerfstudio.data.files import output_folder
         from pmni_nerfstudio.evaluation.stored_result import read_result
         from pmni_nerfstudio.export.asset import AssetOptions, AssetSource, AssetWriter, frame_record
         from pmni_nerfstudio.export.asset_frame import METERS, asset_frame
@@ -93,9 +96,8 @@ class AssetCommand:
         frame = asset_frame(self.up, self.units or units_of(result), result.c2w)
         found = self._capture(result)
         color_folder, photographs = ("lights", None) if found else self._photographs(result)
-        make_output_folder(self.out)
         levels, console = [], Console(stderr=True)
-        with tempfile.TemporaryDirectory(prefix="pmni_asset_") as temporary:
+        with output_folder(self.out), tempfile.TemporaryDirectory(prefix="pmni_asset_") as temporary:
             appearance, reflectance = None, Reflectance()
             if found is not None:
                 with console.status("Estimating the material"):
@@ -140,8 +142,9 @@ class AssetCommand:
         wanted = self.color == "lights" or self.lights is not None
         if result.scene is None or result.c2w is None:
             if wanted:
+                option = "--color lights" if self.lights is None else "--lights"
                 missing = "scene" if result.scene is None else "poses"
-                raise PmniError(f"--lights: {self.result} has no {missing}; give --data and --poses")
+                raise PmniError(f"{option}: {self.result} has no {missing}; give --data and --poses")
             return None
         found = find_capture(result.scene, self.lights)
         if isinstance(found, str | None) and wanted:
@@ -187,7 +190,7 @@ class AssetCommand:
 
 
 def units_of(result: StoredResult) -> str | None:
-    """Units of a result's mesh: those of its evaluation, or of its scene as `pmni eval` names them; None if not known."""
+    """Units of a result's mesh: those of its evaluation or else of its scene; None if not known."""
     from pmni_nerfstudio.evaluation.metrics_file import OBJECT_UNITS, SCALED_UNITS
 
     scene = result.scene

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,8 +24,9 @@ class SequenceCommand:
     """Reconstruct an object at several moments: scenes DIR/frames/NNNN, or DIR/NNNN, one for each moment.
 
     With static cameras the poses are solved once, from all frames together, and normals are fused over time where the
-    surface does not move. Moving cameras are registered frame by frame. Frames that are done in the output folder are not
-    done again. The exit code is 2 if a frame failed or is doubtful, or if the common poses are; all that was made is written all the same.
+    surface does not move. Moving cameras are registered frame by frame. Frames that are done in the output folder are
+    not done again. The exit code is 2 if a frame failed or is doubtful, or if the common poses are doubtful; all
+    other results are written nevertheless.
     """
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -33,8 +34,8 @@ class SequenceCommand:
     output_dir: Path
     """Folder for meshes/NNNN.ply, sequence.glb, sequence.json, the cameras and the training runs."""
     cameras: Literal["static", "moving"] = "static"
-    """static: the cameras have the same poses in all frames, and the object moves or deforms; moving: every frame has poses
-    of its own, as on a turntable that is photographed at several moments."""
+    """static: the cameras have the same poses in all frames, and the object moves or deforms; moving: every frame has
+    poses of its own, as on a turntable that is photographed at several moments."""
     normals_folder: str | None = None
     """Name of the folder with the normal maps in every frame, if there are several."""
     fuse: bool = True
@@ -46,7 +47,8 @@ class SequenceCommand:
     seed: int = 0
     """Seed of registration and training."""
     engine: Literal["local", "ray"] = "local"
-    """local: the cores or GPUs of this machine; ray: the Ray cluster named by RAY_ADDRESS, or else a local Ray instance."""
+    """local: the cores or GPUs of this machine; ray: the Ray cluster named by RAY_ADDRESS, or else a local Ray
+    instance."""
     jobs: int | None = None
     """Number of blocks of frames at the same time, each in a process of its own; by default one per GPU, or one per two
     cores without a GPU, or on Ray as many as fit."""
@@ -65,9 +67,10 @@ class SequenceCommand:
 
         from pmni_nerfstudio.data.files import output_folder
         from pmni_nerfstudio.data.folder_lock import lock_folder
-        from pmni_nerfstudio.sequences.frames import find_frames
+        from pmni_nerfstudio.sequences.frames import check_output_folder, find_frames
 
         frames = find_frames(self.data)
+        check_output_folder(self.output_dir, self.data, frames)
         with output_folder(self.output_dir), lock_folder(self.output_dir):
             self._run(frames, Console())
 
@@ -78,6 +81,8 @@ class SequenceCommand:
                 raise PmniError(f"{name}: {value} is not positive; give 1 or more")
         if self.steps < 0:
             raise PmniError(f"steps: {self.steps} is negative; give 0 or more")
+        if not 0 <= self.seed < 2**32:  # NumPy's range
+            raise PmniError(f"seed: {self.seed} is out of range; give a number from 0 to {2**32 - 1}")
         if self.resolution < 8:
             raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
 
@@ -89,7 +94,7 @@ class SequenceCommand:
         settings = Settings(self.normals_folder, self.fuse, self.steps, self.resolution, self.seed)
         shared = self._shared_poses(frames, console) if self.cameras == "static" else None
         # Processes have other working directories on a cluster.
-        absolute = tuple(type(frame)(frame.name, frame.folder.resolve()) for frame in frames)
+        absolute = tuple(replace(frame, folder=frame.folder.resolve()) for frame in frames)
         plan = Plan(self.output_dir.resolve(), absolute, settings, shared)
         plan.save()
         records = run_frames(plan, self.engine, self.jobs, self.block, console)
@@ -125,7 +130,7 @@ class SequenceCommand:
         """Print what was made, the verdict and the next command.
 
         Raises:
-            FailedResultError: a frame failed or is doubtful.
+            FailedResultError: a frame failed or is doubtful, or the common poses are.
         """
         import shlex
 
@@ -139,7 +144,8 @@ class SequenceCommand:
         shown = f"frames {named}" if poses is None else f"poses {poses}; frames {named}"
         lines = [f"Made: meshes of {meshes} of {len(records)} frames", f"Verdict: {shown}"]
         lines += [f"wrote {file}" for file in files]
-        lines.append(f"Next: {shlex.join(['pmni', 'view', str(self.output_dir)])}")
+        if meshes:
+            lines.append(f"Next: {shlex.join(['pmni', 'view', str(self.output_dir)])}")
         for line in lines:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         wrong = by_verdict["failed"] + by_verdict["doubtful"]

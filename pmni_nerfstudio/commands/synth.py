@@ -34,8 +34,8 @@ class SynthCommand(SynthConfig):
     mesh_resolution: int = 256
     """Samples along each side of the cube from which the ground truth mesh is extracted."""
     frames: int = 1
-    """Number of moments: with 2 or more, a sequence OUT/frames/NNNN of the figure, which raises its arm in front of static
-    cameras."""
+    """Number of moments: with 2 or more, a sequence OUT/frames/NNNN of the figure, which raises its arm in front of
+    static cameras."""
 
     def main(self) -> None:
         """Render the capture and write scene and ground truth.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focus of photographs: how sharp each view shows a part of the surface, compared with the other views of the same part.
+"""Focus of photographs: the sharpness of each view of a part of the surface, relative to the other views of it.
 
-Sharpness is the root mean square of the Laplacian of the logarithm of the image in a window, times the pixels per unit of
-length on the surface. The factor is a compromise: the Laplacian of a step edge is the same at any distance, whereas that of a
-smooth pattern falls with the square of the pixels per unit of length. A blurred view has less of it than others of the same
-texture. Where there is no texture, all views are alike, and none loses weight.
+Sharpness is the root mean square of the Laplacian of the logarithm of the image in a window, times the pixels per
+unit of length on the surface. The factor is a compromise: the Laplacian of a step edge is the same at any distance,
+whereas that of a smooth pattern falls with the square of the pixels per unit of length. A blurred view has less of it
+than others of the same texture. Where there is no texture, all views are alike, and none loses weight.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ _CELL = 1 / 16
 _MIN_VIEWS = 3
 """Views of a point that are needed to say which of them are blurred."""
 _PRIOR = 20.0
-"""Points of a cell that count as much as the mean of the view."""
+"""Number of a cell's points at which the cell counts as much as the mean of the view, towards which small cells
+shrink."""
 _TOLERANCE = 0.5
 """Sharpness relative to the median of the views from which on the weight is full."""
 _POWER = 4.0
+"""Exponent of the decrease of the weight below that."""
 _POINTS = 200_000
+"""Approximate number of points that sharpness is averaged over."""
 _CHUNK = 1 << 18
+"""Points to process at once."""
 
 
 def local_sharpness(image: Float32[np.ndarray, "H W 3"], valid: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
@@ -55,8 +59,8 @@ def focus_factors(
 ) -> Float32[np.ndarray, "P k"]:
     """Factors on the weights of the points' samples, from 0 to 1: low where a view is less sharp than most others.
 
-    The views' sharpness relative to the median of all views of a point is averaged over cells of the surface, because blur
-    by focus or motion changes slowly over an image, and highlights do not.
+    The views' sharpness relative to the median of all views of a point is averaged over cells of the surface, because
+    blur by focus or motion changes slowly over an image, and highlights do not.
 
     Args:
         sharpness: of the samples; zero: no sample.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base color of the pixels of a view under known lights, for a material whose roughness and specular layer are known."""
+"""Base color of the pixels of a view under known lights, given roughness and specular layer of the surface."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _SCALE = 0.1
 """Residual relative to the pixel's brightest values at which the weight of a value is halved."""
 _TYPICAL_RESIDUAL = 0.05
 """Relative residual at which the confidence is halved, as in photometric stereo."""
+_TINY = 1e-30
+"""Lower bound of divisors in units of the image values, which may have any scale."""
 
 
 def albedo_map(
@@ -60,7 +62,7 @@ def _robust_albedo(
     """Albedo whose product with the shading agrees with most of the usable values, and the confidence in it."""
     shading = np.where(usable, shading, 0)
     weight = usable.astype(np.float32)
-    size = np.maximum(np.abs(np.where(usable[..., None], values, 0)).max(axis=(1, 2)), 1e-6)[:, None]
+    size = np.maximum(np.abs(np.where(usable[..., None], values, 0)).max(axis=(1, 2)), _TINY)[:, None]
     albedo = np.zeros((len(values), values.shape[2]), np.float32)
     residual = np.zeros_like(shading)
     for _ in range(_ROUNDS):
@@ -69,14 +71,14 @@ def _robust_albedo(
         albedo = np.matmul(scaled[:, None], values)[:, 0] / norm
         residual = np.abs(values - shading[..., None] * albedo[:, None]).max(axis=2)
         weight = usable / (1 + np.square(residual / (_SCALE * size)))
-    brightness = np.maximum((weight * shading).sum(axis=1) * albedo.mean(axis=1), 1e-6)
+    brightness = np.maximum((weight * shading).sum(axis=1) * albedo.mean(axis=1), _TINY)
     relative = (weight * residual).sum(axis=1) / brightness
     confidence = (usable.sum(axis=1) >= 2) / (1 + np.square(relative / _TYPICAL_RESIDUAL))
     return albedo.clip(0), confidence.astype(np.float32)
 
 
 class AlbedoMaps:
-    """Albedo maps of views in a folder of temporary files, because all of them may not fit into memory."""
+    """Base color maps of views, in temporary files because all of them may not fit into memory."""
 
     def __init__(self, folder: Path, views: Sequence[LitView]) -> None:
         self._folder, self._views = folder, views
@@ -85,18 +87,19 @@ class AlbedoMaps:
         """Compute the maps of all views, one view at a time."""
         for index, view in enumerate(self._views):
             image, weight = albedo_map(view.load(), surface, material)
-            np.save(self._folder / f"{index}_albedo.npy", image.astype(np.float16))
+            # Image values may have any scale; base colors fit into half precision.
+            base_color = (image / np.float32(material.exposure)).astype(np.float16)
+            np.save(self._folder / f"{index}_color.npy", base_color)
             np.save(self._folder / f"{index}_weight.npy", weight.astype(np.float16))
 
-    def photographs(self, exposure: float, without: int | None = None) -> Iterator[Photograph]:
-        """The maps divided by the exposure, as photographs in linear light, one at a time.
+    def photographs(self, without: int | None = None) -> Iterator[Photograph]:
+        """The base color of each view as a photograph in linear light, one at a time.
 
         Args:
-            exposure: image value of a white diffuse surface that faces a light of unit intensity.
             without: index of a view to leave out.
         """
         for index, view in enumerate(self._views):
             if index != without:
-                image = np.load(self._folder / f"{index}_albedo.npy").astype(np.float32) / np.float32(exposure)
+                image = np.load(self._folder / f"{index}_color.npy").astype(np.float32)
                 weight = np.load(self._folder / f"{index}_weight.npy").astype(np.float32)
                 yield Photograph(image, weight, view.intrinsics_of(weight.shape), view.c2w)

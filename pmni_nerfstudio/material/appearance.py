@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The material and the base color of a result from its images under known lights, and a test on a view that is held out."""
+"""Material and base color of a result from its images under known lights, tested on a view that is held out."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _POOR_DB = 20.0
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """What was measured."""
+    """Material and base color of a result, with a test of them."""
 
     capture: Path
+    """Folder or file of the images under known lights."""
     material: Material
     relit: Relit | None
     """Comparison on the view that was held out; None: there are too few views."""
@@ -94,7 +95,9 @@ class Appearance:
 def measure_appearance(
     found: FoundCapture, scene: Scene, c2w: Float[np.ndarray, "n 4 4"], mesh: trimesh.Trimesh, temporary: Path
 ) -> Appearance:
-    """Estimate the material without one view, compare rendered images with those of this view, and map the base color of all.
+    """Estimate the material and the base color of all views.
+
+    With enough views, one is left out of the fit, and its images are compared with rendered ones.
 
     Args:
         found: the capture.
@@ -114,5 +117,5 @@ def measure_appearance(
     maps.write(surface, material)
     relit = None
     if held_out is not None:
-        relit = relight(views[held_out], surface, material, maps.photographs(material.exposure, without=held_out))
-    return Appearance(found.path, material, relit, lambda: maps.photographs(material.exposure))
+        relit = relight(views[held_out], surface, material, maps.photographs(without=held_out))
+    return Appearance(found.path, material, relit, maps.photographs)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The material of an object from its images under known lights, and whether it can be trusted.
 
-The lights' absolute intensity is not known, so that base colors have an unknown common factor, the exposure. If there are
-highlights, it is set so that the object has glTF's reflectance of 0.04 at normal incidence, unless base colors would be
-brighter than white. They would be, if the layer is weaker than that: it then gets a specular factor below one.
+The lights' absolute intensity is not known, so that base colors have an unknown common factor, the exposure. If there
+are highlights, the exposure is chosen such that the object has glTF's reflectance of 0.04 at normal incidence. If
+base colors would then be brighter than white, the exposure is chosen by the brightest of them instead, and the
+specular layer, which is weaker than glTF's, gets a specular factor below one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ROUNDS = 2
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """One roughness, specular and metallic factor for the whole object, in glTF's sense, and what colors refer to."""
+    """Roughness, specular and metallic factors of glTF for the whole object, and the scale of its base colors."""
 
     roughness: float | None
     """Perceptual roughness; None: it could not be measured, see `doubt`."""
@@ -44,7 +45,7 @@ class Material:
     exposure: float
     """Image value, over the light's intensity, of a white diffuse surface that faces the light."""
     doubt: str | None
-    """Why the roughness is not known, in words."""
+    """Why the roughness is not known, in words; None: it is known."""
     fit: MaterialFit
     elements: Interreflection
     element_albedo: Float[np.ndarray, " e"]
@@ -57,7 +58,7 @@ class Material:
 
 
 def estimate_material(views: Sequence[LitView], surface: Surface, count: int = SAMPLES) -> Material:
-    """Estimate the material.
+    """Estimate the material by alternating fits of the material and of the interreflection.
 
     Args:
         views: views with their lights.
@@ -89,7 +90,7 @@ def _material(
     if doubt is not None:
         fit = matte_fit(samples, indirect)
     brightest = float(np.quantile(fit.albedo.max(axis=1), _WHITE_QUANTILE)) / _BRIGHTEST
-    exposure = max(fit.layer, brightest, 1e-6)
+    exposure = max(fit.layer, brightest, float(np.finfo(np.float32).tiny))
     is_metal = fit.kind == "metal"
     albedo = elements.spread(elements.points[fit.elements], fit.albedo.mean(axis=1) / exposure).clip(0, 1)
     return Material(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images under known lights from which `pmni photometric` computed a scene's normal maps."""
+"""Search for the images under known lights from which `pmni photometric` computed a scene's normal maps."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roughness and specular layer of an object by robust least squares on all views and lights, with an albedo for each element.
+"""Fit of roughness and specular layer to the images of all views and lights, with an albedo for each surface element.
 
-The model is linear in everything but the roughness: image values are the albedo times the first part of
-`microfacet.reflection` and the light that the surface throws onto itself, plus the layer's strength times the second part.
-For a given roughness, albedo and strength are eliminated (variable projection: Golub and Pereyra, SIAM Journal on Numerical
-Analysis 1973), and a search in one variable remains. Cauchy weights bound the influence of errors of the shape, and of
-shadow borders.
+The fit is robust least squares. The model is linear in everything but the roughness. An image value is the sum of the
+albedo times the diffuse reflection (the first part of `microfacet.reflection`, and interreflection), and of the
+layer's strength times the specular reflection (the second part). For a given roughness, albedo and strength are
+eliminated (variable projection: Golub and Pereyra, SIAM Journal on Numerical Analysis 1973), and a search in one
+variable remains. Cauchy weights bound the influence of errors of the shape, and of shadow borders.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def fit_material(
     """
     problem = _Problem(samples, indirect)
     # Highlights must not widen the scale of the residuals, which is that of the best plain fit.
-    scale = min(_scale(solution) for kind in kinds for solution in problem.solve_all(kind, None))
+    scale = min(problem.scale(solution) for kind in kinds for solution in problem.solve_all(kind, None))
     matte = problem.solve("matte", 1.0, scale)
     fits = [_search(problem, kind, scale, matte) for kind in kinds]
     return max(fits, key=lambda fit: fit.gain)
@@ -80,7 +80,7 @@ def fit_material(
 def matte_fit(samples: LitSamples, indirect: Float32[np.ndarray, " m"] | None = None) -> MaterialFit:
     """The albedo of a surface without highlights."""
     problem = _Problem(samples, indirect)
-    solution = problem.solve("matte", 1.0, _scale(problem.solve("matte", 1.0, None)))
+    solution = problem.solve("matte", 1.0, problem.scale(problem.solve("matte", 1.0, None)))
     residual = float(np.median(np.abs(solution.residual)) / samples.values.mean())
     return MaterialFit("matte", 1.0, 0.0, residual, 0.0, (1.0, 1.0), problem.elements, solution.albedo)
 
@@ -126,11 +126,6 @@ def _range(logs: Float[np.ndarray, " r"], costs: Float[np.ndarray, " r"], limit:
     return ends[0], ends[1]
 
 
-def _scale(solution: _Solution) -> float:
-    """Residual at which the weight of a value is halved: three times the robust standard deviation."""
-    return max(3 * 1.4826 * float(np.median(np.abs(solution.residual))), 1e-6)
-
-
 class _Problem:
     """The least squares problem of one capture."""
 
@@ -139,6 +134,10 @@ class _Problem:
         self.values = samples.values.astype(np.float64)
         self.elements, self._first, self._row = np.unique(samples.element, return_index=True, return_inverse=True)
         self._indirect = 0.0 if indirect is None else DIFFUSE_SHARE * indirect.astype(np.float64)
+
+    def scale(self, solution: _Solution) -> float:
+        """Residual at which the weight of a value is halved: three times the robust standard deviation."""
+        return max(3 * 1.4826 * float(np.median(np.abs(solution.residual))), 1e-6 * float(self.values.mean()))
 
     def solve_all(self, kind: Kind, scale: float | None) -> list[_Solution]:
         """Solutions at the values of roughness that the search begins with."""
@@ -149,7 +148,7 @@ class _Problem:
 
         Args:
             kind: of the surface.
-            roughness: without a meaning for matte ones.
+            roughness: perceptual roughness; without effect on matte surfaces.
             scale: residual at which the weight of a value is halved; None: plain least squares.
         """
         base, layer = reflection(self._samples.cosines, roughness, kind == "metal")
@@ -164,7 +163,7 @@ class _Problem:
             norm = np.maximum(self._total(wa * a), 1e-12)
             of_values, of_layer = self._total(wa[:, None] * self.values) / norm[:, None], self._total(wa * b) / norm
             if kind == "dielectric":
-                # What the albedo can explain neither of the layer nor of the values.
+                # Parts of the layer and of the values that are orthogonal to what the albedo explains.
                 rest = b - of_layer[self._row] * a
                 left = (self.values - of_values[self._row] * a[:, None]).mean(axis=1)
                 strength = max(float((weight * rest * left).sum() / max((weight * rest**2).sum(), 1e-12)), 0.0)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Light that a surface throws onto itself: diffuse reflection between surface elements, of any number of bounces.
+"""Interreflection: diffuse light that the elements of a surface reflect onto each other, with several bounces.
 
-The elements are points distributed evenly over the surface. What a point receives is the mean radiance of the elements that
-rays of the cosine's distribution hit, a Monte Carlo form of radiosity (Goral et al., SIGGRAPH 1984). Channels are averaged.
+The elements are points distributed evenly over the surface. The irradiance of a point is the mean radiance of the
+elements that cosine-weighted random rays hit, a Monte Carlo form of radiosity (Goral et al., SIGGRAPH 1984). Channels
+are averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pmni_nerfstudio.material.lit_views import LoadedView, Surface
 _RAYS = 4, 64
 """Fewest and most rays of a point."""
 _MAX_RAYS = 4_000_000
-"""Rays of all points of a view: with many pixels, each has fewer, and the noise averages out over the pixels of a texel."""
+"""Largest number of rays of all points of a view. Of many pixels, each has fewer, and their noise averages out in a
+texel."""
 _BOUNCES = 4
 _RAYS_AT_ONCE = 1 << 19
 
@@ -28,7 +30,7 @@ def rays_of(points: int) -> int:
 
 
 class Interreflection:
-    """The elements of a surface, and the transfer of light between them."""
+    """Elements of a surface, and the transfer of light between them."""
 
     def __init__(self, surface: Surface, count: int) -> None:
         """Place the elements, and cast the rays between them.
@@ -45,7 +47,7 @@ class Interreflection:
     def transfer(
         self, points: Float[np.ndarray, "q 3"], normals: Float[np.ndarray, "q 3"], count: int = _RAYS[1]
     ) -> csr_matrix:
-        """Share (q, e) of each point's hemisphere, weighted by the cosine, that each element fills.
+        """Form factors (q, e): share of each point's hemisphere, weighted by the cosine, that each element fills.
 
         Args:
             points: on the surface.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of a surface under known lights: how light falls on the surface's points, with attached and cast shadows."""
+"""Views of a surface under known lights, and the incident light at points of it, with attached and cast shadows."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class LoadedView:
     def incidence(
         self, surface: Surface, points: Float[np.ndarray, "p 3"], normals: Float[np.ndarray, "p 3"]
     ) -> tuple[Cosines, Float32[np.ndarray, "p n"]]:
-        """How the light of each of the view's n lights falls on surface points.
+        """Incident light at surface points from each of the view's n lights.
 
         Returns:
             cosines: (p, n) each.
@@ -179,8 +179,8 @@ def lit_views(
 def _light_unit(capture: Capture, scene: Scene, c2w: Float[np.ndarray, "n 4 4"], surface: Surface) -> float:
     """Length in the mesh's world of the unit in which near lights are given.
 
-    It is one if the capture has poses, whose units are those of the lights. Otherwise the world's scale is arbitrary, and the
-    unit follows from the mean depth of the visible surface, which such captures state.
+    It is one if the capture has poses, because these have the units of the lights. Otherwise the world's scale is
+    arbitrary, and the unit follows from the mean distance of the visible surface that the capture states.
     """
     if capture.cameras is not None or all(view.c2w is not None for view in capture.views):
         return 1.0

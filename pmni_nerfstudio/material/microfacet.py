@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reflection of glTF 2.0's metallic-roughness material: a dielectric with a GGX microfacet layer, or a metal.
 
-As in appendix B of the specification of glTF 2.0: distribution of Trowbridge and Reitz with alpha = roughness^2, separable
-Smith masking and Schlick's Fresnel term. The dielectric has a reflectance of 0.04 at normal incidence, and a diffuse base that
-receives what the layer does not reflect; KHR_materials_specular scales the layer by a specular factor.
+As in appendix B of the specification of glTF 2.0: distribution of Trowbridge and Reitz with alpha = roughness^2,
+separable Smith masking and Schlick's Fresnel term. The dielectric has a reflectance of 0.04 at normal incidence, and
+a diffuse base that receives what the layer does not reflect; KHR_materials_specular scales the layer by a specular
+factor.
 
 Radiance is relative to that of a white diffuse surface that faces the light, so that a factor of pi drops out.
 """
@@ -18,7 +19,7 @@ from jaxtyping import Float32
 NORMAL_REFLECTANCE = 0.04
 """Fresnel reflectance at normal incidence of glTF's dielectric, whose index of refraction is 1.5."""
 DIFFUSE_SHARE = 1 - NORMAL_REFLECTANCE
-"""Share of light from all sides that reaches the diffuse base, about."""
+"""Approximate share of light from all directions that reaches the diffuse base."""
 
 
 class Cosines(NamedTuple):
@@ -45,8 +46,9 @@ def reflection(
         is_metal: whether glTF's metallic factor is one instead of zero.
 
     Returns:
-        base: of a dielectric, the diffuse reflection; of a metal, the reflection of the color that it has at normal incidence.
-        layer: of a dielectric, the specular layer with a specular factor of one; of a metal, what Fresnel's term adds.
+        base: of a dielectric, the diffuse reflection; of a metal, the reflection with the color of normal incidence.
+        layer: of a dielectric, the specular layer with a specular factor of one; of a metal, the white part of the
+            Fresnel term.
     """
     light, view, half, difference = cosines
     schlick = (1 - difference) ** 5

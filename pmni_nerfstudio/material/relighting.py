@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A view that took no part in the fit, rendered with the fitted material under its own lights, and compared with its images.
+"""Test of a material: a view that is held out is rendered under its own lights and compared with its images.
 
-The view's pixels get the albedo that the other views give to the surface there.
+The albedo of its pixels is that of the other views.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image values of the elements of a surface in all views and under all lights, for the fit of the material."""
+"""Image values of surface elements in all views and under all lights, for the fit of the material."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from pmni_nerfstudio.material.lit_views import LitView, LoadedView, Surface
 from pmni_nerfstudio.material.microfacet import Cosines
 
 SAMPLES = 300_000
-"""Image values that are used, about: some hundred megabytes with all that belongs to them."""
+"""Approximate number of image values that are used: some hundred megabytes with all data about them."""
 _ELEMENTS = 500, 4000
+"""Smallest and largest number of surface elements."""
 _SEEN_SHARE = 0.3
 """Share of the views that typically see an element."""
 _MIN_LIGHT_COSINE, _MIN_VIEW_COSINE = 0.4, 0.6
-"""Least cosines to the normal: at grazing angles, rough surfaces deviate from Lambert's law in a way that looks like a broad
-highlight, and small errors of the normals change much."""
+"""Smallest cosines to the normal. At grazing angles, rough surfaces deviate from Lambert's law in a way that looks
+like a broad highlight, and small errors of the normals change much."""
 _MIN_VALUES = 4
 """Elements with fewer values are left out."""
 
 
 class LitSamples(NamedTuple):
-    """m image values of the elements of a surface, sorted by element; each is lit and neither clipped nor seen or lit at a
-    grazing angle."""
+    """Image values of surface elements, sorted by element.
+
+    All m of them are lit and not clipped, and neither light nor camera is at a grazing angle.
+    """
 
     element: Int[np.ndarray, " m"]
     view: Int[np.ndarray, " m"]
@@ -43,7 +46,7 @@ class LitSamples(NamedTuple):
 
 
 def number_of_elements(views: Sequence[LitView], samples: int) -> int:
-    """Number of elements of which all views show about so many samples."""
+    """Number of surface elements that have about the given number of samples in all views together."""
     lights = float(np.mean([len(view.capture_view.lights) for view in views]))
     return int(np.clip(samples / (lights * len(views) * _SEEN_SHARE), *_ELEMENTS))
 
@@ -80,7 +83,7 @@ def gather_lit_samples(
 
 
 def _of_view(loaded: LoadedView, index: int, surface: Surface, elements: Interreflection) -> tuple[np.ndarray, ...]:
-    """The columns of the samples of one view."""
+    """Columns of `LitSamples` for one view."""
     mask = loaded.photographs.mask
     element, pixels, _ = seen_points(
         elements.points, elements.normals, mask, loaded.K, loaded.view.c2w, surface.rays, surface.offset
@@ -96,7 +99,10 @@ def _of_view(loaded: LoadedView, index: int, surface: Surface, elements: Interre
 def interpolated_values(
     loaded: LoadedView, pixels: Float[np.ndarray, "2 q"]
 ) -> tuple[Float32[np.ndarray, "q n c"], Bool[np.ndarray, "q n"]]:
-    """Bilinear values over the intensities at rows and columns inside the mask, and whether they are clipped."""
+    """Bilinear values over the intensities at rows and columns inside the mask, and whether they are clipped.
+
+    `geometry.interpolation` needs whole images; here only the pixels of the mask are stored, for all lights at once.
+    """
     mask = loaded.photographs.mask
     place = np.zeros(mask.shape, np.int64)
     place[mask] = np.arange(loaded.photographs.num_pixels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Radiance of surface points in a view under each of its lights, for a material: direct light with shadows, and interreflection."""
+"""Radiance of surface points in a view under each of its lights: direct light with shadows, and interreflection."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pmni_nerfstudio.material.lit_views import LoadedView, Surface
 from pmni_nerfstudio.material.microfacet import DIFFUSE_SHARE, reflection
 
 CHUNK_VALUES = 1 << 20
-"""Image values (pixels times lights) to process at once: working memory stays below 200 MB."""
+"""Image values (pixels times lights) to process at once, so that working memory stays below 200 MB."""
 
 
 class Shading:
-    """Reflection in one view."""
+    """Shading of a surface of one material in one view."""
 
     def __init__(self, loaded: LoadedView, surface: Surface, material: Material, points: int) -> None:
-        """Light the elements of the surface.
+        """Compute the radiance of the surface elements under the view's lights.
 
         Args:
             loaded: the view.
@@ -40,7 +40,7 @@ class Shading:
         Returns:
             base: radiance per unit of base color times the exposure.
             layer: radiance of the specular layer.
-            lit: whether the light reaches the point on a direct way.
+            lit: whether the light reaches the point directly.
         """
         material = self._material
         cosines, strength = self._loaded.incidence(self._surface, points, normals)

@@ -15,7 +15,7 @@ from pmni_nerfstudio.data.atomic import atomic_path, write_json
 from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.data.scene_writer import write_scene
-from pmni_nerfstudio.errors import PmniError, hide_dependency_warnings
+from pmni_nerfstudio.errors import PmniError, exit_on_error, hide_dependency_warnings
 from pmni_nerfstudio.export.cameras import data_world_poses
 from pmni_nerfstudio.geometry.marching_cubes import extract_mesh
 from pmni_nerfstudio.geometry.mesh import transformed_mesh
@@ -38,13 +38,17 @@ from pmni_nerfstudio.sequences.training import train_frame
 from pmni_nerfstudio.threads import one_thread
 
 NORMALS = "normal_camera_space_fused"
+"""Name of the folder with the fused normals in a frame's scene."""
 _COARSE_ROUNDS = 2
-"""Most surface steps of a level but the finest: the poses are final, so that fewer are needed than in a registration."""
+"""Largest number of surface steps at each level but the finest. The poses are final, so that fewer steps are needed
+than in a registration."""
 _STEPS, _LATER_STEPS = 75, 40
-"""Training steps of the schedule by default, for the first frame of a block of static cameras and for later ones. That is half
-of those of a single scene, since the poses are final and the normals fused, and half again from the frame before. Chamfer
-distances of the figure's frame 6, in % of the diameter: 0.035 after 75 steps, 0.041 after 30, and 0.037 after 30 from the frame
-before."""
+"""Default training steps with static cameras: of the first frame of a block, and of the later ones.
+
+The first frame takes half of the steps of a single scene, because its poses are final and its normals fused; a later
+one takes about half of that, because it starts from the field of the previous frame. Chamfer distances of frame 6 of
+the figure in docs/sequences.md, in % of the diameter: 0.035 after 75 steps and 0.041 after 30; 0.037 after 30 steps
+from the field of the previous frame."""
 
 
 class Block:
@@ -61,11 +65,12 @@ class Block:
         self._before: tuple[Frame, PmniModel] | None = None
 
     def run(self, frame: Frame) -> dict[str, Any]:
-        """Reconstruct a frame and write its mesh and record; an error of its data is part of the record."""
+        """Reconstruct a frame, and write its mesh and its record, which holds the message if its data are invalid."""
         started, plan = time.perf_counter(), self.plan
         folder = plan.folder(frame)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
+        for earlier in (folder / RECORD, plan.mesh(frame)):
+            earlier.unlink(missing_ok=True)
         record: dict[str, Any] = {"frame": frame.name, "key": plan.key(frame), "error": None}
         try:
             record |= self._moving(frame) if plan.shared is None else self._static(frame)
@@ -76,7 +81,7 @@ class Block:
         return record
 
     def _static(self, frame: Frame) -> dict[str, Any]:
-        """Frame of static cameras: fused normals, a surface integrated from them, and training at the shared poses."""
+        """Reconstruct a frame of static cameras: fuse normals, integrate a surface, train at the shared poses."""
         plan, shared = self.plan, self.plan.shared
         assert shared is not None
         scene = self._fused(frame)
@@ -113,7 +118,7 @@ class Block:
         return self._result(frame, scene, model, verdict.name, list(verdict.reasons))
 
     def _model_before(self, frame: Frame) -> PmniModel | None:
-        """Model of the frame before, if this process has just trained it and its views agree."""
+        """Model of the previous frame, if this process has just trained it and its verdict is ok; otherwise None."""
         if self._before is None:
             return None
         before, model = self._before
@@ -121,7 +126,7 @@ class Block:
         return model if at and before.name == self.plan.frames[at - 1].name else None
 
     def _moving(self, frame: Frame) -> dict[str, Any]:
-        """Frame of moving cameras, registered by itself; without poses of its own, from those of the frame before."""
+        """Register and train a frame of moving cameras, from its own poses or else from those of the previous frame."""
         plan, settings = self.plan, self.plan.settings
         scene = frame.read(settings.normals_folder)
         data, normals_folder = frame.folder, settings.normals_folder
@@ -139,7 +144,10 @@ class Block:
         return self._result(frame, scene, model, statistics["verdict"], statistics["reasons"])
 
     def _poses_before(self, frame: Frame, scene: Scene) -> tuple[np.ndarray, np.ndarray] | None:
-        """Poses of the frame before in its unit-sphere world, and that world; None if it failed or has other views."""
+        """Poses of the previous frame in its unit-sphere world, and the similarity from there to the data's world.
+
+        None: there is no previous frame, it failed, or it has other views.
+        """
         at = self.plan.frames.index(frame)
         record = None if at == 0 else self.plan.finished(self.plan.frames[at - 1])
         if record is None or record["verdict"] == "failed" or record["views"] != list(scene.names):
@@ -175,7 +183,7 @@ class Block:
         return replace(scene, normals=normals)
 
     def _read(self, frame: Frame) -> Scene:
-        """Scene of a frame, whose cameras are those of the frame that was registered first."""
+        """Read a frame, and check that its cameras are those of the frame that the poses were registered from."""
         scene, shared = frame.read(self.plan.settings.normals_folder), self.plan.shared
         assert shared is not None
         if self._reference is None:
@@ -185,14 +193,14 @@ class Block:
         return scene
 
     def _verdict(self, views: Views, poses: Poses, surface: Surface) -> Verdict:
-        """Whether the frame's views agree on its surface at the shared poses; doubts about these are not repeated here."""
+        """Verdict on whether the frame's views agree on its surface; doubts about the shared poses do not count."""
         everything = np.ones(len(views), dtype=bool)
         intrinsics, bias = unchanged_intrinsics(None, "those of all frames"), unknown_bias("that of all frames")
         agreement = view_agreement(views, poses, surface)
         return judge(views, agreement, everything, ~everything, None, None, intrinsics, bias)
 
     def _result(self, frame: Frame, scene: Scene, model: PmniModel, verdict: str, reasons: list[str]) -> dict[str, Any]:
-        """Write the mesh of a trained frame; what is known of it."""
+        """Write the mesh of a trained frame, and return the entries of its record."""
         plan = self.plan
         mesh = extract_mesh(model.field.sdf, plan.settings.resolution, device=model.device, progress=False)
         mesh = transformed_mesh(mesh, scene.world_from_unit)
@@ -227,7 +235,14 @@ def _write_scene(folder: Path, scene: Scene) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Reconstruct the named frames of the plan in the first argument's folder, without those that are done."""
+    """Reconstruct frames of a sequence that are not done yet.
+
+    Args:
+        arguments: output folder of the sequence, which holds the plan, and the names of the frames.
+
+    Raises:
+        PmniError: the plan or a record cannot be read.
+    """
     hide_dependency_warnings()
     plan = Plan.load(Path(arguments[0]))
     block = Block(plan)
@@ -239,6 +254,7 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with exit_on_error():
+            main(sys.argv[1:])
     except KeyboardInterrupt:
         raise exit_interrupted("stopped") from None

@@ -13,8 +13,12 @@ import numpy as np
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.sim3 import angles_deg
+from pmni_nerfstudio.geometry.transforms import orthonormalized, transform_poses
 
 FRAMES = "frames"
+_MAX_ANGLE_DEG = 0.5
+"""Largest difference of given rotations that counts as rounding."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Frame:
         return read_scene(self.folder, normals_folder, with_depths=False)
 
     def fingerprint(self) -> str:
-        """Hash of the names, sizes and times of all files of the frame, which tells changed frames without reading them."""
+        """Hash of the names, sizes and modification times of the frame's files, which changes with them."""
         digest = hashlib.sha256()
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             status = file.stat()
@@ -75,19 +79,43 @@ def check_same_cameras(first: Scene, scene: Scene) -> None:
     """
     remedy = f"; with static cameras all frames have those of {first.root}; otherwise give --cameras moving"
     if scene.names != first.names:
-        missing = sorted(set(first.names) ^ set(scene.names))
-        raise PmniError(f"{scene.root}: has other views than {first.root} ({', '.join(missing[:3])}){remedy}")
+        unmatched = sorted(set(first.names) ^ set(scene.names))
+        raise PmniError(f"{scene.root}: has other views than {first.root} ({', '.join(unmatched[:3])}){remedy}")
     if scene.masks.shape != first.masks.shape:
         size, expected = (f"{s.width}x{s.height}" for s in (scene, first))
         raise PmniError(f"{scene.root}: has maps of {size} instead of {expected} pixels{remedy}")
-    if (scene.c2w is None) != (first.c2w is None) or not np.allclose(scene.K, first.K, rtol=1e-4, atol=1e-2):
+    if (scene.c2w is None) != (first.c2w is None):
+        states = ("no poses", "poses") if scene.c2w is None else ("poses", "none")
+        raise PmniError(f"{scene.root}: has {states[0]}, and {first.root} has {states[1]}{remedy}")
+    if not np.allclose(scene.K, first.K, rtol=1e-4, atol=1e-2):
         raise PmniError(f"{scene.root}: has other intrinsics than {first.root}{remedy}")
     if scene.c2w is not None and first.c2w is not None:
-        given, expected = (s.world_from_unit @ s.c2w for s in (scene, first))
-        # The unit sphere may differ from frame to frame, and the data's world not.
-        given, expected = (poses[:, :3, 3] for poses in (given, expected))
-        if not np.allclose(given, expected, atol=1e-3 * float(np.linalg.norm(expected, axis=1).max())):
+        # The unit sphere may differ between frames, so that poses are compared in the data's world.
+        given = transform_poses(scene.world_from_unit, scene.c2w)
+        expected = transform_poses(first.world_from_unit, first.c2w)
+        tolerance = 1e-3 * float(np.linalg.norm(expected[:, :3, 3], axis=1).max())
+        if not np.allclose(given[:, :3, 3], expected[:, :3, 3], atol=tolerance):
             raise PmniError(f"{scene.root}: has other camera positions than {first.root}{remedy}")
+        given, expected = (orthonormalized(poses)[:, :3, :3] for poses in (given, expected))
+        if angles_deg(given, expected).max() > _MAX_ANGLE_DEG:
+            raise PmniError(f"{scene.root}: has other camera orientations than {first.root}{remedy}")
+
+
+def check_output_folder(out: Path, root: Path, frames: Sequence[Frame]) -> None:
+    """Check that results in a folder neither mix with the frames nor become part of one.
+
+    Args:
+        out: output folder.
+        root: folder of the sequence.
+        frames: its frames.
+
+    Raises:
+        PmniError: the output folder is the sequence's, that of its frames, or lies in a frame.
+    """
+    at = out.resolve()
+    folders = {frame.folder.resolve() for frame in frames}
+    if at in (root.resolve(), (root / FRAMES).resolve()) or not folders.isdisjoint((at, *at.parents)):
+        raise PmniError(f"{out}: holds the frames of the sequence; give an --output-dir of its own")
 
 
 def spread(frames: Sequence[Frame], count: int) -> list[Frame]:

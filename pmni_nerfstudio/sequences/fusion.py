@@ -10,17 +10,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 BLUR_PX = 2.0
-"""Standard deviation of the Gaussian blur of the maps that are compared with each other, in pixels: their differences are
-due to motion and to smooth bias, not to the noise of single pixels."""
+"""Standard deviation in pixels of the Gaussian blur before maps are compared. It removes the noise of single pixels,
+so that what differs is due to motion or to smooth bias."""
 REACH = 8
 """Number of frames before and after a frame that contribute to it."""
 _CUTOFF = 3.0
-"""Difference of the blurred maps at which a frame no longer contributes, relative to the usual difference of neighboring
-frames."""
+"""Difference of the blurred maps at which a frame no longer contributes, relative to the median difference between
+neighboring frames."""
 _RIDGE = 10.0
-"""Squared ratio of the noise of blurred maps to the change from frame to frame that is usual where a surface moves."""
+"""Ridge parameter of the slope: squared ratio of the noise of blurred maps to the change per frame of a moving
+surface."""
 _LEAST_CUTOFF, _MAX_CUTOFF = 0.03, 0.3
-"""Bounds of that difference, as the chord between unit normals."""
+"""Bounds of the difference at which a frame no longer contributes, as the chord between unit normals."""
 
 
 def fuse_over_time(
@@ -28,10 +29,12 @@ def fuse_over_time(
 ) -> Float[np.ndarray, "g h w 3"]:
     """Fuse the normals that one static camera measured at several moments, pixel by pixel.
 
-    Each normal becomes the value of a linear fit over time to the normals of the same pixel (local linear regression),
-    the slope from the blurred maps, weighted by Tukey's biweight of their difference from it after a spatial blur. Noise and bias that change from frame to
-    frame thus average out where the surface stands still. Where it moves, the normals of other frames differ and get no
-    weight; where they change slowly, the fit follows them. What remains in between is an error less than the cutoff.
+    Local linear regression: a line over time is fitted to the normals of each pixel, and each normal becomes the
+    value of the line at its frame. The slope comes from spatially blurred maps. Other frames are weighted by Tukey's
+    biweight of the difference of their blurred maps from that of the frame itself. Noise and bias that change from
+    frame to frame average out where the surface stands still; where normals change slowly, the line follows them;
+    where they change by more than the cutoff, other frames have no weight. Motion thus causes an error that is
+    smaller than the cutoff.
 
     Args:
         normals: normals of one view, unit length where valid, zero elsewhere.
@@ -67,7 +70,7 @@ def fuse_over_time(
 
 
 def _cutoff(smooth: Float[np.ndarray, "f h w 3"], valid: Bool[np.ndarray, "f h w"]) -> float:
-    """Difference of blurred maps that does not come from noise: a multiple of the median over neighboring frames."""
+    """Difference of blurred maps at which the weight is zero: a multiple of the median of neighboring frames."""
     differences = [
         np.linalg.norm(after - before, axis=-1)[both]
         for before, after, both in zip(smooth, smooth[1:], valid[1:] & valid[:-1])

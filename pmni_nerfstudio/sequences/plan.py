@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plan of a sequence: what the processes of its blocks need, and whose frames are done."""
+"""Plan of a sequence: its frames, settings and shared poses, for the processes that reconstruct blocks of frames."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -31,14 +32,13 @@ from pmni_nerfstudio.threads import one_thread
 from pmni_nerfstudio.training.initialization import initialize_by_registration
 
 MAX_FRAMES = 16
-"""Most frames that the poses are solved from; of longer sequences evenly spread ones, since memory grows with their number
-and the error only falls with its square root."""
-_TRIED = 3
-"""Most frames that are registered by themselves, until one of them succeeds."""
+"""Largest number of frames that the poses are solved from. Of longer sequences, evenly spread frames are used: memory
+grows with their number, and the error only falls with its square root."""
 _ROUNDS = {65: 5, 97: 2}
-"""Rounds of bundle adjustment by the resolution of the registration's levels. For 12 frames of a figure, 8 views of 153x128
-pixels, 5 deg of noise and 3 deg of bias, the mean rotation error was 0.57 deg for single frames, and 0.26 deg for all frames
-after the first level, 0.23 deg after the second."""
+"""Rounds of bundle adjustment by the resolution of the registration's levels.
+
+For 12 frames of a figure with 8 views of 153x128 pixels, 5 deg of noise and 3 deg of bias, the mean rotation error was
+0.57 deg for single frames, 0.26 deg for all frames after the first level, and 0.23 deg after the second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ def solve_shared_poses(
         replace(level, rounds=_ROUNDS[level.resolution]) for level in schedule.levels if level.resolution in _ROUNDS
     )
     progress = ProgressLines(console, "Poses of all frames")
-    rounds, done = sum(level.rounds for level in levels), iter(range(1, 1000))
+    rounds, done = sum(level.rounds for level in levels), itertools.count(1)
     with one_thread():
         poses, _ = alternate_frames(
             used,
@@ -160,7 +160,7 @@ def solve_shared_poses(
             seed,
             on_round=lambda r: progress("bundle adjustment", next(done) / rounds, float(np.nanmedian(r.residual_deg))),
         )
-    # The bundle adjustment centers its world on the object of all frames; the data's world stays that of the registration.
+    # The bundle adjustment has centered its world on the object at all moments. The world of the data does not change.
     scale, rotation, shift = align(poses, registered)
     moved = np.eye(4)
     moved[:3, :3], moved[:3, 3] = scale * rotation, shift
@@ -183,7 +183,7 @@ def _registered(
     scenes: Sequence[Scene], frames: Sequence[Views], names: Sequence[str], seed: int, cache: Path
 ) -> tuple[int, Registration]:
     """Index of the first frame whose registration did not fail, and that registration."""
-    tried = list(dict.fromkeys((0, len(scenes) // 2, len(scenes) - 1)))[:_TRIED]
+    tried = list(dict.fromkeys((0, len(scenes) // 2, len(scenes) - 1)))
     for i in tried:
         found = initialize_by_registration(
             frames[i], scenes[i].c2w, RegistrationSettings(seed=seed), cache, train_anyway=True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of `pmni view` for a sequence: the mesh of one frame, chosen by a slider."""
+"""Page of `pmni view` for a sequence: the mesh of one frame, chosen by a slider."""
 
 from __future__ import annotations
 

@@ -106,6 +106,26 @@ def test_a_capture_that_moved_is_named(folder: Path, tmp_path: Path, capsys: pyt
     assert "photometric_result.json: light_axes or gamma is not what" in capsys.readouterr().err
 
 
+def test_unusable_captures_end_the_command_without_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "empty").mkdir()
+    others = tmp_path / "others"
+    shutil.copytree(folder / "capture", others)
+    record = json.loads((others / "photometric.json").read_text())
+    (others / "photometric.json").write_text(json.dumps(record | {"views": record["views"][:-1]}))
+    for lights, line in (
+        (tmp_path / "empty", "holds no images with known lights"),
+        (others, "its views are not those of the images under known lights"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            asset(folder, "--lights", str(lights))
+        assert end.value.code == 1
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and line in error[0]
+        assert not (folder / "asset").exists()
+
+
 @pytest.mark.parametrize("specular", [1.0, 0.4])
 def test_specular_factors_need_an_extension(tmp_path: Path, specular: float):
     triangle = np.eye(3)

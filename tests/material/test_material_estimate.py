@@ -25,7 +25,7 @@ from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.export.photographs import Photograph
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
-from pmni_nerfstudio.material.albedo_maps import albedo_map
+from pmni_nerfstudio.material.albedo_maps import AlbedoMaps, albedo_map
 from pmni_nerfstudio.material.estimate import estimate_material
 from pmni_nerfstudio.material.interreflection import Interreflection
 from pmni_nerfstudio.material.lit_views import LitView, Surface, lit_views
@@ -145,6 +145,29 @@ def test_base_color_has_neither_shadows_nor_highlights_and_relighting_agrees(
     thinned = relight(views[0], SURFACE, material, maps)
     assert thinned.psnr_db == pytest.approx(relit.psnr_db, abs=1.0)
     assert thinned.picture.shape[1] == pytest.approx(relit.picture.shape[1] / 2, abs=3)
+
+
+@pytest.mark.parametrize("factor", [1e8, 1e-8])
+def test_image_values_may_have_any_scale(scene: Scene, tmp_path: Path, factor: float):
+    """Intensities in other units, as of radiometrically calibrated lights, change the exposure alone."""
+    views = views_of(scene, tmp_path / "capture", DIELECTRIC)
+    scaled = []
+    for view in views:
+        lights = replace(view.capture_view.lights, intensities=factor * view.capture_view.lights.intensities)
+        scaled.append(replace(view, capture_view=replace(view.capture_view, lights=lights)))
+    found = [estimate_material(several, SURFACE, 5_000) for several in (views, scaled)]
+    assert found[0].roughness is not None and found[1].roughness == pytest.approx(found[0].roughness, abs=1e-3)
+    assert factor * found[1].exposure == pytest.approx(found[0].exposure, rel=1e-3)
+    maps = []
+    for several, material in zip((views, scaled), found):
+        folder = tmp_path / f"maps_{len(maps)}"
+        folder.mkdir()
+        stored = AlbedoMaps(folder, several[:1])
+        stored.write(SURFACE, material)
+        maps.append(next(iter(stored.photographs())))
+    assert maps[0].weight.max() > 0.5
+    np.testing.assert_allclose(maps[1].weight, maps[0].weight, atol=2e-3)
+    np.testing.assert_allclose(maps[1].image, maps[0].image, atol=2e-3)
 
 
 def test_captures_of_other_views_are_refused(scene: Scene, tmp_path: Path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import trimesh
 from helpers.scenes import make_sphere
+from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.cli import main as pmni
 from pmni_nerfstudio.data.result_files import read_mesh
@@ -19,10 +21,11 @@ from pmni_nerfstudio.evaluation.ground_truth import read_ground_truth
 from pmni_nerfstudio.evaluation.stored_sequence import read_sequence
 from pmni_nerfstudio.geometry.interpolation import grid_points
 from pmni_nerfstudio.geometry.ray_casting import RayCaster
+from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.sequences import block, running
 from pmni_nerfstudio.sequences.continuation import continued
-from pmni_nerfstudio.sequences.frames import Frame, check_same_cameras, find_frames
+from pmni_nerfstudio.sequences.frames import Frame, check_output_folder, check_same_cameras, find_frames
 from pmni_nerfstudio.sequences.plan import Plan, Settings
 
 NAMES = ("0000", "0001", "0002")
@@ -124,7 +127,7 @@ def test_frames_of_other_cameras_are_reported():
     first = make_sphere(4).in_memory()
     c2w = first.c2w
     assert c2w is not None
-    check_same_cameras(first, replace(first, names=first.names))
+    check_same_cameras(first, first)
     moved = c2w.copy()
     moved[1, 0, 3] += 1.0
     for other, named in (
@@ -163,3 +166,73 @@ def test_a_start_takes_over_only_what_did_not_move():
     ahead = near & (points[..., 0] > 0.1) & (np.abs(points[..., 1] - 0.075) > 0.15)
     assert np.array_equal(start[ahead], now.sdf[ahead])
     assert np.abs(start - truth)[near].max() <= np.abs(noise).max() + 0.3 * now.voxel
+
+
+def test_poses_in_one_frame_alone_are_reported():
+    first = make_sphere(4).in_memory()
+    with pytest.raises(PmniError, match="has no poses, and .* has poses"):
+        check_same_cameras(first, replace(first, c2w=None))
+    with pytest.raises(PmniError, match="has poses, and .* has none"):
+        check_same_cameras(replace(first, c2w=None), first)
+
+
+def test_cameras_that_turn_in_place_are_reported():
+    first = make_sphere(4).in_memory()
+    assert first.c2w is not None
+    turned = first.c2w.copy()
+    turned[2, :3, :3] @= Rotation.from_euler("y", 2, degrees=True).as_matrix()
+    with pytest.raises(PmniError, match="other camera orientations.*--cameras moving"):
+        check_same_cameras(first, replace(first, c2w=turned))
+    # The same cameras about another unit sphere.
+    moved = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = 1.2 * np.eye(3), (0.1, 0.0, -0.2)
+    other = transform_poses(np.linalg.inv(moved), first.c2w)
+    check_same_cameras(first, replace(first, c2w=other, world_from_unit=first.world_from_unit @ moved))
+
+
+@pytest.mark.parametrize(("place", "is_refused"), [(".", True), ("frames", True), ("frames/1/x", True), ("out", False)])
+def test_results_do_not_mix_with_the_frames(tmp_path: Path, place: str, is_refused: bool):
+    for name in ("1", "2"):
+        (tmp_path / "frames" / name).mkdir(parents=True)
+    frames = find_frames(tmp_path)
+    with pytest.raises(PmniError, match="of its own") if is_refused else nullcontext():
+        check_output_folder(tmp_path / place, tmp_path, frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--jobs", "0"], "jobs: 0 is not positive"),
+        (["--block", "0"], "block: 0 is not positive"),
+        (["--steps", "-1"], "steps: -1 is negative"),
+        (["--seed", "-5"], "seed: -5 is out of range"),
+        (["--seed", str(2**32)], "seed: 4294967296 is out of range"),
+    ],
+)
+def test_options_out_of_range_end_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], line: str
+):
+    with pytest.raises(SystemExit) as ended:
+        pmni(["sequence", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out"), *options])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1 and line in printed[0] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"frames": [1], "settings": {}, "shared": null}'])
+def test_a_damaged_plan_is_named(tmp_path: Path, text: str):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(PmniError, match="plan.json.*run pmni sequence again"):
+        Plan.load(tmp_path)
+
+
+def test_a_frame_that_fails_leaves_no_earlier_mesh(tmp_path: Path):
+    for name in ("1", "2"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    settings = Settings(None, fuse=True, steps=0, resolution=64, seed=0)
+    plan = Plan(tmp_path / "out", tuple(find_frames(tmp_path / "data")), settings, None)
+    frame = plan.frames[0]
+    plan.mesh(frame).parent.mkdir(parents=True)
+    plan.mesh(frame).write_bytes(b"of an earlier run")
+    assert block.Block(plan).run(frame)["verdict"] == "failed"
+    assert not plan.mesh(frame).exists()

@@ -21,11 +21,11 @@ class JointProblem:
     """
 
     def __init__(self, problems: Sequence[BundleProblem]) -> None:
-        self.problems = problems
+        self._problems = problems
 
     def linearize(self, state: Poses) -> Linearization:
         """Mean cost, gradient and Hessian of the moments."""
-        parts = [problem.linearize(state) for problem in self.problems]
+        parts = [problem.linearize(state) for problem in self._problems]
         return Linearization(
             np.mean([part.hessian for part in parts], axis=0),
             np.mean([part.gradient for part in parts], axis=0),
@@ -33,5 +33,5 @@ class JointProblem:
         )
 
     def retract(self, state: Poses, delta: Float[np.ndarray, " p"]) -> Poses:
-        """Poses moved by their twists, as `BundleProblem.retract`."""
-        return self.problems[0].retract(state, delta)
+        """Poses moved by their twists; see `BundleProblem.retract`."""
+        return self._problems[0].retract(state, delta)
