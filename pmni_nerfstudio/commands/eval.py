@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pmni_nerfstudio.commands.checks import check_resolution
 from pmni_nerfstudio.errors import PmniError
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ class EvalCommand:
             raise PmniError(f"{self.mesh}: there is nothing to compare this mesh with; give --data DIR or --truth DIR")
         if not self.threshold > 0:
             raise PmniError(f"threshold: {self.threshold} is not positive; give a number above 0")
-        if self.resolution < 8:
-            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
+        check_resolution(self.resolution)
 
     def _map_writer(self, scene: Scene | None) -> OnView | None:
         folder = self.output_dir

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pmni_nerfstudio.commands.checks import check_resolution
 from pmni_nerfstudio.errors import PmniError
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ class ExportCommand:
             PmniError: an option, the run or its data is invalid, memory is insufficient, or the output folder is not
                 writable.
         """
-        if self.resolution < 8:
-            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
+        check_resolution(self.resolution)
         if not 0 <= self.keep_components <= 1:
             raise PmniError(f"keep-components: {self.keep_components} is out of range; give a number from 0 to 1")
         start = time.perf_counter()

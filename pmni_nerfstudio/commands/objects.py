@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from pmni_nerfstudio.commands.checks import check_resolution, check_seed
 from pmni_nerfstudio.errors import PmniError, print_warnings
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ class ObjectsCommand:
     def _check(self) -> None:
         if self.jobs < 1:
             raise PmniError(f"jobs: {self.jobs} is not positive; give 1 or more")
-        if self.resolution < 8:
-            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
+        check_resolution(self.resolution)
+        check_seed(self.seed)
         if not self.threshold > 0:
             raise PmniError(f"threshold: {self.threshold} is not positive; give a number above 0")
         self._method()

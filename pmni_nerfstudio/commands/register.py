@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from pmni_nerfstudio.commands.checks import check_seed
 from pmni_nerfstudio.errors import FailedResultError, print_warnings
 
 
@@ -43,6 +44,7 @@ class RegisterCommand:
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.data.scene import read_scene
 
+        check_seed(self.seed)
         console = Console(stderr=True)
         scene = read_scene(self.data, self.normals_folder)
         make_output_folder(self.output_dir)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from pmni_nerfstudio.commands.checks import check_resolution, check_seed
 from pmni_nerfstudio.errors import FailedResultError, PmniError, print_warnings
 
 if TYPE_CHECKING:
@@ -81,10 +82,8 @@ class SequenceCommand:
                 raise PmniError(f"{name}: {value} is not positive; give 1 or more")
         if self.steps < 0:
             raise PmniError(f"steps: {self.steps} is negative; give 0 or more")
-        if not 0 <= self.seed < 2**32:  # NumPy's range
-            raise PmniError(f"seed: {self.seed} is out of range; give a number from 0 to {2**32 - 1}")
-        if self.resolution < 8:
-            raise PmniError(f"resolution: {self.resolution} is too coarse for a mesh; give 8 or more")
+        check_seed(self.seed)
+        check_resolution(self.resolution)
 
     def _run(self, frames: list[Frame], console: Console) -> None:
         from pmni_nerfstudio.sequences.plan import Plan, Settings
