@@ -22,6 +22,7 @@ TINY = [*SMALL, "--longest", "1", "--ours"]
 SCRIPTS = {
     "bench_training.py": ["--steps", "12", "--stock-steps", "1", "--stock-rays", "16"],
     "bench_encodings.py": ["--points", "200", "--repeats", "1"],
+    "bench_threads.py": ["--steps", "1", "--repeats", "1"],
     "bench_methods.py": [*TINY, "--max-num-iterations", "20"],
     "bench_growth.py": ["--quick"],
     "bench_commands.py": [*SMALL, "--steps", "20"],
