@@ -13,7 +13,7 @@ from nerfstudio.configs import external_methods
 
 @dataclass(frozen=True)
 class CallerName:
-    """What nerfstudio reads of an entry of `inspect.stack()`."""
+    """Name of a calling function, the only part of an `inspect.stack()` entry that nerfstudio reads."""
 
     function: str
 

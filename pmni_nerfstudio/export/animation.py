@@ -8,15 +8,13 @@ instead: 1 while it is shown, 0 otherwise. Readers without animations show the f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
 
-from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.export.gltf import Buffer, glb_bytes
+from pmni_nerfstudio.export.gltf import Buffer, write_tree
 
 
 def write_animated_glb(path: Path, meshes: Mapping[str, trimesh.Trimesh], frames_per_second: float) -> None:
@@ -52,7 +50,6 @@ def write_animated_glb(path: Path, meshes: Mapping[str, trimesh.Trimesh], frames
         channels.append({"sampler": i, "target": {"node": i, "path": "scale"}})
     root = {"name": "sequence", "children": list(range(count)), "translation": center.tolist()}
     tree: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": f"pmni-nerfstudio {version('pmni-nerfstudio')}"},
         "scene": 0,
         "scenes": [{"nodes": [count]}],
         "nodes": [*nodes, root],
@@ -68,12 +65,8 @@ def write_animated_glb(path: Path, meshes: Mapping[str, trimesh.Trimesh], frames
             }
         ],
         "animations": [{"name": "sequence", "samplers": samplers, "channels": channels}],
-        "accessors": buffer.accessors,
-        "bufferViews": buffer.views,
-        "buffers": [{"byteLength": len(buffer.content)}],
     }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(glb_bytes(tree, bytes(buffer.content)))
+    write_tree(path, tree, buffer)
 
 
 def _unit_normals(mesh: trimesh.Trimesh) -> np.ndarray:

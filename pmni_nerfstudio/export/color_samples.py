@@ -46,7 +46,7 @@ class ColorSamples:
         """Zero: no sample."""
         self.views = np.zeros((count, BEST), np.uint16)
         self.sharpness = np.zeros((count, BEST), np.float32)
-        """See `focus`; zero: not known."""
+        """Sharpness of each sample's pixel, as `focus.local_sharpness` measures it; zero: not known."""
 
     def add(
         self,

@@ -100,7 +100,7 @@ def write_glb(path: Path, levels: Sequence[GltfLevel], extras: dict[str, Any], c
     """
     buffer = Buffer()
     tree: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": f"pmni-nerfstudio {version('pmni-nerfstudio')}", "extras": extras},
+        "asset": {"extras": extras},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         **{key: [] for key in ("nodes", "meshes", "materials", "textures", "images")},
@@ -118,10 +118,21 @@ def write_glb(path: Path, levels: Sequence[GltfLevel], extras: dict[str, Any], c
         }
     if any("extensions" in material for material in tree["materials"]):
         tree.setdefault("extensionsUsed", []).append(_SPECULAR)
+    write_tree(path, tree, buffer)
+
+
+def write_tree(path: Path, tree: dict[str, Any], buffer: Buffer) -> None:
+    """Write a glTF tree with the buffer that its accessors and images refer to, atomically; completes the tree.
+
+    Raises:
+        PmniError: The file can't be written.
+    """
+    generator = f"pmni-nerfstudio {version('pmni-nerfstudio')}"
+    tree["asset"] = {"version": "2.0", "generator": generator, **tree.get("asset", {})}
     tree |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
     tree["buffers"] = [{"byteLength": len(buffer.content)}]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(glb_bytes(tree, bytes(buffer.content)))
+        temporary.write_bytes(_glb(tree, bytes(buffer.content)))
 
 
 def _add_level(tree: dict[str, Any], buffer: Buffer, level: GltfLevel) -> None:
@@ -208,7 +219,7 @@ class Buffer:
         return len(self.accessors) - 1
 
 
-def glb_bytes(tree: dict[str, Any], binary: bytes) -> bytes:
+def _glb(tree: dict[str, Any], binary: bytes) -> bytes:
     """Header and the two chunks of a GLB file, each padded to a multiple of four bytes."""
     text = json.dumps(tree, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 4)

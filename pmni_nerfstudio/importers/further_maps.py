@@ -33,10 +33,10 @@ def with_further_maps(folder: Path, source: Source) -> Source:
         ("unknown", find_unknown(folder), "white where something stands in front, black if nothing does"),
         ("instance", find_instances(folder), "with the number of the object at each pixel"),
     )
+    names = [(_path_below(folder, frame.normals), frame.normals.stem, frame.name) for frame in frames]
     for kind, found, content in kinds:
         if not found.files:
             continue
-        names = [(_path_below(folder, frame.normals), frame.normals.stem, frame.name) for frame in frames]
         files = match_any(names, found.files)
         missing = [frame.name for frame, file in zip(frames, files) if file is None]
         if missing:

@@ -158,6 +158,7 @@ def alternate_frames(
                 Surface(visual_hull(views.possible, views.K, c2w, level.resolution, votes).numpy()) for views in frames
             ]
         options = replace(schedule.bundle, points=level.points, huber=level.huber)
+        weights = [_pixel_weights(views, maps, level, schedule) for views, maps in zip(blurred, channels)]
         current = [surface.resampled(level.resolution).redistanced(schedule.band_voxels + 1) for surface in current]
         for _ in range(level.rounds):
             depths = [surface.depths(views, poses) for views, surface in zip(frames, current)]
@@ -172,7 +173,7 @@ def alternate_frames(
                 residual = np.mean([problem.residual_deg for problem in problems], axis=0)
             current = [
                 surface_step(views, maps, poses, *of_frame, level, schedule)
-                for views, maps, *of_frame in zip(blurred, channels, current, depths, distances, curves)
+                for views, maps, *of_frame in zip(blurred, channels, current, depths, distances, curves, weights)
             ]
             if on_round is not None:
                 on_round(Round(level.resolution, poses, current[0], residual))
@@ -210,6 +211,17 @@ def _fine_enough(views: Views, resolution: int) -> bool:
     return resolution <= _MAX_VERTICES_PER_PIXEL * pixels_across
 
 
+def _pixel_weights(
+    views: Views, channels: list[Float[Tensor, "11 h w"]], level: Level, schedule: AlternationSchedule
+) -> list[Float[np.ndarray, "h w"]] | None:
+    """Confidence of the single pixels that a level's surface follows; None if it follows means over views."""
+    if level.pixel_normals is None or not _fine_enough(views, level.resolution):
+        return None
+    if level.pixel_normals == "edges":
+        return edge_weights(views, schedule.bundle.curvature)
+    return smooth_weights(channels)
+
+
 def alternate_subset(
     views: Views,
     poses: Poses,
@@ -233,6 +245,7 @@ def surface_step(
     depths: Float[np.ndarray, "n h w"],
     distances: Float[np.ndarray, "n h w"],
     curves: list[Float[np.ndarray, "p 2"]],
+    pixel_weights: list[Float[np.ndarray, "h w"]] | None,
     level: Level,
     schedule: AlternationSchedule,
 ) -> Surface:
@@ -246,6 +259,7 @@ def surface_step(
         depths: depth of the current surface in each view.
         distances: `mask_distances` of where the object may be in each view, in pixels.
         curves: mask contours of the views.
+        pixel_weights: confidence of the single pixels that the surface follows; None: it follows means over views.
         level: the current level.
         schedule: options.
     """
@@ -256,11 +270,5 @@ def surface_step(
     zeros = np.concatenate([rim.points[np.abs(rim.sdf) < near] for rim in rims])
     votes = 1 if len(views) < 8 else 2
     floor = hull_distance(band.points, distances, views.K, poses.c2w(), votes) - level.slack_voxels * surface.voxel
-    pixels = None
-    if level.pixel_normals and _fine_enough(views, level.resolution):
-        if level.pixel_normals == "edges":
-            weights = edge_weights(views, schedule.bundle.curvature)
-        else:
-            weights = smooth_weights(channels)
-        pixels = PixelNormals.from_views(views, weights, poses, depths)
+    pixels = None if pixel_weights is None else PixelNormals.from_views(views, pixel_weights, poses, depths)
     return Surface(band_poisson(surface.sdf, band, *fused, zeros, floor, schedule.poisson, pixels))

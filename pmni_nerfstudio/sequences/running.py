@@ -34,7 +34,7 @@ _RAY_BLOCK = 16
 
 @dataclass(frozen=True)
 class BlockResult:
-    """How the process of a block ended."""
+    """Outcome of the process that reconstructed a block of frames."""
 
     frames: tuple[str, ...]
     reason: str | None

@@ -38,7 +38,7 @@ def default_parallel_jobs(gpus: Sequence[str]) -> int:
 
 
 class Work(Protocol[JobT_contra, ResultT_co]):
-    """What an engine runs for each of its jobs, possibly in a process of its own; `run_job` is one."""
+    """Function that an engine calls for each of its jobs, such as `run_job`; it may start processes of its own."""
 
     def __call__(
         self,

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import subprocess
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import trimesh
 from PIL import Image
 
@@ -52,3 +55,25 @@ class Glb:
 
     def mesh(self) -> trimesh.Trimesh:
         return trimesh.Trimesh(self.positions.astype(float), self.faces, process=False)
+
+
+def validated_messages(path: Path) -> list[dict[str, Any]]:
+    """Messages of Khronos' validator on a GLB file, which must not hold errors or warnings.
+
+    Needs Node.js and the npm package gltf-validator, in NODE_PATH or in a node_modules folder above this one; skips the
+    test without them.
+    """
+    script = (
+        "const file = process.argv[1]; require('gltf-validator')"
+        ".validateBytes(new Uint8Array(require('fs').readFileSync(file)), {maxIssues: 10})"
+        ".then(report => console.log(JSON.stringify(report.issues)))"
+    )
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    command = ["node", "-e", script, str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=60, check=False)
+    if "Cannot find module 'gltf-validator'" in ended.stderr:
+        pytest.skip("gltf-validator is not installed")
+    issues = json.loads(ended.stdout)
+    assert issues["numErrors"] == 0 and issues["numWarnings"] == 0, issues["messages"]
+    return issues["messages"]

@@ -74,7 +74,7 @@ class GltfMaterial(Material):
     """Specular factor of KHR_materials_specular."""
 
     def radiance(self, normals: np.ndarray, lights: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """See Material."""
+        """Radiance of each surface point under each light."""
         color = np.array(self.albedo)
         n, v = normals[:, None], views[:, None]
         h = (lights + v) / np.linalg.norm(lights + v, axis=-1, keepdims=True)
