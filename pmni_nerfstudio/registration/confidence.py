@@ -19,6 +19,9 @@ _MAX_INLIER_DEG = 30.0
 """Upper limit of the inlier threshold: a normal that is off by more never supports the surface."""
 _MIN_RELATIVE_CONFIDENCE = 0.65
 """Confidence of an inlier view relative to the median view. Wrong views had 0.29 to 0.63 of it, right ones 0.82 and more."""
+_MIN_PLAUSIBLE_CONFIDENCE = 0.5
+"""The same of a view that the surface was made without. Right ones had 0.58 and more of it, where the surface was wrong for
+want of this view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,10 @@ class ViewAgreement:
         """Views that agree far less with the surface than the median view."""
         large_error = self.median_deg > 3 * np.median(self.median_deg) + 3.0
         return large_error | (self.confidence < _MIN_RELATIVE_CONFIDENCE * np.median(self.confidence))
+
+    def plausible(self) -> Bool[np.ndarray, " n"]:
+        """Views that may fit a surface once it is made with them."""
+        return self.confidence >= _MIN_PLAUSIBLE_CONFIDENCE * np.median(self.confidence)
 
     @property
     def cost(self) -> float:

@@ -253,9 +253,8 @@ def _attempt(views: Views, start: Start, coarse: AlternationSchedule, seed: int,
     outliers = agreement.outliers()
     if 0 < outliers.sum() <= MAX_OUTLIERS * len(views) and (~outliers).sum() >= _MIN_INLIERS:
         poses, surface = alternate_subset(views, poses, ~outliers, coarse, seed)
-        poses = relocalize(views, poses, outliers, surface, coarse.bundle, seed)
+        poses, surface, inliers = _with_relocalized(views, poses, surface, ~outliers, coarse, seed)
         agreement = view_agreement(views, poses, surface)
-        inliers = ~outliers | ~agreement.outliers()
     elif outliers.any():
         inliers = ~outliers
     return _Attempt(start, poses, surface, inliers, agreement)
@@ -267,27 +266,51 @@ def _finish(
     """Fine alternation of the inlier views, and a search over all rotations for every other view.
 
     Returns:
-        Poses of all views, the surface, the views that fit it, and the views that were searched again. The surface is
-        that of the views that fitted before the last search.
+        Poses of all views, the surface, the views that it is made from, and the views that were searched again.
     """
-    inliers, relocated = attempt.inliers.copy(), ~attempt.inliers
+    inliers, relocated = attempt.inliers, ~attempt.inliers
     poses, surface = alternate_subset(views, attempt.poses, inliers, fine, seed, monitor.round_finished)
     for _ in range(_ROUNDS_OF_RELOCALIZATION):
         fitting = ~view_agreement(views, poses, surface).outliers()
-        if (fitting == inliers).all() or fitting.sum() < max(_MIN_INLIERS, (1 - MAX_OUTLIERS) * len(views)):
+        if fitting.all() or fitting.sum() < max(_MIN_INLIERS, (1 - MAX_OUTLIERS) * len(views)):
+            inliers = inliers | fitting
             break
         if not fitting[inliers].all():  # the surface holds views that do not fit: make it without them
-            inliers &= fitting
+            inliers = inliers & fitting
             poses, surface = alternate_subset(views, poses, inliers, fine, seed)
-        poses = relocalize(views, poses, ~inliers, surface, fine.bundle, seed)
-        relocated |= ~inliers
-        found = inliers | ~view_agreement(views, poses, surface).outliers()
-        if (found == inliers).all():
-            return poses, surface, inliers, relocated
-        inliers = found
-        poses, surface = alternate_subset(views, poses, inliers, fine, seed)
-    if inliers.all():
-        return poses, surface, inliers, relocated
-    # A view that fits the finished surface now is registered, although the surface was made without it.
-    poses = relocalize(views, poses, ~inliers, surface, fine.bundle, seed)
-    return poses, surface, inliers | ~view_agreement(views, poses, surface).outliers(), relocated
+        relocated = relocated | ~inliers
+        before = inliers
+        poses, surface, inliers = _with_relocalized(views, poses, surface, inliers, fine, seed)
+        if inliers.all() or (inliers == before).all():
+            break
+    return poses, surface, inliers, relocated
+
+
+def _with_relocalized(
+    views: Views,
+    poses: Poses,
+    surface: Surface,
+    inliers: Bool[np.ndarray, " n"],
+    schedule: AlternationSchedule,
+    seed: int,
+) -> tuple[Poses, Surface, Bool[np.ndarray, " n"]]:
+    """Relocalize all views but the inliers, and include those that fit.
+
+    A surface that is made without a view may be wrong where only this view sees it. A view that agrees with it at least
+    fairly is therefore tried: it is included if it fits the surface that is made with it.
+
+    Returns:
+        Poses of all views, the surface of the included views, and which these are.
+    """
+    poses = relocalize(views, poses, ~inliers, surface, schedule.bundle, seed)
+    tried = inliers | view_agreement(views, poses, surface).plausible()
+    if (tried == inliers).all():
+        return poses, surface, inliers
+    tried_poses, tried_surface = alternate_subset(views, poses, tried, schedule, seed)
+    fitting = tried & ~view_agreement(views, tried_poses, tried_surface).outliers()
+    if fitting.sum() <= inliers.sum():
+        return poses, surface, inliers
+    included = inliers | fitting
+    if (included == tried).all():
+        return tried_poses, tried_surface, included
+    return *alternate_subset(views, poses, included, schedule, seed), included

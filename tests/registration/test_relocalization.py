@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relocalization of views against a surface, and views that are included on trial."""
+
+from __future__ import annotations
+
+import numpy as np
+from helpers.registration import lattice
+from scipy.spatial.transform import Rotation
+
+from pmni_nerfstudio.geometry.sim3 import angles_deg
+from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions
+from pmni_nerfstudio.registration.confidence import ViewAgreement, rendered_normals
+from pmni_nerfstudio.registration.poses import Poses
+from pmni_nerfstudio.registration.relocalization import relocalize_view
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
+from pmni_nerfstudio.registration.views import Views
+
+
+def half_rough_egg() -> Surface:
+    """An egg with a dent, away from the world's origin: smooth behind, and with bumps in front."""
+    x, y, z = (points := lattice(97) - np.array([0.12, -0.1, 0.0])).T
+    radii = np.array([0.5, 0.4, 0.35])
+    distance = (np.linalg.norm(points / radii, axis=1) - 1) * radii.min()
+    dent = 0.15 * np.exp(-20 * ((x - 0.25) ** 2 + (y - 0.1) ** 2))
+    bumps = 0.035 * np.sin(15 * x + 0.5) * np.sin(19 * y + 1) * np.clip(8 * z, 0, 1)
+    return Surface((distance + dent + bumps).reshape(97, 97, 97).astype(np.float32)).redistanced(4)
+
+
+def rendered_view(surface: Surface, pose: Poses, width: int = 72, height: int = 60) -> Views:
+    """The surface as one camera sees it."""
+    focal = 0.45 * height * pose.t[0, 2]
+    K = np.array([[[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]])
+    frame = np.ones((1, height, width), dtype=bool)
+    blank = Views(("0",), np.zeros((1, height, width, 3), np.float32), frame, K)
+    normals = rendered_normals(blank, pose, surface, 0).astype(np.float32)
+    return Views(("0",), normals[None], np.linalg.norm(normals, axis=-1)[None] > 0.5, K)
+
+
+def test_a_view_of_fine_details_is_not_mistaken_for_one_of_the_smooth_back():
+    surface, distance = half_rough_egg(), 12.0
+    towards_details = Rotation.from_euler("x", 180, degrees=True)
+    for seed in (0, 2):
+        truth = (
+            Rotation.from_rotvec(0.25 * np.random.default_rng(seed).standard_normal(3)) * towards_details
+        ).as_matrix()
+        pose = Poses(truth[None], np.array([[0.0, 0.0, distance]]))
+        view = rendered_view(surface, pose)
+        lost = Poses((Rotation.from_euler("y", 180, degrees=True).as_matrix() @ truth)[None], pose.t)
+        found = relocalize_view(view, lost, 0, surface, [0], BundleOptions(), seed=0)
+        assert angles_deg(found.R, truth[None])[0] < 1.5
+
+
+def test_a_view_with_half_of_the_median_confidence_is_tried():
+    confidence = np.array([0.8, 0.8, 0.8, 0.44, 0.36])
+    agreement = ViewAgreement(np.full(5, 3.0), np.full(5, 2.0), confidence, np.ones(5))
+    assert np.flatnonzero(agreement.outliers()).tolist() == [3, 4]
+    assert np.flatnonzero(agreement.plausible()).tolist() == [0, 1, 2, 3]
