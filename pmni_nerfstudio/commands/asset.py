@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -38,7 +38,7 @@ class AssetCommand:
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """Output folder, created if necessary."""
+    """Output folder, created if necessary. Files that an earlier run wrote there and this one does not are removed."""
     faces: tuple[int, ...] = (100_000, 25_000, 5_000)
     """Numbers of faces of the levels of detail."""
     texture_size: int = 2048
@@ -90,12 +90,13 @@ class AssetCommand:
         if self.units is not None and self.units not in METERS:
             raise PmniError(f"units: {self.units} is not known; give one of {', '.join(METERS)}")
         result = read_result(self.result, data=self.data, poses_file=self.poses)
-        mesh = result.mesh
-        if mesh is None:
+        mesh, mesh_file = result.mesh, result.mesh_file
+        if mesh is None or mesh_file is None:
             raise PmniError(f"{self.result}: has no mesh; give a folder that `pmni eval` or `pmni export` wrote")
         frame = asset_frame(self.up, self.units or units_of(result), result.c2w)
         found = self._capture(result)
         color_folder, photographs = ("lights", None) if found else self._photographs(result)
+        earlier = _earlier_files(self.out)
         levels, console = [], Console(stderr=True)
         with output_folder(self.out), tempfile.TemporaryDirectory(prefix="pmni_asset_") as temporary:
             appearance, reflectance = None, Reflectance()
@@ -114,7 +115,7 @@ class AssetCommand:
                     levels.append(level)
                 lod_file = writer.write_all_in_one()
         record = {
-            "source": str(result.mesh_file),
+            "source": str(mesh_file),
             "source_faces": len(mesh.faces),
             **frame_record(frame),
             "texture_size": self.texture_size,
@@ -125,6 +126,9 @@ class AssetCommand:
             "seconds": time.perf_counter() - start,
         }
         write_json(self.out / RECORD, record)
+        if mesh_file.resolve() not in earlier:  # otherwise they are this run's input
+            for path in earlier - _written_files(self.out, record):
+                path.unlink(missing_ok=True)
         _print_summary(frame, levels[0].unseen, record["seconds"])
         if writer.too_bright > 0.001:
             line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
@@ -187,6 +191,32 @@ class AssetCommand:
             print(f"no colors: {line}")
             return None, None
         return colors.folder, lambda: read_photographs(scene, c2w, colors, self.encoding)
+
+
+def _earlier_files(folder: Path) -> set[Path]:
+    """Files that an earlier run wrote into a folder, by its asset.json; none if that is missing or damaged."""
+    import json
+
+    try:
+        return _written_files(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _written_files(folder: Path, record: dict[str, Any]) -> set[Path]:
+    """Absolute paths of the files beside the asset.json that holds a record.
+
+    Raises:
+        KeyError, TypeError: the record is something else.
+    """
+    names = [name for level in record["levels"] for name in level["files"]]
+    if record["all_levels"] is not None:
+        names.append(record["all_levels"])
+    if record["material"] is not None and record["material"]["held_out"] is not None:
+        names.append(RELIT)
+    # Whatever the record names, only files that this command writes into its folder.
+    folder = folder.resolve()
+    return {folder / name for name in names if Path(name).name == name and (name == RELIT or name.startswith("mesh_"))}
 
 
 def units_of(result: StoredResult) -> str | None:

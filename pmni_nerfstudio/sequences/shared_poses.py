@@ -158,7 +158,7 @@ def solve_shared_poses(
             registered,
             replace(schedule, levels=levels),
             seed,
-            on_round=lambda r: progress("bundle adjustment", next(done) / rounds, float(np.nanmedian(r.residual_deg))),
+            on_round=lambda r: progress("bundle adjustment", next(done) / rounds, r.median_residual_deg),
         )
     # The bundle adjustment has centered its world on the object at all moments. The world of the data does not change.
     scale, rotation, shift = align(poses, registered)

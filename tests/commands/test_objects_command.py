@@ -32,7 +32,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Jobs that were trained: the mesh of each is the sphere about the middle of its scene, slightly too large."""
     jobs: list[Job] = []
 
-    def run(remaining: list[Job], out: Path, *_) -> Iterator[JobResult]:
+    def run(work: object, remaining: list[Job], out: Path, *_) -> Iterator[JobResult]:
         for job in remaining:
             scene = read_scene(job.scene)
             assert scene.unknown is not None

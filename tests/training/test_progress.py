@@ -32,6 +32,12 @@ def test_lines_at_new_stages_and_tenths_only():
     ]
 
 
+def test_a_residual_that_is_not_known_is_said_in_words():
+    out = io.StringIO()
+    ProgressLines(Console(file=out, width=20), "Poses")("adjustment", 0.5, float("nan"))
+    assert out.getvalue() == "Poses: 50%, adjustment, residual unknown: no surface point is seen by two views\n"
+
+
 def test_the_remaining_time_counts_to_the_end_of_the_schedule_and_then_to_the_maximum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
