@@ -15,7 +15,7 @@ from pmni_nerfstudio.registration.alternation import Round
 from pmni_nerfstudio.registration.poses import Poses, align
 
 OnProgress = Callable[[str, float, float], None]
-"""Called with the name of the stage, the fraction done (0 to 1), and the stage's residual (a cost, or degrees)."""
+"""Called with the name of the stage, the fraction done (0 to 1), and the stage's residual (a cost, or degrees; NaN if it has none)."""
 
 
 @dataclass(frozen=True, eq=False)

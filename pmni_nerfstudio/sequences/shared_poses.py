@@ -21,7 +21,7 @@ from pmni_nerfstudio.data.files import read_json_object
 from pmni_nerfstudio.data.npz import hash_array
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import FailedResultError, PmniError
-from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate_frames
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate_frames
 from pmni_nerfstudio.registration.console import ProgressLines
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
@@ -152,13 +152,19 @@ def solve_shared_poses(
     )
     progress = ProgressLines(console, "Poses of all frames")
     rounds, done = sum(level.rounds for level in levels), itertools.count(1)
+
+    def report(round_: Round) -> None:
+        residual = round_.median_residual_deg
+        stage = "bundle adjustment" + (", no surface point is seen by two views" if np.isnan(residual) else "")
+        progress(stage, next(done) / rounds, residual)
+
     with one_thread():
         poses, _ = alternate_frames(
             used,
             registered,
             replace(schedule, levels=levels),
             seed,
-            on_round=lambda r: progress("bundle adjustment", next(done) / rounds, r.median_residual_deg),
+            on_round=report,
         )
     # The bundle adjustment has centered its world on the object at all moments. The world of the data does not change.
     scale, rotation, shift = align(poses, registered)

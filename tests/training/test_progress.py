@@ -32,10 +32,10 @@ def test_lines_at_new_stages_and_tenths_only():
     ]
 
 
-def test_a_residual_that_is_not_known_is_said_in_words():
+def test_stages_without_a_residual_print_none():
     out = io.StringIO()
-    ProgressLines(Console(file=out, width=20), "Poses")("adjustment", 0.5, float("nan"))
-    assert out.getvalue() == "Poses: 50%, adjustment, residual unknown: no surface point is seen by two views\n"
+    ProgressLines(Console(file=out, width=20), "Registration")("depth maps", 0.0, float("nan"))
+    assert out.getvalue() == "Registration: 0%, depth maps\n"
 
 
 def test_the_remaining_time_counts_to_the_end_of_the_schedule_and_then_to_the_maximum(
