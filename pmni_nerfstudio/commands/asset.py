@@ -16,6 +16,7 @@ from pmni_nerfstudio.errors import PmniError, print_warnings
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.stored_result import StoredResult
+    from pmni_nerfstudio.export.asset import AssetWriter, Level
     from pmni_nerfstudio.export.asset_frame import AssetFrame
     from pmni_nerfstudio.export.photographs import Photograph
     from pmni_nerfstudio.material.appearance import Appearance
@@ -70,12 +71,7 @@ class AssetCommand:
         Raises:
             PmniError: An option is out of range, a file is missing or invalid, or the output folder is not writable.
         """
-        if not self.faces or min(self.faces) < 4:
-            raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
-        if not 16 <= self.texture_size <= 16384:
-            raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
-        if not self.formats:
-            raise PmniError("formats: is empty; give one or more of glb, obj, stl")
+        self._check()
         start = time.perf_counter()
         # Open3D and nerfstudio take seconds to import, and are not needed for --help or invalid options.
         from rich.console import Console
@@ -97,7 +93,7 @@ class AssetCommand:
         found = self._capture(result)
         color_folder, photographs = ("lights", None) if found else self._photographs(result)
         earlier = _earlier_files(self.out)
-        levels, console = [], Console(stderr=True)
+        console = Console(stderr=True)
         with output_folder(self.out), tempfile.TemporaryDirectory(prefix="pmni_asset_") as temporary:
             appearance, reflectance = None, Reflectance()
             if found is not None:
@@ -109,10 +105,7 @@ class AssetCommand:
                 self.out, source, AssetOptions(self.faces, self.texture_size, self.occlusion, self.formats)
             )
             with console.status("Writing the levels of detail"):
-                for level in writer.levels():
-                    name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
-                    print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
-                    levels.append(level)
+                levels = self._write_levels(writer)
                 lod_file = writer.write_all_in_one()
         record = {
             "source": str(mesh_file),
@@ -134,6 +127,23 @@ class AssetCommand:
             line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
             remedy = "" if color_folder == "lights" else f"; scale the images in {color_folder}/"
             print_warnings([line + remedy])
+
+    def _check(self) -> None:
+        if not self.faces or min(self.faces) < 4:
+            raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
+        if not 16 <= self.texture_size <= 16384:
+            raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
+        if not self.formats:
+            raise PmniError("formats: is empty; give one or more of glb, obj, stl")
+
+    def _write_levels(self, writer: AssetWriter) -> list[Level]:
+        """Write the levels, with a line for each."""
+        levels = []
+        for level in writer.levels():
+            name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
+            print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
+            levels.append(level)
+        return levels
 
     def _capture(self, result: StoredResult) -> FoundCapture | None:
         """Images under known lights; None if there are none, or they are not wanted."""

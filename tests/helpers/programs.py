@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import psutil
 import pytest
 
 PRELOADED = (
@@ -109,6 +111,23 @@ class Program:
             reader.join(1.0)  # longer only if a child process outlives it
         assert self.process.exitcode is not None
         return Ended(self.process.exitcode, *(stream.decode(errors="replace") for stream in self._streams))
+
+    def watch(self, cpu_seconds: float = float("inf")) -> tuple[Ended, float]:
+        """Wait until it has ended, or kill it once it has used so much CPU time, which does not depend on other programs.
+
+        Returns:
+            Its result, and the CPU time that it and its child processes have used, in seconds.
+        """
+        deadline, used = time.monotonic() + LONGEST, 0.0
+        while self.process.is_alive() and used < cpu_seconds and time.monotonic() < deadline:
+            try:
+                parent = psutil.Process(self.process.pid)
+                # User and system time of each, and of those of its children that have ended.
+                used = sum(sum(each.cpu_times()[:4]) for each in (parent, *parent.children(recursive=True)))
+            except psutil.NoSuchProcess:
+                pass
+            self.process.join(0.02)
+        return self.wait(0), used
 
     def interrupt(self) -> None:
         """Send the signal that Ctrl-C sends."""
