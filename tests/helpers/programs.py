@@ -126,7 +126,7 @@ class Program:
                 used = sum(sum(each.cpu_times()[:4]) for each in (parent, *parent.children(recursive=True)))
             except psutil.NoSuchProcess:
                 pass
-            self.process.join(0.02)
+            self.process.join(0.1)
         return self.wait(0), used
 
     def interrupt(self) -> None:
