@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from helpers.programs import run
+from helpers.programs import run_forked
 from helpers.several_objects import APART, RADIUS, TOUCHING, ball, make_spheres, shuffled
 
 from pmni_nerfstudio.cli import main
@@ -25,7 +25,6 @@ from pmni_nerfstudio.objects import common_poses
 from pmni_nerfstudio.studies import engines
 from pmni_nerfstudio.studies import job as job_module
 from pmni_nerfstudio.studies.job import RECORD, Job, JobResult
-from pmni_nerfstudio.studies.processes import ResourceUsage
 
 TOO_LARGE = 1.02
 
@@ -122,18 +121,10 @@ def test_a_scene_without_labels_is_refused(tmp_path, trained, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def run_preloaded(command: list[str], log: Path, *_: object, **__: object) -> ResourceUsage:
-    """As `run_command`, in a process whose imports are done."""
-    ended = run(command)
-    log.write_text(ended.output)
-    assert ended.code == 0, ended.output
-    return ResourceUsage(seconds=1.0, peak_mb=1000.0)
-
-
 @pytest.mark.slow
 def test_touching_objects_are_trained_and_do_not_overlap(tmp_path, monkeypatch):
     """With real trainings, so short that the surfaces are rough."""
-    monkeypatch.setattr(job_module, "run_command", run_preloaded)
+    monkeypatch.setattr(job_module, "run_command", run_forked)
     spheres = make_spheres(TOUCHING, views=8, size=(48, 40))
     scene, out = spheres.write(tmp_path / "scene"), tmp_path / "out"
     options = ["--poses", "given", "--resolution", "64", "--train", "pmni-calibrated --max-num-iterations 10"]

@@ -14,14 +14,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import programs
 from helpers.documentation import documented_command, words_of
+from helpers.programs import run_forked
 from rich.console import Console
 
 from pmni_nerfstudio.cli import main
@@ -413,16 +414,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real ns-train and pmni, without the time of their imports, and with coarse meshes."""
 
-    def run_forked(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, **_):
-        start = time.perf_counter()
-        coarse = ["--resolution", "128"] if "eval" in command else []
-        ended = programs.run([*command, *coarse], environment=environment)
-        log.write_text(ended.output)
-        if ended.code != 0:
-            raise PmniError(ended.output[-2000:])
-        return ResourceUsage(time.perf_counter() - start, 1.0)
+    def run_coarse(command: Sequence[str], log: Path, **options: Any) -> ResourceUsage:
+        return run_forked([*command, *(["--resolution", "128"] if "eval" in command else [])], log, **options)
 
-    monkeypatch.setattr(job_module, "run_command", run_forked)
+    monkeypatch.setattr(job_module, "run_command", run_coarse)
 
 
 def logged_commands(folder: Path) -> Callable[[list[str]], ResourceUsage]:
