@@ -70,7 +70,7 @@ def test_calibrated_training_recovers_the_sphere(
 @pytest.mark.slow
 def test_rough_poses_improve(tmp_path: Path):
     SynthCommand(out=tmp_path / "scene", shape="figure", views=12, width=96, height=80, rotation_noise_deg=5).main()
-    config = make_config("pmni", tmp_path / "scene", tmp_path, 500)
+    config = make_config("pmni", tmp_path / "scene", tmp_path, 300)
     trainer = set_up(config)
     truth = np.load(tmp_path / "scene" / "truth" / "truth.npz")["c2w"]
     poses = trainer.pipeline.model.camera_optimizer
@@ -163,7 +163,7 @@ def test_normal_and_depth_losses_ignore_holes(tmp_path: Path):
 def test_training_recovers_a_sphere_with_holes(tmp_path: Path):
     """A third of each mask has no normals, in other places in every view."""
     scene_with_holes(make_sphere(), 0.25).write(tmp_path / "scene")
-    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 250))
+    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 150))
     trainer.train()
     trainer.pipeline.model.eval()
     metrics = trainer.pipeline.get_average_eval_image_metrics()
