@@ -97,7 +97,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "dense" else ()) for n in OPTIONS])
 def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
-    steps = 160
+    steps = 110
     trainer = set_up(make_config("pmni", sphere_folder, tmp_path, steps, **OPTIONS[name]))
     trainer.pipeline.datamanager.train_pixel_sampler.set_num_rays_per_batch(450)
     before, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
@@ -138,9 +138,8 @@ def test_normal_and_depth_losses_ignore_holes(tmp_path: Path):
     """Both are those of the batch without the pixels in holes; the mask loss is that of the whole batch."""
     scene_with_holes(make_sphere()).write(tmp_path / "scene")
     weights = LossWeights(normal=(1.0,), mask=(1.0,), depth=(1.0,))
-    trainer = set_up(
-        make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 10, pipeline__model__loss_weights=weights)
-    )
+    options = {"pipeline__model__loss_weights": weights, "pipeline__model__start": "hull"}
+    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 10, **options))
     model = trainer.pipeline.model
     bundle, batch = trainer.pipeline.datamanager.next_train(0)
     outputs = model(bundle)
@@ -186,7 +185,7 @@ def test_masks_enlarge_a_surface_that_is_too_small(sphere_folder: Path, tmp_path
         "pmni-calibrated",
         sphere_folder,
         tmp_path,
-        300,
+        200,
         pipeline__model__loss_weights=LossWeights(mask=(1.0,)),
         pipeline__model__start="sphere",
         pipeline__model__sdf_field=PmniFieldConfig(encoding="grid", sphere_radius=0.5),
