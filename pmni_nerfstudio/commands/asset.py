@@ -120,8 +120,8 @@ class AssetCommand:
         }
         write_json(self.out / RECORD, record)
         if mesh_file.resolve() not in earlier:  # otherwise they are this run's input
-            for path in earlier - _written_files(self.out, record):
-                path.unlink(missing_ok=True)
+            for path in filter(Path.is_file, earlier - _written_files(self.out, record)):
+                path.unlink()
         _print_summary(frame, levels[0].unseen, record["seconds"])
         if writer.too_bright > 0.001:
             line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
