@@ -44,8 +44,12 @@ LONGEST = (
     "test_broken_scenes.py",
     "test_view.py",
     "test_baselines.py",
+    "test_interrupts.py",
+    "test_sequence_command.py",
+    "test_objects_command.py",
+    "test_progress.py",
 )
-"""Files of tests that take minutes. They run first: otherwise one worker of pytest-xdist is idle at the end."""
+"""Files of tests that take half a minute or more. They run first: otherwise one worker of pytest-xdist is idle at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

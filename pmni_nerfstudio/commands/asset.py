@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from pmni_nerfstudio.errors import PmniError, print_warnings
 
 if TYPE_CHECKING:
     from pmni_nerfstudio.evaluation.stored_result import StoredResult
+    from pmni_nerfstudio.export.asset import AssetWriter, Level
     from pmni_nerfstudio.export.asset_frame import AssetFrame
     from pmni_nerfstudio.export.photographs import Photograph
     from pmni_nerfstudio.material.appearance import Appearance
@@ -38,7 +39,7 @@ class AssetCommand:
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export` or `pmni register` wrote, or a mesh file."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """Output folder, created if necessary."""
+    """Output folder, created if necessary. Files that an earlier run wrote there and this one does not are removed."""
     faces: tuple[int, ...] = (100_000, 25_000, 5_000)
     """Numbers of faces of the levels of detail."""
     texture_size: int = 2048
@@ -70,12 +71,7 @@ class AssetCommand:
         Raises:
             PmniError: An option is out of range, a file is missing or invalid, or the output folder is not writable.
         """
-        if not self.faces or min(self.faces) < 4:
-            raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
-        if not 16 <= self.texture_size <= 16384:
-            raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
-        if not self.formats:
-            raise PmniError("formats: is empty; give one or more of glb, obj, stl")
+        self._check()
         start = time.perf_counter()
         # Open3D and nerfstudio take seconds to import, and are not needed for --help or invalid options.
         from rich.console import Console
@@ -90,13 +86,14 @@ class AssetCommand:
         if self.units is not None and self.units not in METERS:
             raise PmniError(f"units: {self.units} is not known; give one of {', '.join(METERS)}")
         result = read_result(self.result, data=self.data, poses_file=self.poses)
-        mesh = result.mesh
-        if mesh is None:
+        mesh, mesh_file = result.mesh, result.mesh_file
+        if mesh is None or mesh_file is None:
             raise PmniError(f"{self.result}: has no mesh; give a folder that `pmni eval` or `pmni export` wrote")
         frame = asset_frame(self.up, self.units or units_of(result), result.c2w)
         found = self._capture(result)
         color_folder, photographs = ("lights", None) if found else self._photographs(result)
-        levels, console = [], Console(stderr=True)
+        earlier = _earlier_files(self.out)
+        console = Console(stderr=True)
         with output_folder(self.out), tempfile.TemporaryDirectory(prefix="pmni_asset_") as temporary:
             appearance, reflectance = None, Reflectance()
             if found is not None:
@@ -108,13 +105,10 @@ class AssetCommand:
                 self.out, source, AssetOptions(self.faces, self.texture_size, self.occlusion, self.formats)
             )
             with console.status("Writing the levels of detail"):
-                for level in writer.levels():
-                    name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
-                    print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
-                    levels.append(level)
+                levels = self._write_levels(writer)
                 lod_file = writer.write_all_in_one()
         record = {
-            "source": str(result.mesh_file),
+            "source": str(mesh_file),
             "source_faces": len(mesh.faces),
             **frame_record(frame),
             "texture_size": self.texture_size,
@@ -125,11 +119,31 @@ class AssetCommand:
             "seconds": time.perf_counter() - start,
         }
         write_json(self.out / RECORD, record)
+        if mesh_file.resolve() not in earlier:  # otherwise they are this run's input
+            for path in filter(Path.is_file, earlier - _written_files(self.out, record)):
+                path.unlink()
         _print_summary(frame, levels[0].unseen, record["seconds"])
         if writer.too_bright > 0.001:
             line = f"{writer.too_bright:.1%} of the surface are brighter than white, which is 1, and clipped"
             remedy = "" if color_folder == "lights" else f"; scale the images in {color_folder}/"
             print_warnings([line + remedy])
+
+    def _check(self) -> None:
+        if not self.faces or min(self.faces) < 4:
+            raise PmniError(f"faces: {self.faces} is out of range; give one or more numbers of at least 4")
+        if not 16 <= self.texture_size <= 16384:
+            raise PmniError(f"texture-size: {self.texture_size} is out of range; give a number from 16 to 16384")
+        if not self.formats:
+            raise PmniError("formats: is empty; give one or more of glb, obj, stl")
+
+    def _write_levels(self, writer: AssetWriter) -> list[Level]:
+        """Write the levels, with a line for each."""
+        levels = []
+        for level in writer.levels():
+            name = ", ".join(file for file in level.files if file.startswith(f"{level.name}."))
+            print(f"wrote {self.out / name}: {level.faces:,} faces, {level.bytes / 1e6:.1f} MB", flush=True)
+            levels.append(level)
+        return levels
 
     def _capture(self, result: StoredResult) -> FoundCapture | None:
         """Images under known lights; None if there are none, or they are not wanted."""
@@ -187,6 +201,32 @@ class AssetCommand:
             print(f"no colors: {line}")
             return None, None
         return colors.folder, lambda: read_photographs(scene, c2w, colors, self.encoding)
+
+
+def _earlier_files(folder: Path) -> set[Path]:
+    """Files that an earlier run wrote into a folder, by its asset.json; none if that is missing or damaged."""
+    import json
+
+    try:
+        return _written_files(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _written_files(folder: Path, record: dict[str, Any]) -> set[Path]:
+    """Absolute paths of the files beside the asset.json that holds a record.
+
+    Raises:
+        KeyError, TypeError: the record is something else.
+    """
+    names = [name for level in record["levels"] for name in level["files"]]
+    if record["all_levels"] is not None:
+        names.append(record["all_levels"])
+    if record["material"] is not None and record["material"]["held_out"] is not None:
+        names.append(RELIT)
+    # Whatever the record names, only files that this command writes into its folder.
+    folder = folder.resolve()
+    return {folder / name for name in names if Path(name).name == name and (name == RELIT or name.startswith("mesh_"))}
 
 
 def units_of(result: StoredResult) -> str | None:

@@ -50,6 +50,7 @@ class CompareCommand:
         from pmni_nerfstudio.data.files import make_output_folder
         from pmni_nerfstudio.studies.comparison import write_comparison
         from pmni_nerfstudio.studies.engines import available_gpus, run_locally
+        from pmni_nerfstudio.studies.job import run_job
         from pmni_nerfstudio.studies.running import run_jobs
         from pmni_nerfstudio.studies.summary import result_table, write_results
 
@@ -67,7 +68,9 @@ class CompareCommand:
         make_output_folder(self.output_dir)
         out = self.output_dir.resolve()
         # One job at a time, so that the times are comparable.
-        results = run_jobs(jobs, out, lambda remaining: run_locally(remaining, out, 1, available_gpus()), console)
+        results = run_jobs(
+            jobs, out, lambda remaining: run_locally(run_job, remaining, out, 1, available_gpus()), console
+        )
         files = write_results(out, "compare", results)
         console.print(result_table(results, f"{self.data}"))
         for result in results:

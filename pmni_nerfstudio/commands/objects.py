@@ -149,6 +149,7 @@ class ObjectsCommand:
     def _train(self, scene: Scene, c2w: np.ndarray, found: FoundObjects, console: Console) -> dict[int, JobResult]:
         from pmni_nerfstudio.objects.object_scenes import object_scene_folder, write_object_scene
         from pmni_nerfstudio.studies.engines import available_gpus, run_locally
+        from pmni_nerfstudio.studies.job import run_job
         from pmni_nerfstudio.studies.running import run_jobs
 
         out = self.output_dir.resolve()
@@ -163,7 +164,7 @@ class ObjectsCommand:
         results = run_jobs(
             list(jobs.values()),
             runs,
-            lambda remaining: run_locally(remaining, runs, self.jobs, available_gpus()),
+            lambda remaining: run_locally(run_job, remaining, runs, self.jobs, available_gpus()),
             console,
         )
         failed = [(number, result.reason) for number, result in zip(jobs, results) if result.reason is not None]

@@ -15,8 +15,10 @@ from pmni_nerfstudio.errors import PmniError
 
 @dataclass(kw_only=True)
 class ReportCommand:
-    """Write report.html for a folder of `pmni eval`: metrics, views, mesh, cameras and training curves in one
-    self-contained file that works offline."""
+    """Write report.html for a folder of `pmni eval`: one self-contained page that works offline.
+
+    It shows metrics, views, mesh, cameras and training curves.
+    """
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder that `pmni eval` wrote: metrics.json and the files beside it."""

@@ -64,9 +64,10 @@ class SuiteCommand:
 
     def _run(self, jobs: Sequence[Job], console: Console) -> Generator[JobResult, None, None]:
         from pmni_nerfstudio.studies.engines import available_gpus, default_parallel_jobs, run_locally, run_on_ray
+        from pmni_nerfstudio.studies.job import failed_result, run_job
 
         out = self.output_dir.resolve()
         if self.engine == "ray":
-            return run_on_ray(jobs, out, self.jobs, on_start=console.print)
+            return run_on_ray(run_job, failed_result, jobs, out, self.jobs, on_start=console.print)
         gpus = available_gpus()
-        return run_locally(jobs, out, self.jobs or default_parallel_jobs(gpus), gpus)
+        return run_locally(run_job, jobs, out, self.jobs or default_parallel_jobs(gpus), gpus)

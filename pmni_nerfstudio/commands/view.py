@@ -23,8 +23,10 @@ DEFAULT_PORT = 7007
 
 @dataclass(kw_only=True)
 class ViewCommand:
-    """Show the mesh and cameras of a result in the browser, colored by their errors. No trained model is needed. Stop with
-    Ctrl-C."""
+    """Show the mesh and cameras of a result in the browser, colored by their errors.
+
+    No trained model is needed. Stop with Ctrl-C.
+    """
 
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder that `pmni eval`, `pmni export`, `pmni register` or `pmni sequence` wrote, or a mesh file. A sequence has a

@@ -27,6 +27,8 @@ LIGHTS = (((-0.5, -0.65, -0.6), 0.75, (1.0, 0.98, 0.94)), ((0.7, -0.1, -0.7), 0.
 """Lights: direction towards the light in OpenCV camera axes, intensity, color."""
 AMBIENT = 0.12
 """Intensity of the ambient light."""
+_MARGIN_PX = 4
+"""Margin of the crop windows around the object."""
 
 
 class PictureView(TypedDict):
@@ -70,13 +72,13 @@ def shaded_view(
     return image.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean((1, 3))
 
 
-def object_windows(masks: np.ndarray, margin_px: int = 4) -> list[tuple[slice, slice]]:
+def object_windows(masks: np.ndarray) -> list[tuple[slice, slice]]:
     """Crop windows (rows, columns) around the object in each of the masks (N, H, W), all of the same size."""
     starts, stops = [], []
     for axis in (1, 2):  # rows, then columns
         covered = masks.any(axis=3 - axis)
         first, last = covered.argmax(1), covered.shape[1] - 1 - covered[:, ::-1].argmax(1)
-        size = min(int((last - first).max()) + 1 + 2 * margin_px, covered.shape[1])
+        size = min(int((last - first).max()) + 1 + 2 * _MARGIN_PX, covered.shape[1])
         start = np.clip((first + last + 1 - size) // 2, 0, covered.shape[1] - size)
         starts.append(start)
         stops.append(start + size)

@@ -50,8 +50,10 @@ class Atlas:
         return np.asarray(out)
 
     def image(self, values: Shaped[np.ndarray, "P C"]) -> Shaped[np.ndarray, "S S C"]:
-        """Texture of the values of the covered texels; the others get the nearest value, because interpolation and
-        mipmaps read them."""
+        """Texture of the values of the covered texels.
+
+        The other texels get the nearest value, because interpolation and mipmaps read them.
+        """
         texture = np.zeros((self.size, self.size, values.shape[1]), dtype=values.dtype)
         texture[self.covered] = values
         rows, columns = self._nearest

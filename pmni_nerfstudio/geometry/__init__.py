@@ -9,11 +9,16 @@ Poses and cameras:
     projection: differentiable projection and unprojection between world and pixels.
     camera_rings: cameras on a ring around the object, `look_at`.
     pose_noise: random perturbation of poses, for experiments.
+    object_sphere: position and size of the object from masks and poses.
 
 Images and volumes:
     normals: angles between normals, normals as colors.
+    hole_filling: continuation of normal maps over holes.
+    reflectance_bias: error of normals that depends on the viewing angle alone.
     interpolation: bilinear and trilinear lookups.
     hull: visual hull of silhouettes as a signed distance.
+    silhouette_consistency: views whose silhouettes do not fit the others.
+    silhouette_coherence: agreement of candidate cameras with silhouettes and normal maps.
 
 Surfaces:
     marching_cubes: triangle mesh of a signed distance function, at high resolution.

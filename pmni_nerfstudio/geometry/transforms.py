@@ -31,6 +31,8 @@ _FLIP_Y_AND_Z = (1.0, -1.0, -1.0)
 
 OPENCV_FROM_STORED = np.diag(_FLIP_Y_AND_Z)
 """Rotation from the axes of stored camera-space normals to OpenCV camera axes, as a matrix; see `flip_y_and_z`."""
+OPENCV_FROM_DIRECTX = np.diag([1.0, 1.0, -1.0])
+"""Reflection from axes with x right, y down and z towards the viewer to OpenCV camera axes."""
 
 
 def flip_y_and_z(vectors: Array) -> Array:

@@ -9,14 +9,14 @@ import numpy as np
 
 from pmni_nerfstudio.data.axes_check import measure_axes
 from pmni_nerfstudio.errors import PmniError
-from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED
+from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_DIRECTX, OPENCV_FROM_STORED
 from pmni_nerfstudio.importers.source import Axes, Frame
 from pmni_nerfstudio.importers.view_maps import load, map_intrinsics
 
 AXES: dict[Axes, np.ndarray] = {
     "camera": OPENCV_FROM_STORED,
     "opencv": np.eye(3),
-    "directx": np.diag([1.0, 1.0, -1.0]),
+    "directx": OPENCV_FROM_DIRECTX,
 }
 """Rotations or reflections (3, 3) from stored axes to OpenCV camera axes; those of world axes depend on the view."""
 _SAMPLED_VIEWS = 6

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Axes, range and layout of the normal maps that known estimators and renderers write.
 
-The conventions were read from the tools' own code; docs/own_data.md names file and commit for each.
+The conventions were read from the tools' own code; docs/formats.md names file and commit for each.
 """
 
 from __future__ import annotations

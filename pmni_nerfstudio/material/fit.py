@@ -152,23 +152,25 @@ class _Problem:
             scale: residual at which the weight of a value is halved; None: plain least squares.
         """
         base, layer = reflection(self._samples.cosines, roughness, kind == "metal")
-        a = base * self._samples.strength.astype(np.float64)
+        light = self._samples.strength.astype(np.float64)
+        base, layer = base * light, layer * light
         if kind != "metal":
-            a = a + self._indirect
-        b = layer * self._samples.strength.astype(np.float64)
-        weight = np.ones(len(a))
+            base = base + self._indirect
+        weight = np.ones(len(base))
         strength, albedo, residual = 0.0, np.zeros((len(self._first), self.values.shape[1])), self.values
         for _ in range(1 if scale is None else _ROUNDS):
-            wa = weight * a
-            norm = np.maximum(self._total(wa * a), 1e-12)
-            of_values, of_layer = self._total(wa[:, None] * self.values) / norm[:, None], self._total(wa * b) / norm
+            weighted = weight * base
+            norm = np.maximum(self._total(weighted * base), 1e-12)
+            # Albedos that fit the values, and the layer, best.
+            of_values = self._total(weighted[:, None] * self.values) / norm[:, None]
+            of_layer = self._total(weighted * layer) / norm
             if kind == "dielectric":
                 # Parts of the layer and of the values that are orthogonal to what the albedo explains.
-                rest = b - of_layer[self._row] * a
-                left = (self.values - of_values[self._row] * a[:, None]).mean(axis=1)
+                rest = layer - of_layer[self._row] * base
+                left = (self.values - of_values[self._row] * base[:, None]).mean(axis=1)
                 strength = max(float((weight * rest * left).sum() / max((weight * rest**2).sum(), 1e-12)), 0.0)
             albedo = (of_values - strength * of_layer[:, None]).clip(0)
-            residual = self.values - albedo[self._row] * a[:, None] - strength * b[:, None]
+            residual = self.values - albedo[self._row] * base[:, None] - strength * layer[:, None]
             if scale is not None:
                 weight = 1 / (1 + np.square(np.abs(residual).max(axis=1) / scale))
         cost = 0.0 if scale is None else float(np.log1p(np.square(np.abs(residual).max(axis=1) / scale)).sum())

@@ -17,6 +17,7 @@ from pmni_nerfstudio.model.losses import angles
 
 MAX_ERROR_DEG = 30.0
 """Upper end of the color scale of angular errors, in degrees; the lower end is 0."""
+_BAR_WIDTH_PX, _BAR_HEIGHT_PX = 240, 14
 
 
 def error_colors(error_deg: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3"]:
@@ -43,10 +44,10 @@ def depth_image(depth: Float[Tensor, "h w"], surface: Bool[Tensor, "h w"]) -> Fl
     return image
 
 
-def color_bar(width: int = 240, height: int = 14) -> UInt8[np.ndarray, "h w 3"]:
+def color_bar() -> UInt8[np.ndarray, "h w 3"]:
     """Picture of the colors of `error_colors` and `depth_image`, from the lower end to the upper."""
-    colors = colormaps.apply_colormap(torch.linspace(0, 1, width)[:, None])
-    return (255 * colors).round().byte().expand(height, -1, -1).contiguous().numpy()
+    colors = colormaps.apply_colormap(torch.linspace(0, 1, _BAR_WIDTH_PX)[:, None])
+    return (255 * colors).round().byte().expand(_BAR_HEIGHT_PX, -1, -1).contiguous().numpy()
 
 
 def image_metrics(

@@ -23,6 +23,10 @@ SdfFn = Callable[[Float[Tensor, "p 3"]], Float[Tensor, "p"]]
 
 BLOCK_CELLS = 8
 """Cells per axis of a coarse block, which is tested before its cells."""
+_CHUNK = 1 << 18
+"""Maximum number of points per evaluation of the field."""
+_APPROACH_STEPS = 64
+"""Samples along a ray that misses the surface, among which the one of the least distance is chosen."""
 
 
 def sphere_interval(
@@ -151,14 +155,13 @@ class SurfaceGrid(nn.Module):
         self._mark(2.0 * self.cell)
 
     @torch.no_grad()
-    def refresh(self, sdf: SdfFn, margin: float | Tensor = 0.0, everywhere: bool = False, chunk: int = 1 << 18) -> None:
+    def refresh(self, sdf: SdfFn, margin: float | Tensor = 0.0, everywhere: bool = False) -> None:
         """Evaluate the SDF again at the vertices within a few cells of the cached surface, or everywhere.
 
         Args:
             sdf: Signed distance field.
             margin: Distance from the surface, in addition to one cell, up to which cells are occupied.
             everywhere: Evaluate all vertices.
-            chunk: Maximum number of points per evaluation.
         """
         flat = self.volume.view(-1)
         if everywhere:
@@ -166,7 +169,7 @@ class SurfaceGrid(nn.Module):
         else:
             chosen = torch.nonzero(flat.abs() < margin + 4.0 * self.cell)[:, 0]
         n = self.resolution + 1
-        for part in chosen.split(chunk):
+        for part in chosen.split(_CHUNK):
             index = torch.stack([part // (n * n), (part // n) % n, part % n], dim=-1)
             flat[part] = sdf(index * self.cell - 1.0).to(flat)
         self._mark(margin + self.cell)
@@ -249,14 +252,13 @@ class SurfaceGrid(nn.Module):
         origins: Float[Tensor, "r 3"],
         directions: Float[Tensor, "r 3"],
         selected: Bool[Tensor, "r"],
-        steps: int = 64,
     ) -> Float[Tensor, "r"]:
         """Distance to the minimum SDF along the selected rays, at any distance from the surface; zero for the others."""
         t = torch.zeros(len(origins), device=origins.device)
         origins, directions = origins[selected], directions[selected]
         if len(origins):
             nears, fars = sphere_interval(origins, directions)
-            fraction = (torch.arange(steps, device=nears.device) + 0.5) / steps
+            fraction = (torch.arange(_APPROACH_STEPS, device=nears.device) + 0.5) / _APPROACH_STEPS
             along = nears[:, None] + (fars - nears)[:, None] * fraction
             cached = self.lookup(origins[:, None] + along[..., None] * directions[:, None])
             t[selected] = along.gather(1, cached.argmin(dim=1, keepdim=True))[:, 0]

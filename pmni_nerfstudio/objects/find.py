@@ -80,15 +80,8 @@ def find_objects(
             f"{folder}: views agree on only {agreement:.0%} of the labels at the surface; if the numbers differ between "
             "views, leave it to the program to match them (--labels match)"
         )
-    numbers = []
-    for number in np.unique(labels[labels > 0]).tolist():
-        shown = int((labels == number).any(axis=(1, 2)).sum())
-        if shown < _MIN_VIEWS or not (seen == number).any():
-            warnings.append(
-                f"{folder}: object {number} is left out: it is seen in {shown} views, at least {_MIN_VIEWS} are needed"
-            )
-        else:
-            numbers.append(number)
+    numbers, left_out = _seen_in_enough_views(labels, seen)
+    warnings += [f"{folder}: {line}" for line in left_out]
     if not numbers:
         raise PmniError(
             f"{folder}: no object is seen in {_MIN_VIEWS} views; label each object in all views that show it"
@@ -103,6 +96,22 @@ def find_objects(
         solid = keep_large_components(trimesh.Trimesh(*part.mesh, process=False), _MIN_COMPONENT)
         objects.append(views_of_object(number, labels, scene.masks, solid, scene.K, c2w))
     return FoundObjects(labels, objects, agreement, matched, warnings)
+
+
+def _seen_in_enough_views(
+    labels: Int[np.ndarray, "n h w"], seen: Int[np.ndarray, "n p"]
+) -> tuple[list[int], list[str]]:
+    """Numbers of the objects that enough views show, and a warning for each of the others."""
+    numbers, warnings = [], []
+    for number in np.unique(labels[labels > 0]).tolist():
+        shown = int((labels == number).any(axis=(1, 2)).sum())
+        if shown < _MIN_VIEWS or not (seen == number).any():
+            warnings.append(
+                f"object {number} is left out: it is seen in {shown} views, at least {_MIN_VIEWS} are needed"
+            )
+        else:
+            numbers.append(number)
+    return numbers, warnings
 
 
 def _mapped(row: Int[np.ndarray, " p"], objects: dict[int, int]) -> Int[np.ndarray, " p"]:

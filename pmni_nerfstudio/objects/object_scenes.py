@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
+from pmni_nerfstudio.data.atomic import replaced_folders
 from pmni_nerfstudio.data.npz import hash_array
 from pmni_nerfstudio.data.scene import IMAGES, Scene
 from pmni_nerfstudio.data.scene_writer import write_scene
@@ -45,23 +45,21 @@ def write_object_scene(folder: Path, scene: Scene, c2w: np.ndarray, views: Objec
         views: views of the object.
     """
     chosen = views.views
-    target, folder = folder, folder.with_name(f".{folder.name}")
-    shutil.rmtree(folder, ignore_errors=True)
     normals = np.where(views.masks[..., None], scene.normals[chosen], 0).astype(np.float32)
-    write_scene(
-        folder,
-        names=[scene.names[view] for view in chosen],
-        K=scene.K[chosen],
-        c2w=transform_poses(np.linalg.inv(views.sphere), c2w[chosen]),
-        world_from_unit=scene.world_from_unit @ views.sphere,
-        masks=views.masks,
-        normals=normals,
-        normals_folder=NORMALS,
-        unknown=views.unknown,
-    )
-    if scene.image_files is not None:
-        (folder / IMAGES).mkdir()
-        for view in chosen:
-            image = scene.image_files[view]
-            os.symlink(image.resolve(), folder / IMAGES / image.name)
-    folder.rename(target)
+    with replaced_folders([folder]) as (new,):
+        write_scene(
+            new,
+            names=[scene.names[view] for view in chosen],
+            K=scene.K[chosen],
+            c2w=transform_poses(np.linalg.inv(views.sphere), c2w[chosen]),
+            world_from_unit=scene.world_from_unit @ views.sphere,
+            masks=views.masks,
+            normals=normals,
+            normals_folder=NORMALS,
+            unknown=views.unknown,
+        )
+        if scene.image_files is not None:
+            (new / IMAGES).mkdir()
+            for view in chosen:
+                image = scene.image_files[view]
+                os.symlink(image.resolve(), new / IMAGES / image.name)

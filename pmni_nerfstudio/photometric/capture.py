@@ -12,12 +12,13 @@ from jaxtyping import Float
 
 from pmni_nerfstudio.data.files import check_file, reason
 from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_DIRECTX, OPENCV_FROM_STORED
 from pmni_nerfstudio.photometric.lights import Lights
 
 LIGHT_AXES = {
-    "camera": np.diag([1.0, -1.0, -1.0]),
+    "camera": OPENCV_FROM_STORED,
     "opencv": np.eye(3),
-    "directx": np.diag([1.0, 1.0, -1.0]),
+    "directx": OPENCV_FROM_DIRECTX,
 }
 """Matrices (3, 3) from the axes of stored light directions and positions to OpenCV camera axes.
 

@@ -42,7 +42,7 @@ def check_linear(view: CaptureView, photographs: Photographs, is_gamma_given: bo
     remedy = f"give linear images, or --gamma {SRGB_POWER} to decode them; --gamma 1 if they are linear"
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise SceneError(f"{path}: is a JPEG file, whose values are gamma-encoded; {remedy}")
-    if view.lights.is_near:  # needs depth, and near lights are measured by radiometrists
+    if view.lights.is_near:  # directions need a depth, and captures with calibrated near lights hold linear images
         return
     as_stored, decoded = (typical_residual(view, photographs, power) for power in (1.0, SRGB_POWER))
     if decoded < _GAMMA_MARGIN * as_stored:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 class Lights:
     """The n lights of a view, one for each of its images, in OpenCV camera axes (x right, y down, z forward).
 
-    Files state their own axes; readers convert them (see `AXES`).
+    Files state their own axes; readers convert them (see `capture.LIGHT_AXES`).
     """
 
     vectors: Float[np.ndarray, "n 3"]

@@ -15,7 +15,7 @@ from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.scene import CAMERA_SPACE, IMAGES
 from pmni_nerfstudio.data.scene_writer import write_scene
-from pmni_nerfstudio.geometry.transforms import flip_y_and_z
+from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.photometric.view_maps import ViewMaps
 
 ALBEDO, GRAY_ALBEDO, CONFIDENCE = "albedo", "albedo_gray", "confidence"
@@ -75,10 +75,8 @@ def write_maps(
         write_png(folder / IMAGES / f"{name}.png", np.broadcast_to(picture, (*view.mask.shape, 3)).copy())
         write_png(folder / CONFIDENCE / f"{name}.png", np.round(255 * view.confidence).astype(np.uint8))
         write_png(folder / RESIDUALS / f"{name}.png", residual_picture(view))
-        normal_colors = np.round(255 * (flip_y_and_z(view.normals) + 1) / 2).astype(np.uint8)
-        write_png(
-            folder / NORMAL_PICTURES / f"{name}.png", np.where(view.valid[..., None], normal_colors, np.uint8(255))
-        )
+        colors = normals_to_rgb(view.normals, view.valid[..., None])
+        write_png(folder / NORMAL_PICTURES / f"{name}.png", np.round(255 * colors).astype(np.uint8))
     summary = {
         **source,
         "albedo_at_full_scale": white,

@@ -91,7 +91,14 @@ class Round:
     poses: Poses
     surface: Surface
     residual_deg: Float[np.ndarray, " n"]
-    """Median angle between each view's normals and the mean normals of the surface points, in degrees."""
+    """Median angle between each view's normals and the mean normals of the surface points, in degrees; NaN for views that
+    see no points together with another view."""
+
+    @property
+    def median_residual_deg(self) -> float:
+        """Median of the residuals that are known; NaN if none is."""
+        known = self.residual_deg[np.isfinite(self.residual_deg)]
+        return float(np.median(known)) if len(known) else float("nan")
 
 
 def alternate(
@@ -170,7 +177,7 @@ def alternate_frames(
                 ]
                 problem = problems[0] if len(problems) == 1 else JointProblem(problems)
                 poses = solve(problem, poses, schedule.criteria).state
-                residual = np.mean([problem.residual_deg for problem in problems], axis=0)
+                residual = _mean_of_known(np.array([problem.residual_deg for problem in problems]))
             current = [
                 surface_step(views, maps, poses, *of_frame, level, schedule)
                 for views, maps, *of_frame in zip(blurred, channels, current, depths, distances, curves, weights)
@@ -179,6 +186,13 @@ def alternate_frames(
                 on_round(Round(level.resolution, poses, current[0], residual))
     assert current is not None
     return poses, current
+
+
+def _mean_of_known(residual_deg: Float[np.ndarray, "f n"]) -> Float[np.ndarray, " n"]:
+    """Mean residual of each view over the frames in which it is known; NaN where it is known in none."""
+    known = np.isfinite(residual_deg)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, residual_deg, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 def all_moments(frames: Sequence[Views]) -> Views:

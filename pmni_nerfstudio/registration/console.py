@@ -36,7 +36,7 @@ def register_with_progress(
         task = bar.add_task("depth maps", total=1.0, residual="")
 
         def show(stage: str, done: float, residual: float) -> None:
-            bar.update(task, description=stage, completed=done, residual=f"residual {residual:.3g}")
+            bar.update(task, description=stage, completed=done, residual=_residual_text(residual))
 
         registration = register(views, c2w, settings, show, watcher, partial)
     print_summary(registration, views, console)
@@ -73,7 +73,8 @@ class ProgressLines:
 
     def __call__(self, stage: str, done: float, residual: float) -> None:
         """Report progress; see `OnProgress`."""
-        self.report(stage, done, f"{stage}, residual {residual:.3g}")
+        text = _residual_text(residual)
+        self.report(stage, done, f"{stage}, {text}" if text else stage)
 
     def report(self, stage: str, done: float, text: str) -> None:
         """Print a line if the stage is new or another tenth is done.
@@ -89,3 +90,8 @@ class ProgressLines:
         self._stage, self._tenths = stage, max(tenths, self._tenths)
         line = f"{self._label}: {100 * done:.0f}%, {text}"
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _residual_text(residual: float) -> str:
+    """A residual for a progress bar or line; empty for NaN, which stages without a residual report."""
+    return "" if np.isnan(residual) else f"residual {residual:.3g}"

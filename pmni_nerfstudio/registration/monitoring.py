@@ -15,7 +15,7 @@ from pmni_nerfstudio.registration.alternation import Round
 from pmni_nerfstudio.registration.poses import Poses, align
 
 OnProgress = Callable[[str, float, float], None]
-"""Called with the name of the stage, the fraction done (0 to 1), and the stage's residual (a cost, or degrees)."""
+"""Called with the name of the stage, the fraction done (0 to 1), and the stage's residual (a cost, or degrees; NaN if it has none)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Monitor:
         """Report progress and a snapshot after a round of alternation."""
         self.finished_rounds += 1
         done = self.pairwise_share + (1 - self.pairwise_share) * self.finished_rounds / self.rounds
-        self._report(f"poses and surface at {round_.resolution}^3", done, float(np.nanmedian(round_.residual_deg)))
+        self._report(f"poses and surface at {round_.resolution}^3", done, round_.median_residual_deg)
         if self.watcher is not None and self.reference is not None and len(round_.poses) == self.num_views:
             scale, rotation, shift = align(round_.poses, self.reference)
             vertices, faces = round_.surface.mesh

@@ -23,6 +23,7 @@ MAX_SIDE_PX = 380
 SCALE_ENDS_DEG = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 90.0)
 """Candidates for the upper end of the error's color scale."""
 
+_COLOR_STOPS = 17
 _QUALITY = 82
 
 
@@ -115,12 +116,12 @@ def view_strips(result: StoredResult, errors: Sequence[np.ndarray], end_deg: flo
     return strips
 
 
-def color_stops(count: int = 17) -> str:
+def color_stops() -> str:
     """Colors of the error scale as the stops of a CSS gradient."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return ", ".join(to_hex(color) for color in colormaps["magma_r"](np.linspace(0, 1, count)))
+    return ", ".join(to_hex(color) for color in colormaps["magma_r"](np.linspace(0, 1, _COLOR_STOPS)))
 
 
 def webp_uri(picture: Image.Image) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,9 @@ class Frame:
         """
         return read_scene(self.folder, normals_folder, with_depths=False)
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the names, sizes and modification times of the frame's files, which changes with them."""
+        """Hash of the names, sizes and modification times of the frame's files, at the time of the first call."""
         digest = hashlib.sha256()
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             status = file.stat()

@@ -95,7 +95,7 @@ class Plan:
     def key(self, frame: Frame) -> str:
         """Hash of what a frame's result depends on: 16 hexadecimal digits."""
         shared = None if self.shared is None else self.shared.record()
-        files = [neighbor.fingerprint() for neighbor in self.neighbors(frame)]
+        files = [neighbor.fingerprint for neighbor in self.neighbors(frame)]
         parts = [metadata.version("pmni-nerfstudio"), dataclasses.asdict(self.settings), shared, files]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -20,8 +20,8 @@ from pmni_nerfstudio.sequences.plan import RECORD, Plan
 from pmni_nerfstudio.studies.engines import (
     available_gpus,
     default_parallel_jobs,
-    run_each_locally,
-    run_each_on_ray,
+    run_locally,
+    run_on_ray,
 )
 from pmni_nerfstudio.studies.processes import BIN_FOLDER, Cancellation, run_command
 
@@ -55,12 +55,24 @@ def run_block(
     bin_folder: Path = BIN_FOLDER,
     cancellation: Cancellation | None = None,
 ) -> BlockResult:
-    """Run the process of a block of frames."""
+    """Reconstruct a block of frames in a process of its own.
+
+    Args:
+        job: names of the frames.
+        out: output folder of the sequence.
+        environment: variables to add to the environment of the process.
+        bin_folder: folder of the Python program.
+        cancellation: allows another thread to cancel the block.
+
+    Raises:
+        Canceled: the block was canceled.
+    """
     command = ["python", "-m", "pmni_nerfstudio.sequences.block", str(out), *job]
     log = out / LOGS / f"{job[0]}-{job[-1]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        run_command(command, log, bin_folder, environment, cancellation)
+        name = f"frame {job[0]}" if len(job) == 1 else f"frames {job[0]} to {job[-1]}"
+        run_command(command, log, bin_folder, environment, cancellation, name)
     except PmniError as error:
         return BlockResult(job, str(error))
     return BlockResult(job, None)
@@ -140,8 +152,8 @@ def _running(
     if not blocks:
         return (result for result in ())
     if engine == "ray":
-        return run_each_on_ray(run_block, lost_block, blocks, out, jobs, on_start=console.print)
-    return run_each_locally(run_block, blocks, out, parallel, gpus)
+        return run_on_ray(run_block, lost_block, blocks, out, jobs, on_start=console.print)
+    return run_locally(run_block, blocks, out, parallel, gpus)
 
 
 class _Reporter(threading.Thread):

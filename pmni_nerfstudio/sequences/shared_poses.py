@@ -21,7 +21,7 @@ from pmni_nerfstudio.data.files import read_json_object
 from pmni_nerfstudio.data.npz import hash_array
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import FailedResultError, PmniError
-from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate_frames
+from pmni_nerfstudio.registration.alternation import AlternationSchedule, Round, alternate_frames
 from pmni_nerfstudio.registration.console import ProgressLines
 from pmni_nerfstudio.registration.intrinsics import RefinedIntrinsics
 from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
@@ -135,31 +135,14 @@ def solve_shared_poses(
     frames = [views_of_scene(scene) for scene in scenes]
     path = cache / f"poses_{_key(frames, scenes, seed)}.json"
     if path.is_file():
-        advice = "remove it to solve the poses again"
-        try:
-            found = SharedPoses.from_record(read_json_object(path, advice))
-        except (KeyError, TypeError, ValueError) as error:
-            raise PmniError(f"{path}: does not hold poses ({error!r}); {advice}") from error
+        found = _stored_poses(path)
         console.print(f"Poses: loaded from {path}", highlight=False, soft_wrap=True)
         return found
     first, registration = _registered(scenes, frames, names, seed, cache)
-    index = list(np.flatnonzero(registration.trusted))
-    used = [registration.corrected(views).subset(index) for views in frames]
+    index = np.flatnonzero(registration.trusted)
     registered = Poses.from_c2w(registration.c2w[index])
-    schedule = AlternationSchedule()
-    levels = tuple(
-        replace(level, rounds=_ROUNDS[level.resolution]) for level in schedule.levels if level.resolution in _ROUNDS
-    )
-    progress = ProgressLines(console, "Poses of all frames")
-    rounds, done = sum(level.rounds for level in levels), itertools.count(1)
-    with one_thread():
-        poses, _ = alternate_frames(
-            used,
-            registered,
-            replace(schedule, levels=levels),
-            seed,
-            on_round=lambda r: progress("bundle adjustment", next(done) / rounds, float(np.nanmedian(r.residual_deg))),
-        )
+    used = [registration.corrected(views).subset(list(index)) for views in frames]
+    poses = _refined(used, registered, seed, console)
     # The bundle adjustment has centered its world on the object at all moments. The world of the data does not change.
     scale, rotation, shift = align(poses, registered)
     moved = np.eye(4)
@@ -177,6 +160,33 @@ def solve_shared_poses(
     )
     write_json(path, result.record())
     return result
+
+
+def _stored_poses(path: Path) -> SharedPoses:
+    """Result of an earlier call for the same data."""
+    advice = "remove it to solve the poses again"
+    try:
+        return SharedPoses.from_record(read_json_object(path, advice))
+    except (KeyError, TypeError, ValueError) as error:
+        raise PmniError(f"{path}: does not hold poses ({error!r}); {advice}") from error
+
+
+def _refined(frames: Sequence[Views], registered: Poses, seed: int, console: Console) -> Poses:
+    """Poses after the bundle adjustment of all frames, in a world of their own."""
+    schedule = AlternationSchedule()
+    levels = tuple(
+        replace(level, rounds=_ROUNDS[level.resolution]) for level in schedule.levels if level.resolution in _ROUNDS
+    )
+    progress = ProgressLines(console, "Poses of all frames")
+    rounds, done = sum(level.rounds for level in levels), itertools.count(1)
+
+    def report(round_: Round) -> None:
+        residual = round_.median_residual_deg
+        stage = "bundle adjustment" + (", no surface point is seen by two views" if np.isnan(residual) else "")
+        progress(stage, next(done) / rounds, residual)
+
+    with one_thread():
+        return alternate_frames(frames, registered, replace(schedule, levels=levels), seed, on_round=report)[0]
 
 
 def _registered(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pmni_nerfstudio.errors import PmniError, one_line
-from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, run_job
 from pmni_nerfstudio.studies.processes import BIN_FOLDER, Cancellation
 
 JobT_contra = TypeVar("JobT_contra", contravariant=True)
@@ -38,7 +37,7 @@ def default_parallel_jobs(gpus: Sequence[str]) -> int:
 
 
 class Work(Protocol[JobT_contra, ResultT_co]):
-    """Function that an engine calls for each of its jobs, such as `run_job`; it may start processes of its own."""
+    """Function that an engine calls for each of its jobs, such as `job.run_job`; it may start processes of its own."""
 
     def __call__(
         self,
@@ -53,13 +52,6 @@ class Work(Protocol[JobT_contra, ResultT_co]):
 
 
 def run_locally(
-    jobs: Sequence[Job], out: Path, parallel: int, gpus: Sequence[str], bin_folder: Path = BIN_FOLDER
-) -> Generator[JobResult, None, None]:
-    """`run_each_locally` for `run_job`."""
-    return run_each_locally(run_job, jobs, out, parallel, gpus, bin_folder)
-
-
-def run_each_locally(
     work: Work[JobT_contra, ResultT_co],
     jobs: Sequence[JobT_contra],
     out: Path,
@@ -106,17 +98,6 @@ def run_each_locally(
 
 
 def run_on_ray(
-    jobs: Sequence[Job],
-    out: Path,
-    max_parallel: int | None,
-    bin_folder: Path = BIN_FOLDER,
-    on_start: Callable[[str], None] | None = None,
-) -> Generator[JobResult, None, None]:
-    """`run_each_on_ray` for `run_job`."""
-    return run_each_on_ray(run_job, failed_result, jobs, out, max_parallel, bin_folder, on_start)
-
-
-def run_each_on_ray(
     work: Work[JobT_contra, ResultT_co],
     failed: Callable[[JobT_contra, str, Path], ResultT_co],
     jobs: Sequence[JobT_contra],

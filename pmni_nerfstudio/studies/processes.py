@@ -83,6 +83,7 @@ def run_command(
     bin_folder: Path = BIN_FOLDER,
     environment: Mapping[str, str] | None = None,
     cancellation: Cancellation | None = None,
+    name: str | None = None,
 ) -> ResourceUsage:
     """Run a command and wait until it has exited.
 
@@ -92,6 +93,7 @@ def run_command(
         bin_folder: folder of the program.
         environment: variables to add to the environment of this process.
         cancellation: allows another thread to cancel the command.
+        name: beginning of the message if the command fails; by default its first two words.
 
     Raises:
         PmniError: the command failed; the message has its last error and the path of the log.
@@ -120,7 +122,7 @@ def run_command(
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         output = log.read_bytes()[before:].decode(errors="replace")
-        raise PmniError(f"{' '.join(command[:2])}: {_failure_message(output, process.returncode)} (see {log})")
+        raise PmniError(f"{name or ' '.join(command[:2])}: {_failure_message(output, process.returncode)} (see {log})")
     return ResourceUsage(seconds, usage.ru_maxrss / 1024)  # Linux reports kilobytes
 
 

@@ -11,14 +11,16 @@ from pmni_nerfstudio.geometry.hull import mask_distance_px
 
 GRAZING_COSINE = 0.01
 """Least cosine between a noisy normal and the direction to the camera, because measured normals face the camera."""
+_WAVES = 6
+"""Number of waves that are added up to a smooth field."""
 
 
-def smooth_fields(shape: tuple[int, int], count: int, rng: np.random.Generator, waves: int = 6) -> np.ndarray:
+def smooth_fields(shape: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray:
     """Random smooth vector fields (H, W, count) of a few waves across the frame, with a root mean square length of one."""
     v, u = np.meshgrid(np.linspace(0, 1, shape[0]), np.linspace(0, 1, shape[1]), indexing="ij")
-    frequency = rng.uniform(-3, 3, (2, count, waves))
-    phase = rng.uniform(0, 2 * np.pi, (count, waves))
-    amplitude = rng.standard_normal((count, waves))
+    frequency = rng.uniform(-3, 3, (2, count, _WAVES))
+    phase = rng.uniform(0, 2 * np.pi, (count, _WAVES))
+    amplitude = rng.standard_normal((count, _WAVES))
     angle = 2 * np.pi * (frequency[0] * u[..., None, None] + frequency[1] * v[..., None, None]) + phase
     field = (amplitude * np.cos(angle)).sum(-1)
     return field / np.sqrt((field**2).sum(-1).mean())

@@ -14,10 +14,12 @@ from pmni_nerfstudio.threads import one_thread
 
 BLOCK = 8
 """Samples along each side of a block; blocks that cannot contain the surface get a single value."""
+_NEWTON_STEPS = 8
+"""Newton steps that project each vertex onto the surface."""
 
 
 @one_thread()
-def surface_mesh(shape: Shape, resolution: int = 256, newton_steps: int = 8) -> trimesh.Trimesh:
+def surface_mesh(shape: Shape, resolution: int = 256) -> trimesh.Trimesh:
     """Watertight mesh of a shape's surface in the shape's own frame, with outward normals.
 
     All vertices lie on the surface; sharp edges are beveled by at most half the sample spacing.
@@ -25,7 +27,6 @@ def surface_mesh(shape: Shape, resolution: int = 256, newton_steps: int = 8) -> 
     Args:
         shape: the solid.
         resolution: samples along each side of the cube, rounded up to whole blocks.
-        newton_steps: Newton steps that project each vertex onto the surface.
     """
     blocks = -(-resolution // BLOCK)
     n = blocks * BLOCK
@@ -49,7 +50,7 @@ def surface_mesh(shape: Shape, resolution: int = 256, newton_steps: int = 8) -> 
 
     vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(spacing,) * 3, gradient_direction="descent")
     x = torch.from_numpy(vertices.astype(np.float64)) - half
-    for _ in range(newton_steps):
+    for _ in range(_NEWTON_STEPS):
         value, gradient = shape.gradient(x)
         x = x - (value / gradient.square().sum(-1))[:, None] * gradient
     return trimesh.Trimesh(x.numpy(), faces, process=False)

@@ -45,11 +45,10 @@ class ConvergenceMonitor:
     Args:
         masks: Masks of the views, from which the pixels are drawn.
         K: Intrinsics in pixels.
-        seed: Seed of the draw.
     """
 
-    def __init__(self, masks: Bool[np.ndarray, "n h w"], K: Float[np.ndarray, "n 3 3"], seed: int = 0) -> None:
-        pixels = draw_mask_pixels(masks, NUM_PIXELS, np.random.default_rng(seed))
+    def __init__(self, masks: Bool[np.ndarray, "n h w"], K: Float[np.ndarray, "n 3 3"]) -> None:
+        pixels = draw_mask_pixels(masks, NUM_PIXELS, np.random.default_rng(0))
         directions = [pixel_directions(*of_view) for of_view in zip(K, pixels, strict=True)]
         self._view = torch.arange(len(K)).repeat_interleave(pixels.shape[1])
         self._opengl_rays = torch.from_numpy(flip_y_and_z(np.concatenate(directions))).float()

@@ -225,6 +225,7 @@ class PmniTrainer(Trainer):
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.base_dir, prefix=".checkpoint-") as folder:
+            # Not in the folder of the checkpoints, of which nerfstudio takes every name for that of a checkpoint.
             torch.save(state, Path(folder) / path.name)
             os.replace(Path(folder) / path.name, path)
         if self.config.save_only_latest_checkpoint:

@@ -80,17 +80,7 @@ class LivePage(ViewerControl):
         assert isinstance(dataset, PmniDataset)
         self._dataset = dataset
         names = [dataset.scene.names[i] for i in dataset.views]
-        # Replaces nerfstudio's theme, whose title and links load files from other servers.
-        server.gui.configure_theme(control_layout="collapsible", dark_mode=True, brand_color=(76, 155, 232))
-        # Hides nerfstudio's cameras, which show the dataset's poses and not the refined ones.
-        viewer.config = dataclasses.replace(viewer.config, max_num_display_images=0)
-        viewer.hide_images.visible = viewer.show_images.visible = False
-        trainer = self._trainer
-        if trainer is None:
-            viewer.pause_train.visible = viewer.resume_train.visible = False
-        self._simplify_controls()
-        if model.device.type == "cpu" and trainer is not None:
-            viewer.control_panel._max_res.value = CPU_FRAME_PX
+        self._adapt_nerfstudio_page()
         self._start_c2w = opencv_from_nerfstudio(model.camera_optimizer.base_c2w)
         self._snapshot: Optional[Snapshot] = None
         self._residuals = ViewResiduals(model, len(names))
@@ -100,28 +90,16 @@ class LivePage(ViewerControl):
         images = [dataset.get_numpy_image(i) for i in range(len(names))]
         K, page_c2w = dataset.scene.K[list(dataset.views)], self._page_poses(self._start_c2w)
         self.frusta = Frusta(server, names, K, images, SCALE, page_c2w, self._clicked)
-        camera_sets: List[CameraSet] = ["refined", "registered", "start", "hidden"]
-        if not model.camera_optimizer.enabled:
-            camera_sets = ["refined", "hidden"]
-        elif not model.uses_registration:
-            camera_sets.remove("registered")
         lock = viewer.train_lock
         assert lock is not None
-        folder = viewer.log_filename.parent
-        self.actions = PageActions(model, dataset.scene, folder, lock, trainer, lambda: self._step)
-        save = self.actions.save if self.actions.can_save else None
-        # ns-train listens on this machine unless told otherwise; ns-viewer on all addresses, and its default is not ours.
-        may_write = trainer is not None or viewer.config.websocket_host in THIS_MACHINE
-        export = self.actions.export if may_write else None
-        controls = Controls(self._place_cameras, self._show_overlay, export, save)
-        self.panel = Panel(server, names, camera_sets, controls)
+        self._add_panel(names, lock)
         self._overlay = Overlay(server, model.field.sdf, model.device, lock, lambda: self._step, SCALE)
         self._mesh: Optional[viser.MeshHandle] = None
-        self._registering = trainer is not None
+        self._registering = self._trainer is not None
         Home(server, SCALE, *home_from_cameras(page_c2w))
         server.on_client_connect(self._connected)
         self.attached = True
-        if trainer is None:
+        if self._trainer is None:
             self.panel.show_stage("A trained run", None)
             self._show_verdict()
             self.panel.enable()
@@ -130,6 +108,37 @@ class LivePage(ViewerControl):
         else:
             self.panel.show_stage("Setting up", 0.0)
             CONSOLE.print(f"[bold green]{viewer.viewer_info[0]}", highlight=False, soft_wrap=True)
+
+    def _adapt_nerfstudio_page(self) -> None:
+        """Replace or hide what nerfstudio's page has and this one does differently."""
+        viewer = self.viewer
+        # Replaces nerfstudio's theme, whose title and links load files from other servers.
+        self.viser_server.gui.configure_theme(control_layout="collapsible", dark_mode=True, brand_color=(76, 155, 232))
+        # Hides nerfstudio's cameras, which show the dataset's poses and not the refined ones.
+        viewer.config = dataclasses.replace(viewer.config, max_num_display_images=0)
+        viewer.hide_images.visible = viewer.show_images.visible = False
+        if self._trainer is None:
+            viewer.pause_train.visible = viewer.resume_train.visible = False
+        self._simplify_controls()
+        if self._model.device.type == "cpu" and self._trainer is not None:
+            viewer.control_panel._max_res.value = CPU_FRAME_PX
+
+    def _add_panel(self, names: List[str], lock: threading.Lock) -> None:
+        """Add the panel of this package, and the actions of its buttons."""
+        model, viewer, trainer = self._model, self.viewer, self._trainer
+        camera_sets: List[CameraSet] = ["refined", "registered", "start", "hidden"]
+        if not model.camera_optimizer.enabled:
+            camera_sets = ["refined", "hidden"]
+        elif not model.uses_registration:
+            camera_sets.remove("registered")
+        folder = viewer.log_filename.parent
+        self.actions = PageActions(model, self._dataset.scene, folder, lock, trainer, lambda: self._step)
+        save = self.actions.save if self.actions.can_save else None
+        # ns-train listens on this machine unless told otherwise; ns-viewer on all addresses, and its default is not ours.
+        may_write = trainer is not None or viewer.config.websocket_host in THIS_MACHINE
+        export = self.actions.export if may_write else None
+        controls = Controls(self._place_cameras, self._show_overlay, export, save)
+        self.panel = Panel(self.viser_server, names, camera_sets, controls)
 
     @property
     def _trainer(self) -> Optional[PmniTrainer]:

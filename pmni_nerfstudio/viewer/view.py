@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from pmni_nerfstudio.evaluation.displayed_result import DisplayedResult
 from pmni_nerfstudio.evaluation.picture import object_windows
+from pmni_nerfstudio.export.photographs import linear_from_srgb
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.viewer.frusta import Frusta
 from pmni_nerfstudio.viewer.home import Home, home_from_cameras, oblique_direction
@@ -46,11 +47,6 @@ def colormapped(values: Float[np.ndarray, "v"], maximum: float) -> UInt8[np.ndar
     colors = (255 * colormap(np.nan_to_num(values) / max(maximum, 1e-12))[:, :3]).astype(np.uint8)
     colors[~np.isfinite(values)] = UNKNOWN_COLOR
     return colors
-
-
-def srgb_to_linear(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Convert sRGB values in [0, 1] to linear ones (IEC 61966-2-1)."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 class ResultPage:
@@ -129,7 +125,7 @@ class ResultPage:
                 show_mesh(self.server, vertices, mesh.faces, wireframe=self.surface.value == WIREFRAME)
             else:
                 # glTF vertex colors are linear.
-                linear = (255 * srgb_to_linear(colors / 255)).round().astype(np.uint8)
+                linear = (255 * linear_from_srgb(colors / 255)).round().astype(np.uint8)
                 colored = trimesh.Trimesh(vertices, mesh.faces, vertex_colors=linear, process=False)
                 self.server.scene.add_mesh_trimesh(SURFACE, colored)
 

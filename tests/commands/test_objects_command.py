@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from helpers.programs import run_forked
 from helpers.several_objects import APART, RADIUS, TOUCHING, ball, make_spheres, shuffled
 
 from pmni_nerfstudio.cli import main
@@ -22,6 +23,7 @@ from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.objects import common_poses
 from pmni_nerfstudio.studies import engines
+from pmni_nerfstudio.studies import job as job_module
 from pmni_nerfstudio.studies.job import RECORD, Job, JobResult
 
 TOO_LARGE = 1.02
@@ -32,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Jobs that were trained: the mesh of each is the sphere about the middle of its scene, slightly too large."""
     jobs: list[Job] = []
 
-    def run(remaining: list[Job], out: Path, *_) -> Iterator[JobResult]:
+    def run(work: object, remaining: list[Job], out: Path, *_) -> Iterator[JobResult]:
         for job in remaining:
             scene = read_scene(job.scene)
             assert scene.unknown is not None
@@ -120,8 +122,9 @@ def test_a_scene_without_labels_is_refused(tmp_path, trained, capsys):
 
 
 @pytest.mark.slow
-def test_touching_objects_are_trained_and_do_not_overlap(tmp_path):
+def test_touching_objects_are_trained_and_do_not_overlap(tmp_path, monkeypatch):
     """With real trainings, so short that the surfaces are rough."""
+    monkeypatch.setattr(job_module, "run_command", run_forked)
     spheres = make_spheres(TOUCHING, views=8, size=(48, 40))
     scene, out = spheres.write(tmp_path / "scene"), tmp_path / "out"
     options = ["--poses", "given", "--resolution", "64", "--train", "pmni-calibrated --max-num-iterations 10"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,6 +279,26 @@ def test_colors_come_from_the_photographs(tmp_path: Path, monkeypatch: pytest.Mo
     assert unseen.shape == (256, 256) and set(np.unique(unseen)) == {0, 255}
     assert 0 < record["levels"][1]["unseen"] < 0.4
     assert record["base_color"] == "image"
+
+
+def test_files_of_an_earlier_run_that_are_not_made_again_are_removed(tmp_path: Path):
+    out, mesh = tmp_path / "out", tmp_path / "mesh.ply"
+    trimesh.creation.icosphere(3).export(mesh)
+    run = partial(AssetCommand, out=out, texture_size=32, occlusion=False)
+    run(result=mesh, faces=(600, 300), formats=("glb", "obj", "stl")).main()
+    for name in ("mesh_900.glb", "notes.txt"):
+        (out / name).write_bytes(b"of somebody else")
+    run(result=mesh, faces=(600, 400), formats=("glb",)).main()
+    kept = {"mesh_900.glb", "notes.txt", "asset.json"}
+    assert {path.name for path in out.iterdir()} == kept | {"mesh_600.glb", "mesh_400.glb", "mesh_lod.glb"}
+    # Files that this run reads stay, and so do those that a damaged record names.
+    run(result=out / "mesh_400.glb", faces=(200,)).main()
+    assert {path.name for path in out.iterdir()} >= {"mesh_600.glb", "mesh_400.glb", "mesh_200.glb"}
+    (out / "asset.json").write_text(
+        json.dumps({"levels": [{"files": ["../mesh.ply", "notes.txt"]}], "all_levels": None, "material": None})
+    )
+    run(result=mesh, faces=(200,)).main()
+    assert mesh.is_file() and (out / "notes.txt").is_file()
 
 
 def test_up_is_that_of_the_cameras():

@@ -207,6 +207,11 @@ def test_encodings_are_decoded_to_linear_light(scene: Scene, tmp_path: Path):
     assert np.abs(linear_from_srgb(srgb_from_linear(linear)) - linear).max() < 1e-12
 
 
+def test_linear_values_are_those_of_the_standard():
+    stored, linear = np.array([0.0, 0.04, 0.5, 1.0]), [0, 0.04 / 12.92, 0.21404, 1]
+    np.testing.assert_allclose(linear_from_srgb(stored), linear, atol=1e-5)
+
+
 def test_invalid_photographs_are_one_line_errors(
     scene: Scene, mesh: trimesh.Trimesh, photographs: list[Photograph], tmp_path: Path
 ):

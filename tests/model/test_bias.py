@@ -13,7 +13,7 @@ from helpers.training import make_config, set_up
 from scipy.spatial.transform import Rotation
 
 RADIUS, HALF_EDGE = 0.8, 0.48
-WIDTH, HEIGHT, VIEWS = 153, 128, 20
+WIDTH, HEIGHT, VIEWS = 153, 128, 12
 CUBE = Cube(HALF_EDGE, Rotation.from_euler("xyz", [25, -35, 50], degrees=True))
 AXES = CUBE.axes.as_matrix()
 BALL = Ellipsoid((0, 0, 0), (RADIUS,) * 3)

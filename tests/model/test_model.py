@@ -70,7 +70,7 @@ def test_calibrated_training_recovers_the_sphere(
 @pytest.mark.slow
 def test_rough_poses_improve(tmp_path: Path):
     SynthCommand(out=tmp_path / "scene", shape="figure", views=12, width=96, height=80, rotation_noise_deg=5).main()
-    config = make_config("pmni", tmp_path / "scene", tmp_path, 500)
+    config = make_config("pmni", tmp_path / "scene", tmp_path, 300)
     trainer = set_up(config)
     truth = np.load(tmp_path / "scene" / "truth" / "truth.npz")["c2w"]
     poses = trainer.pipeline.model.camera_optimizer
@@ -97,7 +97,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "dense" else ()) for n in OPTIONS])
 def test_options_train(name: str, sphere_folder: Path, tmp_path: Path):
-    steps = 160
+    steps = 110
     trainer = set_up(make_config("pmni", sphere_folder, tmp_path, steps, **OPTIONS[name]))
     trainer.pipeline.datamanager.train_pixel_sampler.set_num_rays_per_batch(450)
     before, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
@@ -138,9 +138,8 @@ def test_normal_and_depth_losses_ignore_holes(tmp_path: Path):
     """Both are those of the batch without the pixels in holes; the mask loss is that of the whole batch."""
     scene_with_holes(make_sphere()).write(tmp_path / "scene")
     weights = LossWeights(normal=(1.0,), mask=(1.0,), depth=(1.0,))
-    trainer = set_up(
-        make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 10, pipeline__model__loss_weights=weights)
-    )
+    options = {"pipeline__model__loss_weights": weights, "pipeline__model__start": "hull"}
+    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 10, **options))
     model = trainer.pipeline.model
     bundle, batch = trainer.pipeline.datamanager.next_train(0)
     outputs = model(bundle)
@@ -163,7 +162,7 @@ def test_normal_and_depth_losses_ignore_holes(tmp_path: Path):
 def test_training_recovers_a_sphere_with_holes(tmp_path: Path):
     """A third of each mask has no normals, in other places in every view."""
     scene_with_holes(make_sphere(), 0.25).write(tmp_path / "scene")
-    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 250))
+    trainer = set_up(make_config("pmni-calibrated", tmp_path / "scene", tmp_path, 150))
     trainer.train()
     trainer.pipeline.model.eval()
     metrics = trainer.pipeline.get_average_eval_image_metrics()
@@ -186,7 +185,7 @@ def test_masks_enlarge_a_surface_that_is_too_small(sphere_folder: Path, tmp_path
         "pmni-calibrated",
         sphere_folder,
         tmp_path,
-        300,
+        200,
         pipeline__model__loss_weights=LossWeights(mask=(1.0,)),
         pipeline__model__start="sphere",
         pipeline__model__sdf_field=PmniFieldConfig(encoding="grid", sphere_radius=0.5),

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from helpers.holes import views_with_holes
-from helpers.registration import lattice, rotation_errors_deg, true_surface, turned
+from helpers.registration import affine_normals, bundle_problem, lattice, rotation_errors_deg, true_surface, turned
 from helpers.scenes import capture
 
-from pmni_nerfstudio.geometry.cameras import pixel_grid, project
+from pmni_nerfstudio.geometry.cameras import project
 from pmni_nerfstudio.geometry.interpolation import nearest
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Level, alternate
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
-from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
 from pmni_nerfstudio.registration.confidence import view_agreement
 from pmni_nerfstudio.registration.framing import frame_object
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
@@ -24,39 +21,12 @@ from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.relocalization import relocalize
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.symmetry import find_symmetry
-from pmni_nerfstudio.registration.views import Views
 from pmni_nerfstudio.synth.shapes import SHAPES
 
 SHORT = AlternationSchedule(
     levels=(Level(33, 5, blur=0.033, huber=0.15, hull_votes=3, slack_voxels=2.0), Level(65, 6, huber=0.05))
 )
 CRITERIA = Criteria(max_iterations=15, initial_damping=1e-4, damping_floor=1e-9, relative_decrease=1e-4)
-
-
-def problem(
-    poses: Poses,
-    seed: int = 0,
-    fixed_normals: bool = False,
-    views: Views | None = None,
-    surface: Surface | None = None,
-    **changes,
-) -> BundleProblem:
-    views = capture()[1] if views is None else views
-    surface = true_surface() if surface is None else surface
-    options = BundleOptions(**({"points": 400, "huber": 10.0} | changes))
-    depths = surface.depths(views, poses)
-    rng = np.random.default_rng(seed)
-    curves = contours(views, 40)
-    return BundleProblem(views, surface, poses, depths, curves, options, rng, fixed_normals=fixed_normals)
-
-
-def affine_normals(views: Views) -> Views:
-    """Views whose normal maps, before normalization, are affine functions of the pixel."""
-    x, y = np.moveaxis(pixel_grid(views.width, views.height), -1, 0)
-    x, y = x / views.width - 0.5, y / views.height - 0.5
-    slopes = np.random.default_rng(0).uniform(-1, 1, (len(views), 4))
-    normals = [np.stack([a * x + b * y, c * x + d * y, -1 + 0.1 * x], axis=-1) for a, b, c, d in slopes]
-    return replace(views, normals=np.stack(normals).astype(np.float32))
 
 
 def finite_differences(p: BundleProblem, poses: Poses, step: float) -> np.ndarray:
@@ -74,7 +44,7 @@ def test_gradient_of_normals_is_that_of_the_cost(fixed_normals, huber):
     that Gauss-Newton omits. What remains are lookups in single precision, 1e-5 of the gradient.
     """
     poses = turned(capture()[2], 2.0)
-    p = problem(
+    p = bundle_problem(
         poses,
         fixed_normals=fixed_normals,
         views=affine_normals(capture()[1]),
@@ -93,7 +63,7 @@ def test_gradient_of_silhouettes_is_that_of_the_cost():
     sdf = np.linalg.norm(lattice(129) - [0.1, -0.05, 0.15], axis=1) - 0.6
     surface = Surface(sdf.reshape(129, 129, 129).astype(np.float32))
     p, without = (
-        problem(
+        bundle_problem(
             poses, fixed_normals=True, surface=surface, points=50, silhouette_weight=weight, silhouette_huber_px=50.0
         )
         for weight in (1.0, 0.0)
@@ -105,7 +75,7 @@ def test_gradient_of_silhouettes_is_that_of_the_cost():
 
 def test_elimination_equals_a_dense_solution_for_poses_and_points():
     poses = turned(capture()[2], 1.0)
-    p = problem(poses, points=25, silhouette_weight=0.0)
+    p = bundle_problem(poses, points=25, silhouette_weight=0.0)
     linear = p.linearize(poses)
     views, points = len(p.views), len(p.points)
     rows, rights = [], []
@@ -138,7 +108,7 @@ def test_poses_come_back_on_the_true_surface():
     poses = turned(truth, 2.0)
     assert rotation_errors_deg(poses, truth).mean() > 1.0
     for seed in range(3):
-        p = problem(poses, seed, points=3000, huber=0.1)
+        p = bundle_problem(poses, seed, points=3000, huber=0.1)
         poses = solve(p, poses, CRITERIA).state
     errors = rotation_errors_deg(poses, truth)
     assert errors.mean() < 0.15
@@ -161,7 +131,7 @@ def test_alternation_recovers_poses_and_surface_and_is_deterministic():
 def test_no_point_is_seen_through_a_hole():
     _, views, truth = capture()
     holed = views_with_holes(views)
-    p, whole = (problem(truth, views=v) for v in (holed, views))
+    p, whole = (bundle_problem(truth, views=v) for v in (holed, views))
     for i, (seen, without) in enumerate(zip(p.visible, whole.visible)):
         row, column, _ = nearest(
             project(truth.to_camera(i, p.points[seen.index]), views.K[i]), views.width, views.height

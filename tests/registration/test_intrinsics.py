@@ -8,9 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from helpers.registration import lattice, rotation_errors_deg, true_surface, turned
+from helpers.registration import affine_normals, bundle_problem, lattice, rotation_errors_deg, true_surface, turned
 from helpers.scenes import capture, fitting_intrinsics
-from test_bundle import affine_normals, problem
 
 from pmni_nerfstudio.geometry.cameras import corrected_intrinsics
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Level, alternate
@@ -58,7 +57,7 @@ def skewed(views: Views) -> Views:
 def test_gradient_of_normals_by_intrinsics_is_that_of_the_cost(fixed_normals):
     views, truth = near_capture()
     views, poses = affine_normals(skewed(views)), turned(truth, 2.0)
-    p = problem(poses, fixed_normals=fixed_normals, views=views, silhouette_weight=0.0, depth_sigma_voxels=1e-4)
+    p = bundle_problem(poses, fixed_normals=fixed_normals, views=views, silhouette_weight=0.0, depth_sigma_voxels=1e-4)
     gradient = p.linearize_shared(poses, views.K, with_intrinsics=True).gradient
     np.testing.assert_allclose(p.shared_gradients.sum(axis=0), gradient[-3:], atol=1e-5 * np.abs(gradient).max())
     numeric = finite_differences(p, Cameras(poses, views.K), 2e-3)
@@ -73,7 +72,7 @@ def test_gradient_of_silhouettes_by_intrinsics_is_that_of_the_cost():
     sdf = np.linalg.norm(lattice(129) - [0.1, -0.05, 0.15], axis=1) - 0.6
     surface = Surface(sdf.reshape(129, 129, 129).astype(np.float32))
     p, without = (
-        problem(
+        bundle_problem(
             poses,
             fixed_normals=True,
             views=views,

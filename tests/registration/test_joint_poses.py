@@ -10,7 +10,14 @@ from helpers.registration import rotation_errors_deg, true_surface, turned
 from helpers.scenes import capture
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.registration.alternation import AlternationSchedule, all_moments, alternate, alternate_frames
+from pmni_nerfstudio.registration.alternation import (
+    AlternationSchedule,
+    Level,
+    Round,
+    all_moments,
+    alternate,
+    alternate_frames,
+)
 from pmni_nerfstudio.registration.bundle_adjustment.joint import JointProblem
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
@@ -77,3 +84,15 @@ def test_all_moments_cover_the_object_at_each():
     left[:, :, 40:], right[:, :, :40] = False, False
     union = all_moments([replace(views, masks=left), replace(views, masks=right)])
     assert np.array_equal(union.masks, views.masks) and union.unknown is None
+
+
+def test_the_residual_of_a_view_is_the_mean_over_the_moments_in_which_it_is_known():
+    _, views, truth = capture()
+    blank = replace(views, normals=np.zeros_like(views.normals))
+    schedule = AlternationSchedule(levels=(Level(33, 1, points=300, hull_votes=1),))
+    rounds: list[Round] = []
+    for frames in ([views], [views, blank], [blank]):
+        alternate_frames(frames, truth, schedule, on_round=rounds.append)
+    known, mixed, none = (one.residual_deg for one in rounds)
+    assert np.isfinite(known).all() and np.isfinite(mixed).all() and np.isnan(none).all()
+    assert rounds[1].median_residual_deg == np.median(mixed) and np.isnan(rounds[2].median_residual_deg)

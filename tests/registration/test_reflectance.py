@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.registration import rotation_errors_deg, true_surface, turned
+from helpers.registration import affine_normals, bundle_problem, rotation_errors_deg, true_surface, turned
 from helpers.scenes import capture
-from test_bundle import affine_normals, problem
 
 from pmni_nerfstudio.geometry.cameras import pixel_directions, pixel_grid
 from pmni_nerfstudio.geometry.reflectance_bias import COEFFICIENTS, ReflectanceBias
@@ -62,7 +61,7 @@ def test_removal_undoes_the_bias():
 def test_gradient_is_that_of_the_cost(fixed_poses):
     _, views, truth = capture()
     views, poses = affine_normals(views), turned(truth, 2.0)
-    bundle = problem(poses, views=views, silhouette_weight=0.0, depth_sigma_voxels=1e-4)
+    bundle = bundle_problem(poses, views=views, silhouette_weight=0.0, depth_sigma_voxels=1e-4)
     whole, state = BiasProblem(bundle, fixed_poses), BiasedPoses(poses, np.array(GLOSSY.coefficients))
     step, first = 2e-3, 6 * len(views)
 

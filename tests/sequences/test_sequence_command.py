@@ -65,7 +65,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch):
         block.main([str(out), *job])
         return running.BlockResult(job, None)
 
-    monkeypatch.setattr(running, "run_each_locally", lambda work, jobs, out, *_: (run_block(job, out) for job in jobs))
+    monkeypatch.setattr(running, "run_locally", lambda work, jobs, out, *_: (run_block(job, out) for job in jobs))
 
 
 def test_a_sequence_from_start_to_end(capture: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]):
@@ -101,7 +101,7 @@ def test_a_frame_is_done_again_if_its_data_or_its_neighbors_change(tmp_path: Pat
     moving = Plan(tmp_path, frames, settings, None)
     before = [moving.key(frame) for frame in frames]
     (tmp_path / "0001" / "mask" / "00.png").write_bytes(b"changed")
-    after = [moving.key(frame) for frame in frames]
+    after = [moving.key(frame) for frame in find_frames(tmp_path)]
     assert [a == b for a, b in zip(before, after)] == [True, False, True]
     assert replace(moving, settings=replace(settings, seed=1)).key(frames[0]) != before[0]
 
@@ -144,6 +144,16 @@ def test_blocks_are_consecutive_and_as_many_as_run_at_a_time():
     assert running.blocks_of(frames, None, "local", 2) == [("0", "1", "2", "3"), ("4", "5", "6")]
     assert running.blocks_of(frames, 3, "local", 2) == [("0", "1", "2"), ("3", "4", "5"), ("6",)]
     assert running.blocks_of([], None, "local", 2) == []
+
+
+def test_a_block_that_fails_is_named_by_its_frames(tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho error: no memory >&2\nexit 1\n")
+    python.chmod(0o755)
+    result = running.run_block(("0002", "0003", "0004"), tmp_path / "out", bin_folder=tmp_path)
+    assert result.reason is not None and result.reason.startswith("frames 0002 to 0004: no memory (see ")
+    result = running.run_block(("0002",), tmp_path / "out", bin_folder=tmp_path)
+    assert result.reason is not None and result.reason.startswith("frame 0002: no memory (see ")
 
 
 def test_a_start_takes_over_only_what_did_not_move():

@@ -14,14 +14,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import programs
 from helpers.documentation import documented_command, words_of
+from helpers.programs import run_forked
 from rich.console import Console
 
 from pmni_nerfstudio.cli import main
@@ -30,7 +31,7 @@ from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.studies import engines
 from pmni_nerfstudio.studies import job as job_module
 from pmni_nerfstudio.studies.engines import run_locally, run_on_ray
-from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, unsupported_reason
+from pmni_nerfstudio.studies.job import Job, JobResult, failed_result, run_job, unsupported_reason
 from pmni_nerfstudio.studies.processes import ResourceUsage, run_command
 from pmni_nerfstudio.studies.running import run_jobs
 from pmni_nerfstudio.studies.suite import read_suite
@@ -108,7 +109,7 @@ def run(
     jobs: Sequence[Job], out: Path, fake_commands: Path, parallel: int = 1, gpus: Sequence[str] = ()
 ) -> list[JobResult]:
     out.mkdir(exist_ok=True)
-    engine = lambda remaining: run_locally(remaining, out, parallel, gpus, fake_commands)  # noqa: E731
+    engine = lambda remaining: run_locally(run_job, remaining, out, parallel, gpus, fake_commands)  # noqa: E731
     return run_jobs(jobs, out, engine, Console(quiet=True), lambda method: None)
 
 
@@ -134,7 +135,7 @@ def test_a_failed_job_is_reported_and_the_others_go_on(tmp_path: Path, fake_comm
 
 def test_unsupported_methods_are_reported_and_not_started(tmp_path: Path, fake_commands: Path):
     (one,) = scenes(tmp_path, "one")
-    engine = lambda remaining: run_locally(remaining, tmp_path, 1, (), fake_commands)  # noqa: E731
+    engine = lambda remaining: run_locally(run_job, remaining, tmp_path, 1, (), fake_commands)  # noqa: E731
     found = run_jobs([Job("a", one), Job("b", one)], tmp_path, engine, Console(quiet=True), {"a": "no GPU"}.get)
     assert [o.reason for o in found] == ["no GPU", None]
     assert started(fake_commands) == ["b -"]
@@ -161,7 +162,7 @@ def test_the_reason_of_a_failure_is_the_last_error_message_of_the_command(
     (one,) = scenes(tmp_path, "one")
     (tmp_path / "out").mkdir()
     console = Console(record=True, file=io.StringIO())
-    engine = lambda remaining: run_locally(remaining, tmp_path / "out", 1, (), fake_commands)  # noqa: E731
+    engine = lambda remaining: run_locally(run_job, remaining, tmp_path / "out", 1, (), fake_commands)  # noqa: E731
     (result,) = run_jobs([Job(method, one)], tmp_path / "out", engine, console, lambda method: None)
     assert result.reason is not None and result.reason.startswith(reason)
     assert reason in console.export_text()
@@ -181,9 +182,8 @@ def test_each_gpu_runs_one_job_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
             busy[gpu] -= 1
         return failed_result(job, "", out)
 
-    monkeypatch.setattr(engines, "run_job", fake_job)
     jobs = [Job("a", tmp_path, seed) for seed in range(12)]
-    assert len(list(run_locally(jobs, tmp_path, 2, ("3", "5")))) == 12
+    assert len(list(run_locally(fake_job, jobs, tmp_path, 2, ("3", "5")))) == 12
     assert most == {"3": 1, "5": 1} and used.total() == 12
 
 
@@ -243,11 +243,12 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from pmni_nerfstudio.studies.engines import run_locally
+from pmni_nerfstudio.studies.job import run_job
 from pmni_nerfstudio.studies.running import run_jobs
 from pmni_nerfstudio.studies.suite import read_suite
 out, bin_folder = Path(sys.argv[2]), Path(sys.argv[3])
 jobs = read_suite(Path(sys.argv[1]))
-run_jobs(jobs, out, lambda remaining: run_locally(remaining, out, 1, (), bin_folder), Console(), lambda method: None)
+run_jobs(jobs, out, lambda remaining: run_locally(run_job, remaining, out, 1, (), bin_folder), Console(), lambda method: None)
 """
 
 
@@ -374,14 +375,14 @@ def test_a_missing_ray_cluster_is_a_one_line_error(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ray, "init", no_cluster)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(PmniError, match="RAY_ADDRESS=auto: .*Could not connect to it"):
-        list(run_on_ray([], tmp_path, None))
+        list(run_on_ray(run_job, failed_result, [], tmp_path, None))
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port", "127.0.0.1:99999"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(PmniError, match=f"RAY_ADDRESS={address}: no connection"):
-            list(run_on_ray([], tmp_path, None))
+            list(run_on_ray(run_job, failed_result, [], tmp_path, None))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PmniError, match="isn't installed; run pip install"):
-        list(run_on_ray([], tmp_path, None))
+        list(run_on_ray(run_job, failed_result, [], tmp_path, None))
 
 
 @pytest.mark.slow
@@ -392,7 +393,7 @@ def test_ray_runs_the_jobs(tmp_path: Path, fake_commands: Path, monkeypatch: pyt
     jobs = [Job("a", one, seed) for seed in (1, 2)] + [Job("bad", one)]
     (tmp_path / "out").mkdir()
     messages: list[str] = []
-    found = list(run_on_ray(jobs, tmp_path / "out", 1, fake_commands, messages.append))
+    found = list(run_on_ray(run_job, failed_result, jobs, tmp_path / "out", 1, fake_commands, messages.append))
     assert {o.seed: o.metrics["surface"]["chamfer"] for o in found if o.metrics} == {1: 1.5, 2: 2.5}
     assert sum(o.reason is not None for o in found) == 1 and "1 node" in messages[0]
     assert len(started(fake_commands)) == 3
@@ -413,16 +414,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real ns-train and pmni, without the time of their imports, and with coarse meshes."""
 
-    def run_forked(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, **_):
-        start = time.perf_counter()
-        coarse = ["--resolution", "128"] if "eval" in command else []
-        ended = programs.run([*command, *coarse], environment=environment)
-        log.write_text(ended.output)
-        if ended.code != 0:
-            raise PmniError(ended.output[-2000:])
-        return ResourceUsage(time.perf_counter() - start, 1.0)
+    def run_coarse(command: Sequence[str], log: Path, **options: Any) -> ResourceUsage:
+        return run_forked([*command, *(["--resolution", "128"] if "eval" in command else [])], log, **options)
 
-    monkeypatch.setattr(job_module, "run_command", run_forked)
+    monkeypatch.setattr(job_module, "run_command", run_coarse)
 
 
 def logged_commands(folder: Path) -> Callable[[list[str]], ResourceUsage]:

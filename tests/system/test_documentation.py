@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -209,38 +209,41 @@ def parse(program: str, arguments: list[str]) -> None:
     Raises:
         SystemExit: the program has no such arguments.
     """
-    if program == "pmni":
-        parse_with_tyro(cli.command_class(arguments[0]), arguments[1:])
-    elif program == "ns-train":
-        from nerfstudio.configs.method_configs import all_methods
-
-        config = all_methods[arguments[0]]
-        parse_with_tyro(type(config), arguments[1:], default=config)
+    if program in ("pmni", "ns-train"):
+        parser_of(program, arguments[0]).parse_args(arguments[1:])
     elif program.startswith("ns-"):
-        from nerfstudio.scripts import eval as evaluation
-        from nerfstudio.scripts import exporter, render
-        from nerfstudio.scripts.viewer import run_viewer
-
-        commands = {
-            "ns-export": exporter.Commands,
-            "ns-render": render.Commands,
-            "ns-eval": evaluation.ComputePSNR,
-            "ns-viewer": run_viewer.RunViewer,
-        }
-        parse_with_tyro(commands[program], arguments)
+        parser_of(program).parse_args(arguments)
     elif arguments[0] == "-m":
         assert arguments[1] == "pmni_nerfstudio"
         cli.main(arguments[2:])
     elif arguments[0].startswith("scripts/"):
         assert (ROOT / arguments[0]).is_file()
     elif arguments[0].startswith("examples/"):
-        parse_with_tyro(runpy.run_path(str(ROOT / arguments[0]))["main"], arguments[1:])
+        tyro.extras.get_parser(runpy.run_path(str(ROOT / arguments[0]))["main"]).parse_args(arguments[1:])
     else:
         parse_with_argparse(ROOT / arguments[0], arguments[1:])
 
 
-def parse_with_tyro(command: Callable, arguments: list[str], **options) -> None:
-    tyro.extras.get_parser(command, **options).parse_args(arguments)
+@lru_cache
+def parser_of(program: str, name: str = "") -> argparse.ArgumentParser:
+    """Parser of a program, and of one of its subcommands or methods."""
+    if program == "pmni":
+        return tyro.extras.get_parser(cli.command_class(name))
+    if program == "ns-train":
+        from nerfstudio.configs.method_configs import all_methods
+
+        return tyro.extras.get_parser(type(all_methods[name]), default=all_methods[name])
+    from nerfstudio.scripts import eval as evaluation
+    from nerfstudio.scripts import exporter, render
+    from nerfstudio.scripts.viewer import run_viewer
+
+    commands = {
+        "ns-export": exporter.Commands,
+        "ns-render": render.Commands,
+        "ns-eval": evaluation.ComputePSNR,
+        "ns-viewer": run_viewer.RunViewer,
+    }
+    return tyro.extras.get_parser(commands[program])
 
 
 def parse_with_argparse(script: Path, arguments: list[str]) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.importer_files import write_transforms
-from helpers.programs import run
+from helpers.programs import Program, run
 from helpers.scenes import make_tilted_ellipsoid
 
 from pmni_nerfstudio.commands.synth import SynthCommand
@@ -33,7 +32,7 @@ class Workspace:
 
     folder: Path
     finished: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Seconds that a command takes when left alone, and the number of files that it leaves."""
+    """CPU time in seconds that a command takes when left alone, and the number of files that it leaves."""
 
     @property
     def config(self) -> Path:
@@ -60,11 +59,11 @@ class Workspace:
         """Run a command to its end, once; see `finished`. A suite, which takes longest, is estimated from a training."""
         if name == "suite":
             seconds, files = self.finish("train")
-            return 2 * seconds, files  # its job trains and evaluates
+            return 1.5 * seconds, files  # its job trains from a hull and evaluates, and imports everything twice
         if name not in self.finished:
-            start = time.monotonic()
-            assert run(self.words(name, self.folder / name)).code == 0
-            self.finished[name] = time.monotonic() - start, count_whole_files(self.folder / name)
+            ended, seconds = Program(self.words(name, self.folder / name)).watch()
+            assert ended.code == 0
+            self.finished[name] = seconds, count_whole_files(self.folder / name)
         return self.finished[name]
 
 
@@ -73,7 +72,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("kills")
     SynthCommand(out=folder / "scene", views=6, width=48, height=40, mesh_resolution=32, rotation_noise_deg=3).main()
     (folder / "suite.yml").write_text(
-        "scenes: [scene]\nmethods: [{name: pmni-calibrated, flags: [--max-num-iterations, 15]}]\nseeds: [1]\n"
+        "scenes: [scene]\nseeds: [1]\neval: [--resolution, '96']\n"
+        "methods: [{name: pmni-calibrated, flags: [--max-num-iterations, 15, --pipeline.model.start, hull]}]\n"
     )
     write_transforms(folder / "source", make_tilted_ellipsoid())
     assert run(["pmni", "--version"]).code == 0  # the imports of all programs, which no time below should include
@@ -102,6 +102,11 @@ def count_whole_files(folder: Path) -> int:
     return count
 
 
+def was_killed(words: list[str], cpu_seconds: float) -> bool:
+    """Run a command, and kill it after this CPU time; whether it was still running then."""
+    return Program(words).watch(cpu_seconds)[0].code == -signal.SIGKILL
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(9, marks=pytest.mark.exhaustive)], ids=["two_kills", "nine_kills"])
 @pytest.mark.parametrize("name", COMMANDS)
@@ -114,13 +119,13 @@ def test_a_kill_leaves_no_partial_file_and_a_restart_succeeds(
     moments = np.random.default_rng(len(name)).uniform(0.3, 0.9, kills) * seconds
     killed, beside, share = 0, 0, 1.0
     for moment in moments:
-        if run(workspace.words(name, out), seconds=share * float(moment)).code == -signal.SIGKILL:
+        if was_killed(workspace.words(name, out), share * float(moment)):
             killed += 1
-        else:  # the machine is less busy than when the command was timed: start over, and kill earlier from now on
+        else:  # it needed less time than when it was timed: start over, and kill earlier from now on
             count_whole_files(out)
             shutil.rmtree(out)
             share /= 2
-            killed += run(workspace.words(name, out), seconds=share * float(moment)).code == -signal.SIGKILL
+            killed += was_killed(workspace.words(name, out), share * float(moment))
         count_whole_files(out)
         if name == "prepare" and out.exists():
             assert read_scene(out).num_views == 8  # a whole scene or none

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structure of the package: no module imports from a higher layer, no modules import each other, none is too long."""
+"""Structure of the package: no module imports from a higher layer, no modules import each other, none is too long, and folders list their modules."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,21 @@ def test_synthetic_scenes_are_used_by_commands_alone():
         module for module, found in IMPORTS.items() for other, _ in found if other.startswith("pmni_nerfstudio.synth")
     }
     assert all(user.split(".")[1] in ("synth", "commands") for user in users), users
+
+
+def test_lists_of_modules_are_complete():
+    """A folder's docstring that lists modules lists all of them, and no others."""
+    listed = {}
+    for path in PACKAGE.rglob("__init__.py"):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        names = [name for line in re.findall(r"^ *([a-z0-9_, ]+):", text, re.MULTILINE) for name in line.split(", ")]
+        listed[path.parent] = {name.strip() for name in names}
+    assert sum(map(bool, listed.values())) >= 10
+    for folder, names in listed.items():
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+        if names & modules:
+            folders = {path.name for path in folder.iterdir() if path.is_dir()}
+            assert names - folders == modules, folder
 
 
 def test_no_module_is_too_long():

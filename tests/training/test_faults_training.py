@@ -53,11 +53,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(scene: Path, out: Path, name: str, **changes: Any):
-    """Configuration of 60 steps with pose steps, convergence checks, evaluation images, and all checkpoints kept."""
-    options: Dict[str, Any] = {"timestamp": name, "steps_per_save": 25, "save_only_latest_checkpoint": False}
-    options |= {"steps_per_eval_image": 20, "pipeline__model__steps_per_pose_step": 15}
-    options |= {"pipeline__model__converged_normals_deg": 1e-9, "pipeline__model__schedule_steps": 30}
-    return make_config("pmni", scene, out, 60, **(options | changes))
+    """Configuration of 40 steps with pose steps, convergence checks, evaluation images, and all checkpoints kept."""
+    options: Dict[str, Any] = {"timestamp": name, "steps_per_save": 15, "save_only_latest_checkpoint": False}
+    options |= {"steps_per_eval_image": 15, "pipeline__model__steps_per_pose_step": 10}
+    options |= {"pipeline__model__converged_normals_deg": 1e-9, "pipeline__model__schedule_steps": 20}
+    options |= {"pipeline__model__steps_per_grid_update": 10}
+    return make_config("pmni", scene, out, 40, **(options | changes))
 
 
 @pytest.mark.slow
@@ -68,9 +69,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(registration: bool, scene: Pa
     whole = set_up(configured(scene, tmp_path, "whole", **options))
     first = train(whole)
     assert max_difference(first, train(set_up(configured(scene, tmp_path, "again", **options)))) == 0
-    resumed = set_up(configured(scene, tmp_path, "on", load_dir=whole.checkpoint_dir, load_step=25, **options))
+    resumed = set_up(configured(scene, tmp_path, "on", load_dir=whole.checkpoint_dir, load_step=15, **options))
     second = train(resumed)
-    assert set(second) == set(range(26, 60))
+    assert set(second) == set(range(16, 40))
     assert max_difference(first, second) <= 1e-6
     for name, value in tensors_of(whole).items():
         torch.testing.assert_close(tensors_of(resumed)[name], value, msg=name)

@@ -32,6 +32,12 @@ def test_lines_at_new_stages_and_tenths_only():
     ]
 
 
+def test_stages_without_a_residual_print_none():
+    out = io.StringIO()
+    ProgressLines(Console(file=out, width=20), "Registration")("depth maps", 0.0, float("nan"))
+    assert out.getvalue() == "Registration: 0%, depth maps\n"
+
+
 def test_the_remaining_time_counts_to_the_end_of_the_schedule_and_then_to_the_maximum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -28,7 +28,7 @@ from pmni_nerfstudio.export.cameras import write_result_cameras
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.viewer.home import home_from_cameras, oblique_direction
 from pmni_nerfstudio.viewer.markdown import as_text
-from pmni_nerfstudio.viewer.view import MAX_ERROR_DEG, RADIUS, ResultPage, colormapped, srgb_to_linear
+from pmni_nerfstudio.viewer.view import MAX_ERROR_DEG, RADIUS, ResultPage, colormapped
 
 
 def true_sphere(world_from_unit: np.ndarray, growth: float = 0.0) -> trimesh.Trimesh:
@@ -184,12 +184,6 @@ def test_values_are_mapped_to_colors():
     assert colors[0, 2] > colors[0, 1]  # viridis runs from dark blue to yellow
     assert colors[1, 0] > 200 and colors[1, 1] > 200 and colors[1, 2] < 100
     assert len(set(colors[2])) == 1
-
-
-def test_srgb_is_converted_to_linear_values():
-    np.testing.assert_allclose(
-        srgb_to_linear(np.array([0.0, 0.04, 0.5, 1.0])), [0, 0.04 / 12.92, 0.21404, 1], atol=1e-5
-    )
 
 
 def test_markdown_characters_are_escaped():

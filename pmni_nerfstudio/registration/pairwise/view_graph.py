@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View graph: poses of unordered views, placed one after another from pairwise hypotheses as in incremental
-structure from motion."""
+"""View graph: poses of unordered views from hypotheses of their relative poses.
+
+Views are placed one after another, as in incremental structure from motion.
+"""
 
 from __future__ import annotations
 
