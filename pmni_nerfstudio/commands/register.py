@@ -42,11 +42,14 @@ class RegisterCommand:
         from rich.console import Console
 
         from pmni_nerfstudio.data.files import make_output_folder
+        from pmni_nerfstudio.data.reduction import Reduction, registration_step
         from pmni_nerfstudio.data.scene import read_scene
 
         check_seed(self.seed)
         console = Console(stderr=True)
-        scene = read_scene(self.data, self.normals_folder)
+        scene = read_scene(
+            self.data, self.normals_folder, reduce=lambda height, width: Reduction(registration_step(height, width))
+        )
         make_output_folder(self.output_dir)
         print_warnings(scene.warnings)
         from pmni_nerfstudio.export.registration import PICTURE, write_registration

@@ -27,12 +27,15 @@ import numpy as np
 
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import pixel_directions
+from pmni_nerfstudio.geometry.normals import has_normal
 from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of
 
 NUM_SAMPLES = 2048
 """Approximate number of pixels examined per view, spread evenly over the mask."""
 MIN_FACING = 0.9
 """Minimum fraction of normals that face the camera in a valid map. Noise of 20 degrees on a sphere leaves 97%."""
+_MARGIN_PX = 16
+"""Background around the mask that is looked at; the filters reach up to 8 pixels."""
 MIN_RIM_PIXELS = 50
 """Views with fewer rim pixels provide no rim evidence."""
 
@@ -112,6 +115,43 @@ def camera_from_stored(
     return spaces[::-1] if is_world_space else spaces
 
 
+@dataclass(frozen=True, eq=False)
+class AxisSamples:
+    """The normals of one view on which the cues depend, in any axes."""
+
+    rays: np.ndarray
+    """(P, 3) rays through pixels of the mask, at depth 1."""
+    normals: np.ndarray
+    """(P, 3) normals of these pixels."""
+    outward: np.ndarray
+    """(Q, 2) outward directions of the mask at its rim."""
+    rim_normals: np.ndarray
+    """(Q, 3) normals there."""
+    inner: np.ndarray
+    """(R, 3) normals of pixels whose neighbors have normals."""
+    along_x: np.ndarray
+    """(R, 3) differences of the normals of their neighbors right and left."""
+    along_y: np.ndarray
+    """(R, 3) the same below and above."""
+
+    def evidence(self, camera_from_stored: np.ndarray, turn: np.ndarray | None = None) -> AxisEvidence:
+        """Measure the three cues for all `axis_corrections()`.
+
+        Args:
+            camera_from_stored: matrix (3, 3) by which the stored normals become normals in OpenCV camera axes.
+            turn: matrix (3, 3) by which the normals sampled do; None if they are in these axes.
+        """
+        candidates = np.stack([camera_from_stored @ c.axes @ camera_from_stored.T for c in axis_corrections()])
+        candidates = (candidates if turn is None else candidates @ turn).astype(np.float32)
+        # ray . (C n) for all pixels and all candidates C at once
+        facing = np.einsum("pi,mij,pj->pm", self.rays, candidates, self.normals, optimize=True) < 0
+        return AxisEvidence(
+            facing.mean(axis=0),
+            _rim_agreement(self.rim_normals, self.outward, candidates),
+            _integrability(self.inner, self.along_x, self.along_y, candidates),
+        )
+
+
 def measure_axes(normals: np.ndarray, mask: np.ndarray, K: np.ndarray, camera_from_stored: np.ndarray) -> AxisEvidence:
     """Measure the three cues in one view for all `axis_corrections()`.
 
@@ -121,19 +161,24 @@ def measure_axes(normals: np.ndarray, mask: np.ndarray, K: np.ndarray, camera_fr
         K: (3, 3) intrinsics, pixel centers at integers.
         camera_from_stored: (3, 3) rotation by which these normals were computed from the stored ones.
     """
-    candidates = np.stack([camera_from_stored @ c.axes @ camera_from_stored.T for c in axis_corrections()])
-    candidates = candidates.astype(np.float32)
-    valid = mask & normals.any(axis=-1)
+    return sample_axes(normals, mask, K).evidence(camera_from_stored)
+
+
+def sample_axes(normals: np.ndarray, mask: np.ndarray, K: np.ndarray) -> AxisSamples:
+    """Sample a view for the cues; see `measure_axes`, but the normals may be in any axes."""
+    (top, bottom), (left, right) = _extent(mask.any(axis=1)), _extent(mask.any(axis=0))
+    # The border of the crop takes part in no cue unless it is the image's own.
+    crop = np.s_[top:bottom, left:right]
+    at_border = (top == 0, bottom == mask.shape[0], left == 0, right == mask.shape[1])
+    K = K.copy()
+    K[:2, 2] -= left, top
+    normals, mask = normals[crop], mask[crop]
+    valid = mask & has_normal(normals)
     every = max(1, int(valid.sum()) // NUM_SAMPLES)
     y, x = (index[::every] for index in np.nonzero(valid))
     rays = pixel_directions(K, np.stack([x, y], axis=-1)).astype(np.float32)
-    # ray . (C n) for all pixels and all candidates C at once
-    facing = np.einsum("pi,mij,pj->pm", rays, candidates, normals[y, x].astype(np.float32), optimize=True) < 0
-    return AxisEvidence(
-        facing.mean(axis=0),
-        _rim_agreement(normals, mask, valid, candidates),
-        _integrability(normals, valid, candidates),
-    )
+    sampled = normals[y, x].astype(np.float32)
+    return AxisSamples(rays, sampled, *_rim(normals, mask, valid, at_border), *_inner(normals, valid))
 
 
 def check_axes(
@@ -206,46 +251,64 @@ def check_axes(
     ]
 
 
-def _rim_agreement(normals: np.ndarray, mask: np.ndarray, valid: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Agreement (M,) of corrected normals with the outward direction of the mask at its rim; 0 without evidence.
+def _extent(occupied: np.ndarray) -> tuple[int, int]:
+    """First and last place (exclusive) of the true elements (n,), with a margin that the cues' filters do not exceed."""
+    places = np.flatnonzero(occupied)
+    if not places.size:
+        return 0, len(occupied)
+    return max(0, int(places[0]) - _MARGIN_PX), min(len(occupied), int(places[-1]) + 1 + _MARGIN_PX)
+
+
+def _rim(
+    normals: np.ndarray, mask: np.ndarray, valid: np.ndarray, at_border: tuple[bool, bool, bool, bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outward directions (Q, 2) of the mask at its rim, and the normals (Q, 3) there.
 
     Args:
         normals: (H, W, 3).
         mask: (H, W).
         valid: (H, W), mask pixels with a normal.
-        candidates: corrections (M, 3, 3) in camera axes.
+        at_border: whether the map ends at the image's border: top, bottom, left and right.
     """
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
     rim = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2).astype(bool)
     # At the border of the image the mask ends although the surface continues.
-    border = 4
-    frame = np.zeros_like(mask)
-    frame[border:-border, border:-border] = True
-    y, x = np.nonzero(rim & frame & valid)
-    if len(y) < MIN_RIM_PIXELS:
-        return np.zeros(len(candidates))
+    rim &= valid
+    for side, is_border in zip((np.s_[:4], np.s_[-4:], np.s_[:, :4], np.s_[:, -4:]), at_border, strict=True):
+        if is_border:
+            rim[side] = False
+    y, x = np.nonzero(rim)
     outward = -np.stack([cv2.Sobel(blurred, cv2.CV_32F, *axis)[y, x] for axis in ((1, 0), (0, 1))], axis=-1)
     length = np.linalg.norm(outward, axis=-1, keepdims=True)
     outward = np.divide(outward, length, out=np.zeros_like(outward), where=length > 1e-6)
-    rim_normals = normals[y, x].astype(np.float32)
+    return outward, normals[y, x].astype(np.float32)
+
+
+def _rim_agreement(rim_normals: np.ndarray, outward: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Agreement (M,) of normals (Q, 3), corrected by (M, 3, 3), with outward directions (Q, 2); 0 without evidence."""
+    if len(outward) < MIN_RIM_PIXELS:
+        return np.zeros(len(candidates))
     in_image = np.einsum("mai,pi->mpa", candidates[:, :2], rim_normals)
     products = in_image * outward
     weight = np.abs(products).sum(axis=1)
     # A surface that ends at its contour without turning away, or that turns along one axis only, gives no evidence.
-    enough = weight > 0.1 * len(y)
+    enough = weight > 0.1 * len(outward)
     return np.divide(products.sum(axis=1), weight, out=np.zeros_like(weight), where=enough).mean(axis=1)
 
 
-def _integrability(normals: np.ndarray, valid: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Correlation (M,) of d/dy (n_x / n_z) with d/dx (n_y / n_z), both times n_z squared, inside the valid pixels."""
+def _inner(normals: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normals (R, 3) of pixels inside the valid ones, and the differences of their neighbors' along x and y."""
     inside = cv2.erode(valid.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     inside[[0, -1]] = inside[:, [0, -1]] = False
     every = max(1, int(inside.sum()) // NUM_SAMPLES)
     y, x = (index[::every] for index in np.nonzero(inside))
-    turned = candidates.transpose(2, 0, 1)  # (3, M, 3): n @ turned is (P, M, 3)
-    n = np.tensordot(normals[y, x], turned, axes=1)
-    along_x = np.tensordot(normals[y, x + 1] - normals[y, x - 1], turned, axes=1)
-    along_y = np.tensordot(normals[y + 1, x] - normals[y - 1, x], turned, axes=1)
+    return normals[y, x], normals[y, x + 1] - normals[y, x - 1], normals[y + 1, x] - normals[y - 1, x]
+
+
+def _integrability(inner: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Correlation (M,) of d/dy (n_x / n_z) with d/dx (n_y / n_z), both times n_z squared; see `AxisSamples`."""
+    turned = candidates.transpose(2, 0, 1)  # (3, M, 3): n @ turned is (R, M, 3)
+    n, along_x, along_y = (np.tensordot(vectors, turned, axes=1) for vectors in (inner, along_x, along_y))
     zxy = n[..., 2] * along_y[..., 0] - n[..., 0] * along_y[..., 2]
     zyx = n[..., 2] * along_x[..., 1] - n[..., 1] * along_x[..., 2]
     power = ((zxy**2).sum(axis=0) + (zyx**2).sum(axis=0)) / 2

@@ -18,6 +18,7 @@ import scipy.linalg
 from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.files import read_json_object
 from pmni_nerfstudio.data.npz import read_npz, write_npz
+from pmni_nerfstudio.data.packed_masks import Masks
 from pmni_nerfstudio.data.unit_sphere import fitted_sphere
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import pixel_directions
@@ -31,7 +32,7 @@ _IDENTITY = " (scale_mat is the identity, which is right only if the object lies
 
 
 def read_cameras(
-    path: str | os.PathLike[str], num_views: int, masks: np.ndarray | None = None
+    path: str | os.PathLike[str], num_views: int, masks: Masks | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read and check cameras_sphere.npz. Each `world_mat_i` may have any nonzero overall factor.
 
@@ -222,7 +223,7 @@ def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, heig
     return warnings
 
 
-def warn_outside_sphere(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: np.ndarray) -> list[str]:
+def warn_outside_sphere(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: Masks) -> list[str]:
     """Warn if most of a mask is outside of the image of the unit sphere, which should contain the object.
 
     This is not an error because poses may be rough.
@@ -250,7 +251,7 @@ def warn_outside_sphere(path: str | os.PathLike[str], K: np.ndarray, c2w: np.nda
     ]
 
 
-def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: np.ndarray) -> list[str]:
+def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndarray, masks: Masks) -> list[str]:
     """Warn if cameras coincide or the object fills little of the unit sphere; reject inconsistent units.
 
     Args:
@@ -280,7 +281,7 @@ def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndar
             "check that poses are world to camera, not camera to world"
         )
     radius = np.sqrt(K[:, 0, 0] * K[:, 1, 1] / (distance**2 - 1))  # approximate radius of the sphere's image, in pixels
-    size = np.sqrt(masks.sum(axis=(1, 2)) / np.pi)
+    size = np.sqrt(np.array([mask.sum() for mask in masks]) / np.pi)
     filled = size / radius
     if filled.min() > 10:
         raise SceneError(

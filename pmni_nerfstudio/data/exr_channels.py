@@ -39,7 +39,7 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
         raise SceneError(f"{path}: is not an EXR file; export it again")
     channels: dict[str, np.ndarray] = {}
     try:
-        is_whole, values = True, 0
+        is_whole, is_rgb, values = True, False, 0
         with OpenEXR.File(str(path), header_only=True) as file:
             num_parts = len(file.parts)
             for part in range(num_parts):
@@ -50,19 +50,23 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
                 width, height = (int(side) for side in high - low + 1)
                 check_pixels(path, width, height)
                 values += width * height * len(header["channels"])
+                is_rgb = {channel.name for channel in header["channels"]} == set("RGB") and num_parts == 1
         if values > _MAX_VALUES:
             raise SceneError(
                 f"{path}: has {values:,} values in all channels, at most {_MAX_VALUES:,} are supported; export fewer layers"
             )
-        with OpenEXR.File(str(path), separate_channels=True) as file:
+        with OpenEXR.File(str(path), separate_channels=not is_rgb) as file:
             if len(file.parts) != num_parts:  # the library leaves out parts that it can't decode
                 raise ValueError("damaged part")
-            for number, part in enumerate(file.parts):
+            if is_rgb:  # without copies of the channels
+                pixels = file.channels()["RGB"].pixels.astype(np.float32, copy=False)
+                channels = {name: pixels[..., place] for place, name in enumerate("RGB")}
+            for number, part in enumerate(() if is_rgb else file.parts):
                 for name, channel in file.channels(number).items():
                     # Other programs than Blender name only the part, and not the channels, by the layer.
                     layer = f"{part.name()}." if len(file.parts) > 1 and "." not in name else ""
                     if name != "A":
-                        channels[layer + name] = channel.pixels.astype(np.float32)
+                        channels[layer + name] = channel.pixels.astype(np.float32, copy=False)
         if not channels or len({pixels.shape for pixels in channels.values()}) > 1:
             raise ValueError("no channels, or channels of different sizes")
     except SceneError:
@@ -73,6 +77,20 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
     if not is_whole:
         raise SceneError(f"{path}: is cropped (data window and display window differ); export the whole image")
     return channels
+
+
+def interleaved(channels: list[np.ndarray]) -> np.ndarray:
+    """Image (H, W, C) of channels (H, W); the image itself, without a copy, if they are its channels in their order."""
+    image = channels[0].base
+    shape = (*channels[0].shape, len(channels))
+    if isinstance(image, np.ndarray) and image.shape == shape and image.flags.c_contiguous:
+        if all(np.may_share_memory(image[..., i], c) for i, c in enumerate(channels)):
+            return image
+    image = np.empty(shape, dtype=channels[0].dtype)
+    for place in range(len(channels)):
+        image[..., place] = channels[place]
+        channels[place] = channels[place][:0]  # freed at once
+    return image
 
 
 def vector_channels(path: Path, names: Collection[str]) -> tuple[str, str, str]:

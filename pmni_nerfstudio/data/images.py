@@ -21,10 +21,11 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from pmni_nerfstudio.data.atomic import atomic_path
-from pmni_nerfstudio.data.exr_channels import normal_channels, read_channels, vector_channels
+from pmni_nerfstudio.data.exr_channels import interleaved, normal_channels, read_channels, vector_channels
 from pmni_nerfstudio.data.files import MAX_PIXELS, check_file, check_pixels, read_bytes, reason
 from pmni_nerfstudio.data.npz import read_npz
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.normals import has_normal, strips
 
 NORMAL_SUFFIXES = (".exr", ".png", ".npy")
 OTHER_NORMAL_SUFFIXES = (".tif", ".tiff", ".pfm", ".npz", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -185,7 +186,7 @@ def read_exr(path: str | os.PathLike[str], normals: bool = False) -> np.ndarray:
     if len(channels) == 1:
         return next(iter(channels.values()))
     chosen = normal_channels(path, channels) if normals else vector_channels(path, channels)
-    return np.stack([channels[name] for name in chosen], axis=-1)
+    return interleaved([channels.pop(name) for name in chosen])
 
 
 def write_exr(path: str | os.PathLike[str], array: np.ndarray, half: bool = False) -> None:
@@ -251,9 +252,12 @@ def _decode_color_normals(path: Path, image: np.ndarray) -> np.ndarray:
     """Decode colors to normals (H, W, 3) float32; black becomes zero."""
     if image.ndim != 3:
         raise SceneError(f"{path}: is a grayscale image; export normals as RGB")
-    image = image[..., :3]
-    normals = image.astype(np.float32) * np.float32(2 / _top(path, image)) - np.float32(1)
-    normals[~image.any(axis=2)] = 0
+    image, scale = image[..., :3], np.float32(2 / _top(path, image))
+    normals = np.empty(image.shape, dtype=np.float32)
+    for rows in strips(len(image)):
+        np.multiply(image[rows], scale, out=normals[rows])
+        normals[rows] -= np.float32(1)
+        normals[rows][~has_normal(image[rows])] = 0
     return normals
 
 
@@ -345,7 +349,8 @@ def _read_image(path: Path) -> np.ndarray:
     if image is None:
         raise SceneError(f"{path}: is not a readable image; export it again")
     if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        cv2.cvtColor(image, code, dst=image)  # in place
     return image
 
 

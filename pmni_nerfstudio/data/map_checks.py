@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from pmni_nerfstudio.data.packed_masks import Masks
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.normals import strips, vector_lengths
 
 MISSING_LENGTH = 0.1
 """Normals shorter than this are missing. 8-bit background (128, 128, 128) has a length of 0.007."""
@@ -51,16 +53,20 @@ def check_mask(path: Path, mask: np.ndarray) -> None:
         raise SceneError(f"{path}: the mask is all foreground; paint the background black")
 
 
-def warn_of_masks(files: Sequence[Path], masks: np.ndarray) -> list[str]:
+def _edge_share(mask: np.ndarray) -> float:
+    """Share of the border pixels of a mask (H, W) that are true."""
+    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    return float(edge.mean())
+
+
+def warn_of_masks(files: Sequence[Path], masks: Masks) -> list[str]:
     """Warn if masks (N, H, W) reach the image border, beyond which the object may continue, or seem to be inverted."""
-    edge = np.zeros(masks.shape[1:], dtype=bool)
-    edge[[0, -1]] = edge[:, [0, -1]] = True
-    share = masks[:, edge].mean(axis=1)
+    share = np.array([_edge_share(mask) for mask in masks])
     cut = np.flatnonzero(share > MAX_EDGE)
     if not cut.size:
         return []
     first = files[cut[0]]
-    if share.min() > 0.9 and masks.mean() > 0.5:
+    if share.min() > 0.9 and np.mean([mask.mean() for mask in masks]) > 0.5:
         return [
             f"{first.parent}: all masks are white along the image border; check that they are not inverted (the object is white)"
         ]
@@ -114,7 +120,8 @@ def clean_normals(
 
     Args:
         path: normal map, for messages.
-        stored: (H, W, 3) float32, as returned by `read_normals`; axes are not changed.
+        stored: (H, W, 3) float32, as returned by `read_normals`; axes are not changed. It is overwritten by the result,
+            because a copy of a large map costs more than all checks.
         mask: (H, W) bool.
         measured: (H, W) bool, pixels whose normals count; None: all.
 
@@ -124,23 +131,21 @@ def clean_normals(
     Raises:
         SceneError: normals are infinite, hardly any are on the mask, or lengths are not those of normals.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        # False for NaN, and for zero.
-        found = np.linalg.norm(stored, axis=-1) >= MISSING_LENGTH
+    lengths = vector_lengths(stored)
+    found = lengths >= MISSING_LENGTH  # false for NaN, and for zero
     if measured is not None:
         found &= measured
     count = int(mask.sum())
-    infinite = mask & (np.abs(stored) >= MAX_VALUE).any(axis=-1)
+    suspect = mask & ~(lengths < MAX_VALUE)  # one component may be infinite and another one NaN
     if measured is not None:
-        infinite &= measured
-    broken = int(infinite.sum())
+        suspect &= measured
+    broken = int((np.abs(stored[suspect]) >= MAX_VALUE).any(axis=-1).sum())
     if broken:
         raise SceneError(f"{path}: {_share(broken, count)} of the mask's normals are not finite; export the file again")
     has_normal = mask & found
     warnings = _check_coverage(path, mask, found)
-    values = stored[has_normal]
-    length = np.linalg.norm(values, axis=1)
-    _check_lengths(path, values, length)
+    length = lengths[has_normal]
+    _check_lengths(path, stored, has_normal, length)
     off = int((np.abs(length - 1) > LENGTH_TOLERANCE).sum())
     if off > MAX_OFF_LENGTH * count:
         warnings.append(
@@ -153,9 +158,11 @@ def clean_normals(
             f"{path}: {int(rim.sum())} of the mask's {count} pixels are a rim without normals around the object; they "
             "were removed from the mask"
         )
-    normals = np.where(has_normal[..., None], stored, np.float32(0))
-    normals[has_normal] /= np.linalg.norm(normals[has_normal], axis=1, keepdims=True)
-    return normals, mask, warnings
+    with np.errstate(invalid="ignore"):
+        for rows in strips(len(stored)):
+            stored[rows] /= np.where(has_normal[rows], lengths[rows], np.float32(1))[..., None]
+            stored[rows][~has_normal[rows]] = 0
+    return stored, mask, warnings
 
 
 def wide_rim(mask: np.ndarray, has_normal: np.ndarray) -> np.ndarray:
@@ -165,6 +172,8 @@ def wide_rim(mask: np.ndarray, has_normal: np.ndarray) -> np.ndarray:
     contour are wider in places.
     """
     missing = mask & ~has_normal
+    if not missing.any():
+        return missing
     inner = np.asarray(ndimage.binary_erosion(mask, border_value=1), dtype=bool)
     contour = mask & np.logical_not(inner)
     if (missing & contour).sum() <= WIDE_MASK_CONTOUR * contour.sum():
@@ -175,9 +184,8 @@ def wide_rim(mask: np.ndarray, has_normal: np.ndarray) -> np.ndarray:
     return missing & near & ~np.asarray(ndimage.binary_fill_holes(has_normal))
 
 
-def warn_of_holes(files: Sequence[Path], masks: np.ndarray, missing: np.ndarray) -> list[str]:
-    """One line on the views of whose masks (N, H, W) a notable number of pixels, `missing` (N,), have no normal."""
-    areas = masks.sum(axis=(1, 2))
+def warn_of_holes(files: Sequence[Path], areas: np.ndarray, missing: np.ndarray) -> list[str]:
+    """One line on the views of whose masks' pixels, `areas` (N,), a notable number, `missing` (N,), have no normal."""
     views = np.flatnonzero(missing > NOTABLE_HOLES * areas)
     if not views.size:
         return []
@@ -216,9 +224,9 @@ def _check_coverage(path: Path, mask: np.ndarray, found: np.ndarray) -> list[str
     return []
 
 
-def _check_lengths(path: Path, values: np.ndarray, length: np.ndarray) -> None:
-    """Check that lengths (n,) are typically 1; `values` (n, 3) serve to recognize colors that were not decoded."""
-    if values.min() >= 0 and (np.abs(length - 1) > LENGTH_TOLERANCE).mean() > 0.5:
+def _check_lengths(path: Path, stored: np.ndarray, has_normal: np.ndarray, length: np.ndarray) -> None:
+    """Check that the lengths (n,) of the normals of a map are typically 1; colors that were not decoded are recognized."""
+    if (np.abs(length - 1) > LENGTH_TOLERANCE).mean() > 0.5 and (values := stored[has_normal]).min() >= 0:
         top = "1" if values.max() <= 1 else "255 or 65535"
         raise SceneError(f"{path}: contains colors from 0 to {top}, not normals; store value / {top} * 2 - 1")
     median = float(np.median(length))

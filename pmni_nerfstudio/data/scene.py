@@ -31,7 +31,7 @@ from typing import TypeVar
 import numpy as np
 
 from pmni_nerfstudio.data import images
-from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, measure_axes
+from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, sample_axes
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import (
@@ -44,9 +44,13 @@ from pmni_nerfstudio.data.map_checks import (
 )
 from pmni_nerfstudio.data.normals_folder import choose_normals_folder, warn_of_lossy
 from pmni_nerfstudio.data.observations import Observations
+from pmni_nerfstudio.data.packed_masks import Masks, PackedMasks
+from pmni_nerfstudio.data.reduction import Reduction
 from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask, resample_normals, resampled_size
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS, read_scene_cameras
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
+from pmni_nerfstudio.geometry.normals import has_normal, rotate_in_place
 
 T = TypeVar("T")
 
@@ -59,12 +63,31 @@ TRUE_NORMALS = "normal_camera_space_GT"
 DEPTHS = "integration/depth"
 RAY_DEPTHS = "integration/perspective"
 IMAGES = "image"
+_MANY_PIXELS = 1 << 23
+"""Pixels of a map above which one view is decoded at a time, which takes 35 bytes a pixel, instead of two."""
 MESH = "mesh_Gt.ply"
 
 
 @dataclass(frozen=True, eq=False)
+class MapFacts:
+    """Figures of the maps of N views, after resampling and before their reduction."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    areas: np.ndarray
+    """(N,) pixels of the mask."""
+    missing: np.ndarray
+    """(N,) pixels of the mask without a normal."""
+    facing: np.ndarray
+    """(N,) share of the normals that face the camera."""
+    rim: np.ndarray
+    """(N,) agreement of the normals at the contour with its outward direction, -1 to 1; 0 without evidence."""
+
+
+@dataclass(frozen=True, eq=False)
 class Scene(Observations):
-    """A checked scene in memory: N views in natural order, after resampling; normals are float16.
+    """A checked scene in memory: N views in natural order, after resampling; normals are float16, or float32 where
+    they were averaged.
 
     Instances are immutable, and a deep copy is the instance itself.
     """
@@ -87,6 +110,15 @@ class Scene(Observations):
     """Ground-truth surface in the data world; None if the scene has none."""
     warnings: tuple[str, ...]
     """Warnings of one line each, to be shown by the caller."""
+    facts: MapFacts
+    """Figures of the maps before their reduction."""
+    step: int = 1
+    """Factor by which the maps were reduced while they were read; K belongs to the reduced maps."""
+
+    @property
+    def full_K(self) -> np.ndarray:
+        """Intrinsics (N, 3, 3) of the maps before their reduction."""
+        return strided_intrinsics(self.K, 1 / self.step)
 
     def __deepcopy__(self, memo: dict) -> Scene:
         return self
@@ -97,6 +129,7 @@ def read_scene(
     normals_folder: str | None = None,
     scale_factor: float = 1.0,
     with_depths: bool = True,
+    reduce: Callable[[int, int], Reduction] | None = None,
 ) -> Scene:
     """Read and check a scene folder.
 
@@ -107,6 +140,8 @@ def read_scene(
             `choose_normals_folder`.
         scale_factor: factor on the size of the maps: 0.5 halves both sides. Intrinsics are scaled accordingly.
         with_depths: whether to check the integrated depth maps; otherwise the scene is read as if it had none.
+        reduce: gives the reduction of the maps for their height and width. The checks see the maps at full size; only the
+            reduced ones are kept, so that memory hardly grows with the number of views.
 
     Raises:
         SceneError: a file is missing or invalid, or files contradict each other.
@@ -126,11 +161,11 @@ def read_scene(
     if len(names) < 2:
         raise SceneError(f"{root}: has only one view, {names[0]}; at least 2 are needed")
 
-    masks = _read_masks(mask_files)
-    mask_warnings = warn_of_masks(mask_files, masks)
-    height, width = masks.shape[1:]
-    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, normal_files, is_world_space)
-    depth_files = _find_depths(root, names, masks.shape[1:], mask_files[0]) if with_depths else None
+    full_masks = _read_masks(mask_files, are_packed=reduce is not None)
+    mask_warnings = warn_of_masks(mask_files, full_masks)
+    height, width = full_masks.shape[1:]
+    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, full_masks, normal_files, is_world_space)
+    depth_files = _find_depths(root, names, (height, width), mask_files[0]) if with_depths else None
     image_files, image_warnings = _find_images(root, names)
 
     if is_world_space and c2w is None:
@@ -144,8 +179,13 @@ def read_scene(
     valid_files = None
     if (root / VALID).is_dir():
         valid_files = files_in_order(names, list_files(root / VALID, images.MASK_SUFFIXES), root / VALID, root / MASKS)
-    unknown = _read_unknown(root, names, masks, mask_files[0], size) if (root / UNKNOWN).is_dir() else None
-    normals, masks, normal_warnings = _read_normals(folder, normal_files, valid_files, masks, K, spaces, size)
+    reduction = Reduction(1) if reduce is None else reduce(size[1], size[0])
+    unknown = None
+    if (root / UNKNOWN).is_dir():
+        unknown = _read_unknown(root, names, (height, width), mask_files[0], size, reduction.step)
+    normals, masks, facts, normal_warnings = _read_normals(
+        folder, normal_files, valid_files, full_masks, K, spaces, size, reduction
+    )
     if unknown is not None:
         unknown &= ~masks
     if c2w is None:  # with poses, identical cameras reveal copies; a symmetric object may have equal views
@@ -154,7 +194,7 @@ def read_scene(
     return Scene(
         root=root,
         names=tuple(names),
-        K=K,
+        K=strided_intrinsics(K, reduction.step),
         c2w=c2w,
         world_from_unit=world_from_unit,
         masks=masks,
@@ -166,6 +206,8 @@ def read_scene(
         image_files=image_files,
         mesh_file=mesh_file if mesh_file.is_file() else None,
         warnings=(*folder_warnings, *mask_warnings, *warnings, *image_warnings, *normal_warnings),
+        facts=facts,
+        step=reduction.step,
     )
 
 
@@ -192,9 +234,10 @@ def default_normals_folder(root: Path) -> str | None:
         return None
 
 
-def _read_masks(files: Sequence[Path]) -> np.ndarray:
+def _read_masks(files: Sequence[Path], are_packed: bool) -> Masks:
     first = images.read_mask(files[0])
-    masks = np.empty((len(files), *first.shape), dtype=bool)
+    shape = (len(files), first.shape[0], first.shape[1])
+    masks = PackedMasks(shape) if are_packed else np.empty(shape, dtype=bool)
 
     def read(view: int) -> None:
         mask = images.read_mask(files[view])
@@ -202,23 +245,24 @@ def _read_masks(files: Sequence[Path]) -> np.ndarray:
         check_mask(files[view], mask)
         masks[view] = mask
 
-    _for_each(read, len(files))
+    _for_each(read, len(files), first.size)
     return masks
 
 
 def _read_unknown(
-    root: Path, names: Sequence[str], masks: np.ndarray, reference: Path, size: tuple[int, int]
+    root: Path, names: Sequence[str], shape: tuple[int, int], reference: Path, size: tuple[int, int], step: int
 ) -> np.ndarray:
-    """Pixels (N, H', W') where something else stands in front, at the new size (width, height)."""
+    """Every step-th pixel (N, H', W') where something else stands in front, at the new size (width, height)."""
     files = files_in_order(names, list_files(root / UNKNOWN, images.MASK_SUFFIXES), root / UNKNOWN, root / MASKS)
-    unknown = np.empty((len(files), size[1], size[0]), dtype=bool)
+    unknown = np.empty((len(files), *_reduced_shape(size, step)), dtype=bool)
 
     def read(view: int) -> None:
         pixels = images.read_mask(files[view])
-        check_size(files[view], pixels.shape, masks.shape[1:], reference)
-        unknown[view] = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
+        check_size(files[view], pixels.shape, shape, reference)
+        pixels = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
+        unknown[view] = pixels[::step, ::step]
 
-    _for_each(read, len(files))
+    _for_each(read, len(files), size[0] * size[1])
     return unknown
 
 
@@ -226,12 +270,13 @@ def _read_normals(
     folder: Path,
     files: Sequence[Path],
     valid_files: Sequence[Path] | None,
-    masks: np.ndarray,
+    masks: Masks,
     K: np.ndarray,
     spaces: Sequence[np.ndarray],
     size: tuple[int, int],
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Read, check and resample normal maps.
+    reduction: Reduction,
+) -> tuple[np.ndarray, np.ndarray, MapFacts, list[str]]:
+    """Read, check, resample and reduce normal maps.
 
     Args:
         folder: folder of the normal maps.
@@ -241,16 +286,18 @@ def _read_normals(
         K: (N, 3, 3) intrinsics at the new size.
         spaces: rotations (N, 3, 3) from stored to OpenCV camera axes, and, with poses, those for the other space.
         size: new (width, height).
+        reduction: reduction of the maps after their checks.
 
     Returns:
-        Normals (N, H', W', 3) float16, masks (N, H', W'), and warnings.
+        Normals (N, H', W', 3), float16 unless they were averaged, masks (N, H', W'), figures of the maps at the new size,
+        and warnings.
     """
     count, height, width = masks.shape
     # Filled view by view: only the views being decoded are held in float32.
-    normals = np.empty((count, size[1], size[0], 3), dtype=np.float16)
-    new_masks = np.empty((count, size[1], size[0]), dtype=bool)
-
-    missing = np.empty(count, dtype=int)
+    shape = (count, *_reduced_shape(size, reduction.step))
+    normals = np.empty((*shape, 3), dtype=np.float32 if reduction.averages else np.float16)
+    new_masks = np.empty(shape, dtype=bool)
+    areas, missing = np.empty(count, dtype=int), np.empty(count, dtype=int)
 
     def read(view: int) -> tuple[list[str], list[AxisEvidence]]:
         stored = images.read_normals(files[view])
@@ -260,29 +307,35 @@ def _read_normals(
             measured = images.read_mask(valid_files[view])
             check_size(valid_files[view], measured.shape, (height, width), folder.parent / MASKS)
         maps, mask, warnings = clean_normals(files[view], stored, masks[view], measured)
-        maps = maps @ spaces[0][view].T.astype(np.float32)
+        del stored
+        rotate_in_place(maps, spaces[0][view])
         if size != (width, height):
             maps, mask = resample_normals(maps, mask, size)
             if not maps.any() or mask.all():
                 raise SceneError(
                     f"{files[view]}: at {size[0]}x{size[1]} its mask is full, or has no normals; use a larger scale_factor"
                 )
-        normals[view], new_masks[view] = maps, mask
-        missing[view] = (mask & ~maps.any(axis=-1)).sum()
-        evidence = [measure_axes(maps, mask, K[view], spaces[0][view])]
+        normals[view], new_masks[view] = reduction.maps(maps, mask)
+        areas[view], missing[view] = mask.sum(), (mask & ~has_normal(maps)).sum()
+        samples = sample_axes(maps, mask, K[view])
+        evidence = [samples.evidence(spaces[0][view])]
         for space in spaces[1:]:
-            turn = (space[view] @ spaces[0][view].T).astype(np.float32)
-            evidence.append(
-                evidence[0] if evidence[0].is_good else measure_axes(maps @ turn.T, mask, K[view], space[view])
-            )
+            turn = space[view] @ spaces[0][view].T
+            evidence.append(evidence[0] if evidence[0].is_good else samples.evidence(space[view], turn))
         return warnings, evidence
 
-    views = _for_each(read, count)
-    warnings = [line for lines, _ in views for line in lines] + warn_of_holes(files, new_masks, missing)
+    views = _for_each(read, count, max(height * width, size[0] * size[1]))
+    warnings = [line for lines, _ in views for line in lines] + warn_of_holes(files, areas, missing)
     own, *other = zip(*(evidence for _, evidence in views))
     warnings += warn_of_lossy(files)
     warnings += check_axes(folder, files, own, folder.name.startswith(WORLD_SPACE), *other)
-    return normals, new_masks, warnings
+    facing, rim = (np.array([getattr(cues, name)[0] for cues in own]) for name in ("facing", "rim"))
+    return normals, new_masks, MapFacts(size, areas, missing, facing, rim), warnings
+
+
+def _reduced_shape(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Height and width of maps of a width and height of which every step-th pixel is kept."""
+    return -(-size[1] // step), -(-size[0] // step)
 
 
 def _find_depths(root: Path, names: Sequence[str], shape: tuple[int, ...], reference: Path) -> tuple[Path, ...] | None:
@@ -314,9 +367,9 @@ def _find_images(root: Path, names: Sequence[str]) -> tuple[tuple[Path, ...] | N
     return tuple(files[name] for name in names), []
 
 
-def _for_each(work: Callable[[int], T], count: int) -> list[T]:
-    """Results of work(0), ..., work(count - 1), two at a time to limit the number of decoded maps in memory."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+def _for_each(work: Callable[[int], T], count: int, pixels: int) -> list[T]:
+    """Results of work(0), ..., work(count - 1) on maps of a size; few at a time, to limit the decoded maps in memory."""
+    with ThreadPoolExecutor(max_workers=2 if pixels <= _MANY_PIXELS else 1) as pool:
         return list(pool.map(work, range(count)))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from pmni_nerfstudio.data import camera_files
 from pmni_nerfstudio.data.camera_order import candidate_orders, choose_order
 from pmni_nerfstudio.data.images import read_normals
+from pmni_nerfstudio.data.packed_masks import Masks
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 from pmni_nerfstudio.geometry.silhouette_coherence import Fit, evenly_spaced, measure_fit
@@ -24,7 +25,7 @@ _MAX_SIDE = 320
 
 
 def read_scene_cameras(
-    root: Path, names: Sequence[str], masks: np.ndarray, normal_files: Sequence[Path], is_world_space: bool
+    root: Path, names: Sequence[str], masks: Masks, normal_files: Sequence[Path], is_world_space: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[str]]:
     """Read and check the cameras of a scene folder.
 
@@ -78,11 +79,11 @@ class _OrderMaps:
     """Maps of some views at reduced size, to which orders of cameras are compared."""
 
     def __init__(
-        self, masks: np.ndarray, normal_files: Sequence[Path], is_world_space: bool, world_from_unit: np.ndarray
+        self, masks: Masks, normal_files: Sequence[Path], is_world_space: bool, world_from_unit: np.ndarray
     ) -> None:
         self._step = max(1, -(-max(masks.shape[1:]) // _MAX_SIDE))
         self._chosen = evenly_spaced(len(masks))
-        self._masks = masks[self._chosen, :: self._step, :: self._step]
+        self._masks = np.stack([masks[view][:: self._step, :: self._step] for view in self._chosen])
         self._normals: list[np.ndarray] = []
         self._world_rotation = world_from_unit[:3, :3] / scale_of(world_from_unit) if is_world_space else None
         for mask, view in zip(self._masks, self._chosen):

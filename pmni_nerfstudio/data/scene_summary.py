@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmni_nerfstudio.data.axes_check import measure_axes
 from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
 from pmni_nerfstudio.data.scene import VALID, WORLD_SPACE, Scene
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS
-from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit
+from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit, subsampling_step
 from pmni_nerfstudio.geometry.silhouette_consistency import (
     EXACT,
     Consistency,
@@ -118,11 +117,12 @@ class SceneSummary:
         )
 
     def _masks(self) -> str:
-        share = self.scene.masks.mean(axis=(1, 2))
+        facts = self.scene.facts
+        share = facts.areas / (facts.size[0] * facts.size[1])
         return f"{share.min():.0%} to {share.max():.0%} of the picture"
 
     def _holes(self) -> str:
-        if not self.scene.has_holes:
+        if not self.holes.any():
             return "none: every pixel of the masks has a normal"
         worst = int(self.holes.argmax())
         source = f", by {VALID}/" if (self.scene.root / VALID).is_dir() else ""
@@ -132,7 +132,7 @@ class SceneSummary:
         )
 
     def _intrinsics(self) -> str:
-        K, width = self.scene.K, self.scene.width
+        K, width = self.scene.full_K, self.scene.facts.size[0]
         fov = np.rad2deg(2 * np.arctan(width / 2 / K[:, 0, 0]))
         return (
             f"focal length {_range(K[:, [0, 1], [0, 1]], '.1f')} px ({_range(fov, '.1f')} degrees wide), principal point "
@@ -171,22 +171,25 @@ class SceneSummary:
 
 def summarize(scene: Scene) -> SceneSummary:
     """Measure a scene; takes about a second for 30 views."""
-    count = scene.num_views
-    facing, rim = np.empty(count), np.empty(count)
-    for i in range(count):
-        # Only the cues of the normals as they are read; the change of axes matters for corrections alone.
-        cues = measure_axes(scene.normals[i].astype(np.float32), scene.masks[i], scene.K[i], np.eye(3))
-        facing[i], rim[i] = cues.facing[0], cues.rim[0]
-    holes = 1 - scene.valid.sum(axis=(1, 2)) / scene.masks.sum(axis=(1, 2))
+    facing, rim = scene.facts.facing, scene.facts.rim
+    holes = scene.facts.missing / scene.facts.areas
     if scene.c2w is None:
         return SceneSummary(scene, facing, rim, holes, None, False, None, None)
     masks, normals, K, c2w = list(scene.masks), list(scene.normals), scene.K, scene.c2w
     possible = None if scene.unknown is None else list(scene.possible)
     fit = measure_fit(masks, normals, K, c2w, possible)
-    random_fits = (measure_fit(masks, normals, K[order], c2w[order], possible) for order in random_orders(count))
+    random_fits = (
+        measure_fit(masks, normals, K[order], c2w[order], possible) for order in random_orders(scene.num_views)
+    )
     fits_by_chance = not fits_better_than_random(fit, random_fits)
     consistency = tuple(measure_consistency(masks, K, c2w, possible))
     return SceneSummary(scene, facing, rim, holes, fit, fits_by_chance, consistency, _steps_deg(c2w))
+
+
+def summary_step(mask: np.ndarray) -> int:
+    """Factor by which a mask (H, W) and its normals can be reduced without smoothing before `summarize` looks at them."""
+    step = subsampling_step(mask.shape)
+    return step if mask[::step, ::step].any() else 1
 
 
 def _steps_deg(c2w: np.ndarray) -> np.ndarray:

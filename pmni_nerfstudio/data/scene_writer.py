@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pmni_nerfstudio.data.images import write_exr, write_png
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.result_files import write_mesh
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.geometry.normals import has_normal
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z
 
 if TYPE_CHECKING:
@@ -76,8 +78,8 @@ def write_scene(
 
     mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
     unknown_files = [root / scene.UNKNOWN / f"{name}.png" for name in names] if unknown is not None else []
-    valid = masks.astype(bool) & normals.any(axis=-1)
-    valid_files = [root / scene.VALID / f"{name}.png" for name in names] if (valid != masks).any() else []
+    with_holes = any(has_holes(view_normals, mask) for view_normals, mask in zip(normals, masks.astype(bool)))
+    valid_files = [root / scene.VALID / f"{name}.png" for name in names] if with_holes else []
     normal_files = [root / normals_folder / f"{name}.exr" for name in names]
     depth_files = [root / scene.DEPTHS / f"{name}.npy" for name in names] if depths is not None else []
     camera_file = root / (scene.CAMERAS if c2w is not None else scene.INTRINSICS)
@@ -85,24 +87,70 @@ def write_scene(
     _check_other_files(
         root, {*mask_files, *valid_files, *unknown_files, *normal_files, *depth_files, camera_file, *mesh_files}
     )
-    for file in (mask_files[0], normal_files[0], *valid_files[:1], *unknown_files[:1], *depth_files[:1]):
+    for file in (*unknown_files[:1], *depth_files[:1]):
         file.parent.mkdir(parents=True, exist_ok=True)
-    for view in range(count):
-        write_png(mask_files[view], masks[view].astype(bool))
-        stored = flip_y_and_z(normals[view])
-        write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
-    for file, pixels in (*zip(valid_files, valid), *zip(unknown_files, () if unknown is None else unknown)):
+    holes = []
+    for name, view_normals, mask in zip(names, normals, masks.astype(bool)):
+        stored = np.where(mask[..., None], flip_y_and_z(view_normals), 0)
+        holes.append(write_view(root, name, stored, mask, normals_folder))
+    write_whole_masks(root, names, holes)
+    for file, pixels in zip(unknown_files, () if unknown is None else unknown):
         write_png(file, pixels.astype(bool))
     if depths is not None:
         for file, depth in zip(depth_files, depths):
             with atomic_path(file) as temporary:
                 np.save(temporary, depth.astype(np.float32))
-    if c2w is not None:
-        write_cameras(camera_file, K, c2w, world_from_unit)
-    else:
-        write_intrinsics(camera_file, K[0], width, height)
+    write_scene_cameras(root, K, c2w, world_from_unit, (width, height))
     if mesh is not None:
         write_mesh(root / scene.MESH, mesh)
+
+
+def write_view(
+    root: Path, name: str, stored: np.ndarray, mask: np.ndarray, normals_folder: str = scene.TRUE_NORMALS
+) -> bool:
+    """Write mask and normal map of one view and, if the mask has holes, its image in mask_valid/.
+
+    Args:
+        root: folder of the scene; the folders in it are created if necessary.
+        name: name of the view.
+        stored: (H, W, 3), x right, y up, z towards the viewer; unit length or, where there is none, zero.
+        mask: (H, W) bool, true on the object.
+        normals_folder: name of the folder of normal maps.
+
+    Returns:
+        Whether there are holes. If any view has some, `write_whole_masks` completes the scene.
+    """
+    images = {scene.MASKS: mask}
+    if holes := has_holes(stored, mask):
+        images[scene.VALID] = mask & has_normal(stored)
+    for folder in (*images, normals_folder):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for folder, pixels in images.items():
+        write_png(root / folder / f"{name}.png", pixels)
+    write_exr(root / normals_folder / f"{name}.exr", stored)
+    return holes
+
+
+def write_whole_masks(root: Path, names: Sequence[str], holes: Sequence[bool]) -> None:
+    """Write the images in mask_valid/ of the views without holes, which are their masks, if any view has holes."""
+    for name in (name for name, has in zip(names, holes, strict=True) if any(holes) and not has):
+        with atomic_path(root / scene.VALID / f"{name}.png") as temporary:
+            shutil.copyfile(root / scene.MASKS / f"{name}.png", temporary)
+
+
+def write_scene_cameras(
+    root: Path, K: np.ndarray, c2w: np.ndarray | None, world_from_unit: np.ndarray, size: tuple[int, int]
+) -> None:
+    """Write cameras_sphere.npz or, without poses, intrinsics.json for maps of a width and height; see `write_scene`."""
+    if c2w is not None:
+        write_cameras(root / scene.CAMERAS, K, c2w, world_from_unit)
+    else:
+        write_intrinsics(root / scene.INTRINSICS, K[0], *size)
+
+
+def has_holes(normals: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether pixels of a mask (H, W) have no normal (H, W, 3)."""
+    return bool((mask & ~has_normal(normals)).any())
 
 
 def _check_other_files(root: Path, planned: set[Path]) -> None:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from pmni_nerfstudio.data.packed_masks import Masks
 from pmni_nerfstudio.geometry.camera_rings import radius_at_depth_1
 from pmni_nerfstudio.geometry.object_sphere import centroid_rays, robust_nearest_point, sphere_similarity
 
@@ -16,7 +17,7 @@ _MIN_RADIUS = 0.1
 
 
 def fitted_sphere(
-    K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"], masks: Bool[np.ndarray, "n h w"]
+    K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"], masks: Masks
 ) -> Float[np.ndarray, "4 4"] | None:
     """Similarity from a unit sphere that holds the object to the world of the poses, as far as masks tell.
 

@@ -82,7 +82,7 @@ def data_world_poses(
 def file_intrinsics(scene: Scene) -> tuple[Float[np.ndarray, "n 3 3"], int, int]:
     """Intrinsics, width and height of the maps in the scene's files, before any resampling."""
     height, width = read_mask(scene.mask_files[0]).shape
-    return resample_intrinsics(scene.K, (scene.width, scene.height), (width, height)), width, height
+    return resample_intrinsics(scene.full_K, scene.facts.size, (width, height)), width, height
 
 
 def with_result_intrinsics(scene: Scene, folder: Path) -> Scene:

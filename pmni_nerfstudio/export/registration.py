@@ -39,5 +39,5 @@ def write_registration(folder: Path, scene: Scene, registration: Registration) -
     vertices, faces = registration.surface.mesh
     mesh = keep_large_components(trimesh.Trimesh(vertices, faces, process=False), 0.02)
     write_mesh(folder / SURFACE, transformed_mesh(mesh, scene.world_from_unit))
-    write_json(folder / STATISTICS, registration_statistics(registration, scene.names, scene.K))
+    write_json(folder / STATISTICS, registration_statistics(registration, scene.names, scene.full_K))
     return [*files, folder / SURFACE, folder / STATISTICS]

@@ -19,9 +19,18 @@ def object_distance(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h 
 
 def radius_at_depth_1(K: Float[np.ndarray, "3 3"], mask: Bool[np.ndarray, "h w"]) -> float:
     """Radius of a mask about its centroid, projected onto the plane of depth 1."""
-    y, x = np.nonzero(mask)
-    rays = pixel_directions(K, np.stack([x, y], axis=-1))[:, :2]
-    return float(np.linalg.norm(rays - rays.mean(axis=0), axis=1).max())
+    # The pixel farthest from any point is the first or the last one of its row.
+    rows = np.flatnonzero(mask.any(axis=1))
+    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([x, rows], axis=-1) for x in (first, last)])
+    offsets = pixel_directions(K, ends) - pixel_directions(K, mask_centroid(mask))
+    return float(np.linalg.norm(offsets[:, :2], axis=1).max())
+
+
+def mask_centroid(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, " 2"]:
+    """Mean (x, y) of a mask's pixels."""
+    by_row, by_column = mask.sum(axis=1), mask.sum(axis=0)
+    return np.array([by_column @ np.arange(mask.shape[1]), by_row @ np.arange(len(mask))]) / by_row.sum()
 
 
 def ring_c2w(

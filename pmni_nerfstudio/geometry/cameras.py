@@ -57,7 +57,7 @@ def corrected_intrinsics(
     return out
 
 
-def strided_intrinsics(K: Float[np.ndarray, "*b 3 3"], step: int) -> Float[np.ndarray, "*b 3 3"]:
+def strided_intrinsics(K: Float[np.ndarray, "*b 3 3"], step: float) -> Float[np.ndarray, "*b 3 3"]:
     """Intrinsics of maps of which every step-th pixel along each axis is kept, beginning with the first."""
     out = K.copy()
     out[..., :2, :] /= step

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -11,6 +12,44 @@ from pmni_nerfstudio.geometry.transforms import Array, flip_y_and_z
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_ROWS = 32
+"""Rows processed at once, so that temporary arrays fit the cache: several times as fast for large maps."""
+
+
+def strips(height: int) -> Iterator[slice]:
+    """Slices of some rows each that cover a map of a height, for work whose temporary arrays should stay small."""
+    for start in range(0, height, _ROWS):
+        yield slice(start, min(start + _ROWS, height))
+
+
+def has_normal(normals: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) of a map (H, W, 3) that are not zero."""
+    found = np.empty(normals.shape[:2], dtype=bool)
+    for rows in strips(len(normals)):
+        x, y, z = (normals[rows, :, axis] != 0 for axis in range(3))
+        np.logical_or(x, y, out=found[rows])
+        found[rows] |= z
+    return found
+
+
+def vector_lengths(vectors: np.ndarray) -> np.ndarray:
+    """Lengths (H, W) float32 of a map (H, W, 3); infinite if the square overflows."""
+    length = np.empty(vectors.shape[:2], dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in strips(len(vectors)):
+            np.sqrt(np.einsum("hwi,hwi->hw", vectors[rows], vectors[rows]), out=length[rows], casting="same_kind")
+    return length
+
+
+def rotate_in_place(normals: np.ndarray, rotation: np.ndarray) -> None:
+    """Rotate the vectors of a map (H, W, 3) by a matrix (3, 3), without a second map in memory."""
+    if np.array_equal(rotation, np.eye(3)):
+        return
+    transposed = rotation.T.astype(normals.dtype)
+    for rows in strips(len(normals)):
+        normals[rows] = normals[rows] @ transposed
 
 
 def angular_error_deg(normals: np.ndarray, true_normals: np.ndarray) -> np.ndarray:

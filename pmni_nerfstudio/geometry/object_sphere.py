@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS
+from pmni_nerfstudio.geometry.camera_rings import OBJECT_RADIUS, mask_centroid
 from pmni_nerfstudio.geometry.cameras import pixel_directions
 
 _ROUNDS = 10
 """Rounds of reweighting."""
 
 
-def centroid_rays(K: Float[np.ndarray, "n 3 3"], masks: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 3"]:
+def centroid_rays(K: Float[np.ndarray, "n 3 3"], masks: Iterable[Bool[np.ndarray, "h w"]]) -> Float[np.ndarray, "n 3"]:
     """Camera-space rays of depth 1 through the masks' centroids."""
-    rays = np.empty((len(masks), 3))
-    for i, mask in enumerate(masks):
-        y, x = np.nonzero(mask)
-        rays[i] = pixel_directions(K[i], np.array([x.mean(), y.mean()]))
-    return rays
+    return np.stack([pixel_directions(k, mask_centroid(mask)) for k, mask in zip(K, masks)])
 
 
 def nearest_point(

@@ -106,6 +106,11 @@ def evenly_spaced(count: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, MAX_VIEWS)).round().astype(int)).tolist()
 
 
+def subsampling_step(shape: tuple[int, ...]) -> int:
+    """Factor by which maps of a height and width are subsampled."""
+    return max(1, -(-max(shape) // _MAX_SIDE))
+
+
 class PosedSilhouette:
     """Silhouette and camera of a view at reduced size, with its normals if they are compared."""
 
@@ -117,7 +122,7 @@ class PosedSilhouette:
         c2w: np.ndarray,
         possible: np.ndarray | None = None,
     ) -> None:
-        step = max(1, -(-max(mask.shape) // _MAX_SIDE))
+        step = subsampling_step(mask.shape)
         self.mask = mask[::step, ::step]
         if not self.mask.any():
             step, self.mask = 1, mask

@@ -16,19 +16,21 @@ from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.instances import INSTANCES, read_instances
 from pmni_nerfstudio.data.listing import natural_key
 from pmni_nerfstudio.data.normals_folder import warn_of_lossy
+from pmni_nerfstudio.data.reduction import Reduction
 from pmni_nerfstudio.data.resample import resample_intrinsics
-from pmni_nerfstudio.data.result_files import read_mesh
-from pmni_nerfstudio.data.scene import IMAGES, read_scene
-from pmni_nerfstudio.data.scene_summary import SceneSummary, summarize
-from pmni_nerfstudio.data.scene_writer import write_scene
+from pmni_nerfstudio.data.result_files import read_mesh, write_mesh
+from pmni_nerfstudio.data.scene import IMAGES, MESH, read_scene
+from pmni_nerfstudio.data.scene_summary import SceneSummary, summarize, summary_step
+from pmni_nerfstudio.data.scene_writer import write_scene_cameras, write_view, write_whole_masks
 from pmni_nerfstudio.errors import PmniError, SceneError
-from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
+from pmni_nerfstudio.geometry.normals import rotate_in_place
+from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_STORED, scale_of, transform_poses
 from pmni_nerfstudio.importers.axes import camera_from_stored, estimate_axes
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
 from pmni_nerfstudio.importers.further_maps import write_further_maps
 from pmni_nerfstudio.importers.source import Axes, Frame, Source
 from pmni_nerfstudio.importers.view_maps import load, map_intrinsics, photograph, resize, size_of, undistort
-from pmni_nerfstudio.registration.views import Views
 
 _MAX_HULL_PIXELS = 320_000
 """Masks with more pixels are subsampled for the visual hull."""
@@ -79,9 +81,10 @@ def assemble(
     if axes == "world" and not is_posed:
         raise PmniError(f"{frames[0].normals}: world-space normals need poses; use camera-space normals")
 
-    normals, masks, K, source_K, warnings = _load_all(frames, axes, size, is_posed)
+    if size is None:
+        size = Counter(size_of(frame.normals) for frame in frames).most_common(1)[0][0]
+    masks, steps, K, source_K, warnings = _convert_maps(folder, frames, axes, size, is_posed)
     warnings += warn_of_lossy([frame.normals for frame in frames])
-    new_size = (masks.shape[2], masks.shape[1])
     world_from_unit, c2w, pose_summary = np.eye(4), None, "without poses"
     mesh = read_mesh(source.mesh) if source.mesh is not None else None
     if is_posed:
@@ -93,28 +96,20 @@ def assemble(
         elif mesh is not None and not refit:
             world_from_unit, origin = sphere_of_points(np.asarray(mesh.vertices)), "fitted to the ground truth mesh"
         else:
-            views = Views(tuple(frame.name for frame in frames), normals, masks, K)
-            step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
-            world_from_unit, origin = sphere_of_masks(views.strided(step), poses), "fitted to the masks"
+            names, strided_K = [frame.name for frame in frames], strided_intrinsics(K, _hull_step(size))
+            world_from_unit, origin = sphere_of_masks(names, masks, strided_K, poses), "fitted to the masks"
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
-    write_scene(
-        folder,
-        names=[frame.name for frame in frames],
-        K=K,
-        c2w=c2w,
-        world_from_unit=world_from_unit,
-        masks=masks,
-        normals=normals,
-        mesh=mesh if is_posed else None,
-    )
-    _write_photographs(folder, frames, source_K, K, new_size)
-    write_further_maps(folder, frames, source_K, K, new_size)
-    scene = read_scene(folder)
+    write_scene_cameras(folder, K, c2w, world_from_unit, size)
+    if mesh is not None and is_posed:
+        write_mesh(folder / MESH, mesh)
+    _write_photographs(folder, frames, source_K, K, size)
+    write_further_maps(folder, frames, source_K, K, size)
+    scene = read_scene(folder, reduce=lambda height, width: Reduction(min(steps), smoothed=False))
     if (folder / INSTANCES).is_dir():
-        warnings += read_instances(scene)[1]
+        warnings += read_instances(read_scene(folder))[1]
     summary = summarize(scene)
-    size_and_axes = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes} ({decided})"
+    size_and_axes = f"{len(frames)} views of {size[0]}x{size[1]}, normals' axes: {axes} ({decided})"
     return Assembled(
         f"{size_and_axes}, {pose_summary}",
         _summarized([*source.warnings, *warnings, *scene.warnings, *summary.warnings()]),
@@ -122,18 +117,26 @@ def assemble(
     )
 
 
-def _load_all(
-    frames: Sequence[Frame], axes: Axes, size: tuple[int, int] | None, is_posed: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Normals (N, H, W, 3) float32, masks (N, H, W), K (N, 3, 3), the source's K at the same size, and warnings."""
+def _convert_maps(
+    folder: Path, frames: Sequence[Frame], axes: Axes, size: tuple[int, int], is_posed: bool
+) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray, list[str]]:
+    """Write masks and normal maps one view at a time, so that memory does not grow with their number.
+
+    Args:
+        folder: scene folder.
+        frames: N views.
+        axes: axes of the stored normals.
+        size: width and height of the maps written.
+        is_posed: whether the views have poses, and so intrinsics of their own.
+
+    Returns:
+        Masks (N, H', W') reduced by `_hull_step`, the factor by which each view can be reduced for the summary, K (N, 3,
+        3), the source's K at the same size, and warnings.
+    """
     console = Console(stderr=True)
-    if size is None:
-        size = Counter(size_of(frame.normals) for frame in frames).most_common(1)[0][0]
-    count = len(frames)
-    normals = np.empty((count, size[1], size[0], 3), dtype=np.float32)
-    masks = np.empty((count, size[1], size[0]), dtype=bool)
+    count, step = len(frames), _hull_step(size)
+    masks, steps, holes, warnings = [], [], [], []
     K, source_K = np.empty((count, 3, 3)), np.empty((count, 3, 3))
-    warnings = []
     for view in track(range(count), "Preparing", console=console, transient=True):
         frame = frames[view]
         stored, mask, lines = load(frame)
@@ -143,15 +146,24 @@ def _load_all(
         source_K[view] = resample_intrinsics(map_K, map_size, size)
         # Scenes without poses have one K for all views.
         K[view] = source_K[view] if is_posed else source_K[0]
-        maps = stored @ camera_from_stored(frame, axes).T.astype(np.float32)
-        maps, mask = undistort(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
-        normals[view], masks[view] = resize(maps, mask, size)
-        if not normals[view].any() or masks[view].all():
+        rotate_in_place(stored, OPENCV_FROM_STORED.T @ camera_from_stored(frame, axes))  # to the axes of scene folders
+        maps, mask = undistort(stored, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
+        maps, mask = resize(maps, mask, size)
+        if not maps.any() or mask.all():
             raise SceneError(
                 f"{frame.normals}: its mask is full, or has no normals, at {size[0]}x{size[1]}; give a larger --size or check the "
                 "camera's distortion"
             )
-    return normals, masks, K, source_K, warnings
+        holes.append(write_view(folder, frame.name, maps, mask))
+        masks.append(np.ascontiguousarray(mask[::step, ::step]))
+        steps.append(summary_step(mask))
+    write_whole_masks(folder, [frame.name for frame in frames], holes)
+    return np.stack(masks), steps, K, source_K, warnings
+
+
+def _hull_step(size: tuple[int, int]) -> int:
+    """Factor by which masks are reduced for the visual hull."""
+    return max(1, round(float(np.sqrt(size[0] * size[1] / _MAX_HULL_PIXELS))))
 
 
 def _write_photographs(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pmni_nerfstudio.data.axes_check import measure_axes
+from pmni_nerfstudio.data.axes_check import sample_axes
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.transforms import OPENCV_FROM_DIRECTX, OPENCV_FROM_STORED
 from pmni_nerfstudio.importers.source import Axes, Frame
@@ -41,9 +41,10 @@ def estimate_axes(frames: Sequence[Frame], maps_of: LoadMaps = load_maps) -> Axe
     scores: dict[Axes, float] = {name: 0.0 for name in candidates if name != "world" or frames[0].c2w is not None}
     for frame in chosen:
         stored, mask, K = maps_of(frame)
+        samples = sample_axes(stored, mask, K)
         for name in scores:
             matrix = camera_from_stored(frame, name)
-            cues = measure_axes(stored @ matrix.T.astype(np.float32), mask, K, matrix)
+            cues = samples.evidence(matrix, matrix)
             scores[name] += float(cues.facing[0] + cues.rim[0] + cues.integrability[0]) / len(chosen)
     best = max(scores, key=lambda name: scores[name])
     return best if scores[best] > scores["camera"] + _MIN_AXES_MARGIN else "camera"

@@ -15,6 +15,7 @@ from pmni_nerfstudio.data.images import read_mask, read_normals, read_npy
 from pmni_nerfstudio.data.map_checks import MISSING_LENGTH, check_mask, clean_normals
 from pmni_nerfstudio.data.resample import normalized, resample_intrinsics, resample_mask, resample_normals
 from pmni_nerfstudio.errors import PmniError, SceneError
+from pmni_nerfstudio.geometry.normals import vector_lengths
 from pmni_nerfstudio.importers.colmap_dense import SUFFIX as COLMAP_SUFFIX
 from pmni_nerfstudio.importers.colmap_dense import read_stereo_normals
 from pmni_nerfstudio.importers.file_matching import match_any
@@ -98,7 +99,7 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
                 f"{frame.normals}: has no mask, and normals in every pixel; add masks (white on the object) in mask/, or "
                 "set the normals of the background to zero"
             )
-        stored = _without_coverage(stored, mask)
+        _remove_coverage(stored, mask)
     else:
         mask = _read_mask(frame.mask, (width, height), frame.normals)
         check_mask(frame.mask, mask)
@@ -123,21 +124,17 @@ def inferred_mask(stored: np.ndarray) -> np.ndarray:
     Renderers that filter their pictures (Blender, Mitsuba) average the normals over each pixel, so that the length at
     the rim is the covered part of the pixel. Averages of a black background in colors are (-1, -1, -1) instead.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        length = np.linalg.norm(stored, axis=-1)
-        mask = (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)  # false for NaN
-        return mask if mask.any() else length >= MISSING_LENGTH
+    length = vector_lengths(stored)
+    mask = (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)  # false for NaN
+    return mask if mask.any() else length >= MISSING_LENGTH
 
 
-def _without_coverage(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Normals (H, W, 3) with those at the contour of an inferred mask (H, W) at unit length; see `inferred_mask`."""
+def _remove_coverage(stored: np.ndarray, mask: np.ndarray) -> None:
+    """Bring normals (H, W, 3) at the contour of an inferred mask (H, W) to unit length, in place; see `inferred_mask`."""
     inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=_RIM_PX).astype(bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        length = np.linalg.norm(stored, axis=-1)
-        rim = mask & ~inner & (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)
-    result = stored.copy()
-    result[rim] /= length[rim, None]
-    return result
+    length = vector_lengths(stored)
+    rim = mask & ~inner & (length >= MIN_COVERAGE) & (length <= 2 - MIN_COVERAGE)
+    stored[rim] /= length[rim, None]
 
 
 def masks_of_views(

@@ -16,6 +16,7 @@ from pmni_nerfstudio.data.map_checks import check_mask, check_size
 from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import read_scene
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.importers.bounding_sphere import sphere_of_masks, sphere_of_points
@@ -27,7 +28,6 @@ from pmni_nerfstudio.photometric.photographs import load_photographs
 from pmni_nerfstudio.photometric.solver import SolverOptions
 from pmni_nerfstudio.photometric.view_maps import ViewMaps, facing_viewer, solve_view
 from pmni_nerfstudio.photometric.writer import write_maps
-from pmni_nerfstudio.registration.views import Views
 
 LAYOUTS: dict[str, Layout] = {"json": DESCRIPTION, "folders": FOLDERS}
 """Layouts by name, in the order in which they are tried."""
@@ -171,10 +171,9 @@ def _cameras(
     c2w = np.stack(poses)
     if capture.mesh is not None:
         return K, c2w, sphere_of_points(np.asarray(read_mesh(capture.mesh).vertices))
-    empty = np.zeros((*masks.shape, 3), np.float32)
-    observed = Views(tuple(view.name for view in views), empty, masks, K)
     step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
-    return K, c2w, sphere_of_masks(observed.strided(step), c2w)
+    names = [view.name for view in views]
+    return K, c2w, sphere_of_masks(names, masks[:, ::step, ::step], strided_intrinsics(K, step), c2w)
 
 
 def _distances(

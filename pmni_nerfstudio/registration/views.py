@@ -6,16 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from pmni_nerfstudio.data.observations import Observations
+from pmni_nerfstudio.data.reduction import MAX_PIXELS, blur_normals, registration_step, strided_blur
 from pmni_nerfstudio.geometry.cameras import strided_intrinsics
-
-MAX_PIXELS = 320_000
-"""Most pixels of a view (about 612x512), where a pixel is as large as registration's finest voxels. Without the limit 72
-views of 2000x1500 pixels would take 15 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +42,7 @@ class Views(Observations):
 
     def downsampled(self, step: int) -> Views:
         """Views at 1/step of the resolution, with normals smoothed against aliasing."""
-        return self.blurred(0.5 * step).strided(step) if step > 1 else self
+        return _reduced(self, range(len(self)), step) if step > 1 else self
 
     def strided(self, step: int) -> Views:
         """Every step-th pixel along each axis, without smoothing.
@@ -73,36 +69,17 @@ def views_of_scene(scene: Observations, indices: Sequence[int] | None = None, ma
         indices: views to take; all if None.
         max_pixels: approximate largest number of pixels per view.
     """
-    index = list(range(scene.num_views) if indices is None else indices)
-    step = max(1, round(float(np.sqrt(scene.height * scene.width / max_pixels))))
+    index = range(scene.num_views) if indices is None else indices
+    return _reduced(scene, index, registration_step(scene.height, scene.width, max_pixels))
 
-    def downsampled_view(i: int) -> Views:  # one at a time: all views in single precision may not fit into memory
-        one = Views(
-            (scene.names[i],),
-            scene.normals[i : i + 1].astype(np.float32),
-            scene.masks[i : i + 1],
-            scene.K[[i]],
-            unknown=None if scene.unknown is None else scene.unknown[i : i + 1],
-        )
-        return one.downsampled(step)
 
-    parts = [downsampled_view(i) for i in index]
-    unknown = [part.unknown for part in parts if part.unknown is not None]
+def _reduced(observed: Observations, indices: Sequence[int], step: int) -> Views:
+    """Views at 1/step of the resolution, made one by one: all of them in single precision may not fit into memory."""
+    index, unknown = list(indices), observed.unknown
     return Views(
-        names=tuple(name for part in parts for name in part.names),
-        normals=np.concatenate([part.normals for part in parts]),
-        masks=np.concatenate([part.masks for part in parts]),
-        K=np.concatenate([part.K for part in parts]),
-        unknown=np.concatenate(unknown) if unknown else None,
+        names=tuple(observed.names[i] for i in index),
+        normals=np.stack([strided_blur(observed.normals[i], step) for i in index]),
+        masks=np.stack([observed.masks[i][::step, ::step] for i in index]),
+        K=strided_intrinsics(observed.K[index], step),
+        unknown=None if unknown is None else np.stack([unknown[i][::step, ::step] for i in index]),
     )
-
-
-def blur_normals(
-    normals: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], sigma_px: float
-) -> Float[np.ndarray, "h w 3"]:
-    """Smooth unit normals within the valid pixels by normalized convolution with a Gaussian; unit again, zero elsewhere."""
-    weight = valid.astype(np.float32)
-    total = cv2.GaussianBlur(normals * weight[..., None], (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
-    # Normalizing the length replaces the division by the sum of weights.
-    length = np.linalg.norm(total, axis=-1, keepdims=True)
-    return np.where(valid[..., None], total / np.maximum(length, 1e-12), 0).astype(np.float32)

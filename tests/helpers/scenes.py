@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.scene import MapFacts, Scene
 from pmni_nerfstudio.data.scene_writer import write_scene
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class AnalyticScene:
 
     def in_memory(self) -> Scene:
         """A scene with no files behind it."""
-        root = Path("analytic")
+        root, zeros = Path("analytic"), np.zeros(len(self.masks))
         return Scene(
             root=root,
             names=self.names,
@@ -212,6 +212,7 @@ class AnalyticScene:
             image_files=None,
             mesh_file=None,
             warnings=(),
+            facts=MapFacts(self.masks.shape[:0:-1], self.masks.sum(axis=(1, 2)), zeros, zeros, zeros),
         )
 
 
