@@ -157,6 +157,7 @@ def _convert_maps(
         holes.append(write_view(folder, frame.name, maps, mask))
         masks.append(np.ascontiguousarray(mask[::step, ::step]))
         steps.append(summary_step(mask))
+        del stored, maps, mask  # before the next view is read
     write_whole_masks(folder, [frame.name for frame in frames], holes)
     return np.stack(masks), steps, K, source_K, warnings
 

@@ -42,6 +42,7 @@ def estimate_axes(frames: Sequence[Frame], maps_of: LoadMaps = load_maps) -> Axe
     for frame in chosen:
         stored, mask, K = maps_of(frame)
         samples = sample_axes(stored, mask, K)
+        del stored, mask  # before the next view is read
         for name in scores:
             matrix = camera_from_stored(frame, name)
             cues = samples.evidence(matrix, matrix)
