@@ -14,6 +14,10 @@ from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
 from pmni_nerfstudio.registration.surface.sdf_grid import extend
 
 
+_PIXELS_AT_ONCE = 1 << 18
+"""Pixels whose equations are held at once: 200 MB. All of a large capture's would take more than the rest of registration."""
+
+
 @dataclass(frozen=True, eq=False)
 class Band:
     """Grid vertices near the surface of a volume over [-1, 1]^3, in the order of their flat indices."""
@@ -135,17 +139,20 @@ def _gradient_equations(
 
 def _pixel_equations(n: int, place: np.ndarray, pixels: PixelNormals, count: int) -> tuple[sp.csr_matrix, np.ndarray]:
     """Normal equations of the gradients of the trilinear interpolation, in units of a voxel, at the pixels' points."""
-    columns, share, whole = _cells(n, place, pixels.points)
-    factor = np.sqrt(pixels.weights[whole])[:, None]
-    along = np.where(_CORNERS, share[:, None], 1 - share[:, None])
-    rows = np.repeat(np.arange(len(columns)), 8)
     system, right = sp.csr_matrix((count, count)), np.zeros(count)
-    for axis in range(3):
-        first, second = (other for other in range(3) if other != axis)
-        slopes = np.where(_CORNERS[:, axis], 1.0, -1.0) * along[..., first] * along[..., second] * factor
-        equations = sp.csr_matrix((slopes.ravel(), (rows, columns.ravel())), shape=(len(columns), count))
-        system = system + equations.T @ equations
-        right += equations.T @ (factor[:, 0] * pixels.normals[whole, axis] * (2.0 / (n - 1)))
+    for start in range(0, len(pixels.points), _PIXELS_AT_ONCE):
+        part = slice(start, start + _PIXELS_AT_ONCE)
+        columns, share, whole = _cells(n, place, pixels.points[part])
+        factor = np.sqrt(pixels.weights[part][whole])[:, None]
+        targets = pixels.normals[part][whole] * (2.0 / (n - 1))
+        along = np.where(_CORNERS, share[:, None], 1 - share[:, None])
+        rows = np.repeat(np.arange(len(columns)), 8)
+        for axis in range(3):
+            first, second = (other for other in range(3) if other != axis)
+            slopes = np.where(_CORNERS[:, axis], 1.0, -1.0) * along[..., first] * along[..., second] * factor
+            equations = sp.csr_matrix((slopes.ravel(), (rows, columns.ravel())), shape=(len(columns), count))
+            system = system + equations.T @ equations
+            right += equations.T @ (factor[:, 0] * targets[:, axis])
     return system, right
 
 
