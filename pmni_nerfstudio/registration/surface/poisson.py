@@ -13,7 +13,6 @@ from scipy.sparse.linalg import cg
 from pmni_nerfstudio.registration.surface.pixel_normals import PixelNormals
 from pmni_nerfstudio.registration.surface.sdf_grid import extend
 
-
 _PIXELS_AT_ONCE = 1 << 18
 """Pixels whose equations are held at once: 200 MB. All of a large capture's would take more than the rest of registration."""
 
