@@ -39,34 +39,44 @@ MAX_MEDIAN_ERROR = 0.2
 """Maps whose median length differs from 1 by more than this do not contain normals."""
 
 
-def check_mask(path: Path, mask: np.ndarray) -> None:
+def check_mask(path: Path, mask: np.ndarray, may_be_full: bool = False) -> None:
     """Check that a mask (H, W) has an object and a background.
 
+    Args:
+        path: mask file, for messages.
+        mask: the mask.
+        may_be_full: whether the object may fill the frame, as in a close-up.
+
     Raises:
-        SceneError: the mask is empty or full.
+        SceneError: the mask is empty, or full although it may not be.
     """
     if not mask.any():
         raise SceneError(f"{path}: the mask is empty; paint the object white, or remove the view from all folders")
-    if mask.all():
+    if mask.all() and not may_be_full:
         raise SceneError(f"{path}: the mask is all foreground; paint the background black")
 
 
-def warn_of_masks(files: Sequence[Path], masks: np.ndarray) -> list[str]:
-    """Warn if masks (N, H, W) reach the image border, beyond which the object may continue, or seem to be inverted."""
-    edge = np.zeros(masks.shape[1:], dtype=bool)
+def border_share(mask: np.ndarray) -> float:
+    """Share of the image border's pixels that are on a mask (H, W)."""
+    edge = np.zeros(mask.shape, dtype=bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
-    share = masks[:, edge].mean(axis=1)
+    return float(mask[edge].mean())
+
+
+def warn_of_masks(files: Sequence[Path], masks: Sequence[np.ndarray]) -> list[str]:
+    """Warn if masks (H, W) reach the image border, beyond which the object may continue, or seem to be inverted."""
+    share = np.array([border_share(mask) for mask in masks])
     cut = np.flatnonzero(share > MAX_EDGE)
     if not cut.size:
         return []
     first = files[cut[0]]
-    if share.min() > 0.9 and masks.mean() > 0.5:
+    if share.min() > 0.9 and np.mean([mask.mean() for mask in masks]) > 0.5:
         return [
             f"{first.parent}: all masks are white along the image border; check that they are not inverted (the object is white)"
         ]
     return [
         f"{first}: the mask reaches the image border (in {cut.size} of {len(files)} views), beyond which the object is unknown; "
-        "use images that show the whole object"
+        "use images that show the whole object, except for close-ups of a part"
     ]
 
 
@@ -99,7 +109,7 @@ def check_size(path: Path, shape: tuple[int, ...], expected: tuple[int, ...], re
     if tuple(shape[:2]) != expected:
         raise SceneError(
             f"{path}: is {shape[1]}x{shape[0]} pixels, but {reference} is {expected[1]}x{expected[0]}; "
-            "all maps of a scene need the same size"
+            "all maps of a view need the same size"
         )
 
 

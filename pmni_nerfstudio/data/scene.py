@@ -16,7 +16,8 @@ The layout is that in which SuperNormal (Cao and Taketomi, CVPR 2024) and PMNI (
       image/NN.*                     optional: photographs
       mesh_Gt.ply                    optional: ground-truth surface in the data world
 
-NN is the name of a view; views are in natural order (2 before 10).
+NN is the name of a view; views are in natural order (2 before 10). With poses, views may differ in size; all files of one
+view have the same.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 
 from pmni_nerfstudio.data import images
 from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, measure_axes
+from pmni_nerfstudio.data.close_ups import find_close_ups, unknown_pixels
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import (
@@ -126,28 +128,39 @@ def read_scene(
     if len(names) < 2:
         raise SceneError(f"{root}: has only one view, {names[0]}; at least 2 are needed")
 
-    masks = _read_masks(mask_files)
-    mask_warnings = warn_of_masks(mask_files, masks)
-    height, width = masks.shape[1:]
-    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, normal_files, is_world_space)
-    depth_files = _find_depths(root, names, masks.shape[1:], mask_files[0]) if with_depths else None
+    masks, sizes = _read_masks(mask_files)
+    file_sizes = np.tile(masks.shape[:0:-1], (len(masks), 1)) if sizes is None else sizes
+    frames = [mask[:h, :w] for mask, (w, h) in zip(masks, file_sizes)]
+    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, sizes, normal_files, is_world_space)
+    close_ups = find_close_ups(frames, K, c2w)
+    for file, mask, is_close_up in zip(mask_files, frames, close_ups):
+        check_mask(file, mask, bool(is_close_up))
+    mask_warnings = warn_of_masks(*_without(close_ups, mask_files, frames))
+    depth_files = _find_depths(root, names, file_sizes, mask_files) if with_depths else None
     image_files, image_warnings = _find_images(root, names)
 
     if is_world_space and c2w is None:
         raise SceneError(f"{folder}: world-space normals need poses; add {root / CAMERAS} or camera-space normals")
     spaces = camera_from_stored(len(names), c2w, world_from_unit, is_world_space)
     try:
-        size = resampled_size(width, height, scale_factor)
+        new_sizes = np.array([resampled_size(int(w), int(h), scale_factor) for w, h in file_sizes])
     except ValueError as error:
         raise SceneError(f"{root}: scale_factor {error}") from error
-    K = resample_intrinsics(K, (width, height), size)
+    if sizes is None:
+        K = resample_intrinsics(K, tuple(file_sizes[0]), tuple(new_sizes[0]))
+    else:
+        K = np.stack([resample_intrinsics(*of_view) for of_view in zip(K, file_sizes, new_sizes)])
     valid_files = None
     if (root / VALID).is_dir():
         valid_files = files_in_order(names, list_files(root / VALID, images.MASK_SUFFIXES), root / VALID, root / MASKS)
-    unknown = _read_unknown(root, names, masks, mask_files[0], size) if (root / UNKNOWN).is_dir() else None
-    normals, masks, normal_warnings = _read_normals(folder, normal_files, valid_files, masks, K, spaces, size)
-    if unknown is not None:
-        unknown &= ~masks
+    given = _read_unknown(root, names, file_sizes, mask_files, new_sizes) if (root / UNKNOWN).is_dir() else None
+    normals, masks, normal_warnings = _read_normals(
+        folder, normal_files, valid_files, frames, close_ups, K, spaces, new_sizes
+    )
+    unknown = unknown_pixels(masks, None if sizes is None else new_sizes, close_ups)
+    if given is not None:
+        given &= ~masks
+        unknown = given if unknown is None else given | unknown
     if c2w is None:  # with poses, identical cameras reveal copies; a symmetric object may have equal views
         normal_warnings += warn_of_copies(normal_files, normals)
     mesh_file = root / MESH
@@ -159,6 +172,7 @@ def read_scene(
         world_from_unit=world_from_unit,
         masks=masks,
         unknown=unknown if unknown is not None and unknown.any() else None,
+        sizes=None if sizes is None else new_sizes,
         normals=normals,
         normal_files=normal_files,
         mask_files=mask_files,
@@ -192,31 +206,44 @@ def default_normals_folder(root: Path) -> str | None:
         return None
 
 
-def _read_masks(files: Sequence[Path]) -> np.ndarray:
+def _without(chosen: np.ndarray, *sequences: Sequence[T]) -> list[list[T]]:
+    """The elements of sequences whose views are not chosen (N,)."""
+    return [[element for element, is_chosen in zip(sequence, chosen) if not is_chosen] for sequence in sequences]
+
+
+def _read_masks(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Masks (N, H, W), and width and height of each (N, 2) if they differ; smaller ones are padded with zeros."""
     first = images.read_mask(files[0])
     masks = np.empty((len(files), *first.shape), dtype=bool)
 
-    def read(view: int) -> None:
+    def read(view: int) -> np.ndarray | None:
         mask = images.read_mask(files[view])
-        check_size(files[view], mask.shape, first.shape, files[0])
-        check_mask(files[view], mask)
+        if mask.shape != first.shape:
+            return mask
         masks[view] = mask
+        return None
 
-    _for_each(read, len(files))
-    return masks
+    others = {view: mask for view, mask in enumerate(_for_each(read, len(files))) if mask is not None}
+    if not others:
+        return masks, None
+    shapes = np.array([others[view].shape if view in others else first.shape for view in range(len(files))])
+    padded = np.zeros((len(files), *shapes.max(axis=0)), dtype=bool)
+    for view, (height, width) in enumerate(shapes):
+        padded[view, :height, :width] = others.get(view, masks[view])
+    return padded, shapes[:, ::-1]
 
 
 def _read_unknown(
-    root: Path, names: Sequence[str], masks: np.ndarray, reference: Path, size: tuple[int, int]
+    root: Path, names: Sequence[str], sizes: np.ndarray, references: Sequence[Path], new_sizes: np.ndarray
 ) -> np.ndarray:
-    """Pixels (N, H', W') where something else stands in front, at the new size (width, height)."""
+    """Pixels (N, H', W') where something else stands in front, from files of (N, 2) sizes (width, height) at new ones."""
     files = files_in_order(names, list_files(root / UNKNOWN, images.MASK_SUFFIXES), root / UNKNOWN, root / MASKS)
-    unknown = np.empty((len(files), size[1], size[0]), dtype=bool)
+    unknown = np.zeros((len(files), *new_sizes.max(axis=0)[::-1]), dtype=bool)
 
     def read(view: int) -> None:
-        pixels = images.read_mask(files[view])
-        check_size(files[view], pixels.shape, masks.shape[1:], reference)
-        unknown[view] = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
+        pixels, size = images.read_mask(files[view]), tuple(new_sizes[view])
+        check_size(files[view], pixels.shape, tuple(sizes[view][::-1]), references[view])
+        unknown[view, : size[1], : size[0]] = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
 
     _for_each(read, len(files))
     return unknown
@@ -226,10 +253,11 @@ def _read_normals(
     folder: Path,
     files: Sequence[Path],
     valid_files: Sequence[Path] | None,
-    masks: np.ndarray,
+    masks: Sequence[np.ndarray],
+    close_ups: np.ndarray,
     K: np.ndarray,
     spaces: Sequence[np.ndarray],
-    size: tuple[int, int],
+    sizes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Read, check and resample normal maps.
 
@@ -237,23 +265,26 @@ def _read_normals(
         folder: folder of the normal maps.
         files: normal map of each view.
         valid_files: image of each view that tells where normals count; None: everywhere.
-        masks: (N, H, W).
+        masks: mask (H, W) of each view, without padding.
+        close_ups: (N,), views whose mask may be full.
         K: (N, 3, 3) intrinsics at the new size.
         spaces: rotations (N, 3, 3) from stored to OpenCV camera axes, and, with poses, those for the other space.
-        size: new (width, height).
+        sizes: (N, 2) new width and height of each view.
 
     Returns:
-        Normals (N, H', W', 3) float16, masks (N, H', W'), and warnings.
+        Normals (N, H', W', 3) float16, masks (N, H', W'), and warnings. Smaller views are padded with zeros.
     """
-    count, height, width = masks.shape
+    count, largest = len(masks), sizes.max(axis=0)
+    allocate = np.empty if (sizes == largest).all() else np.zeros
     # Filled view by view: only the views being decoded are held in float32.
-    normals = np.empty((count, size[1], size[0], 3), dtype=np.float16)
-    new_masks = np.empty((count, size[1], size[0]), dtype=bool)
+    normals = allocate((count, largest[1], largest[0], 3), dtype=np.float16)
+    new_masks = allocate((count, largest[1], largest[0]), dtype=bool)
 
     missing = np.empty(count, dtype=int)
 
     def read(view: int) -> tuple[list[str], list[AxisEvidence]]:
-        stored = images.read_normals(files[view])
+        stored, size = images.read_normals(files[view]), (int(sizes[view, 0]), int(sizes[view, 1]))
+        height, width = masks[view].shape
         check_size(files[view], stored.shape, (height, width), folder.parent / MASKS)
         measured = None
         if valid_files is not None:
@@ -263,11 +294,11 @@ def _read_normals(
         maps = maps @ spaces[0][view].T.astype(np.float32)
         if size != (width, height):
             maps, mask = resample_normals(maps, mask, size)
-            if not maps.any() or mask.all():
+            if not maps.any() or (mask.all() and not close_ups[view]):
                 raise SceneError(
                     f"{files[view]}: at {size[0]}x{size[1]} its mask is full, or has no normals; use a larger scale_factor"
                 )
-        normals[view], new_masks[view] = maps, mask
+        normals[view, : size[1], : size[0]], new_masks[view, : size[1], : size[0]] = maps, mask
         missing[view] = (mask & ~maps.any(axis=-1)).sum()
         evidence = [measure_axes(maps, mask, K[view], spaces[0][view])]
         for space in spaces[1:]:
@@ -285,7 +316,9 @@ def _read_normals(
     return normals, new_masks, warnings
 
 
-def _find_depths(root: Path, names: Sequence[str], shape: tuple[int, ...], reference: Path) -> tuple[Path, ...] | None:
+def _find_depths(
+    root: Path, names: Sequence[str], sizes: np.ndarray, references: Sequence[Path]
+) -> tuple[Path, ...] | None:
     folder = root / DEPTHS
     if not folder.is_dir():
         return None
@@ -294,11 +327,11 @@ def _find_depths(root: Path, names: Sequence[str], shape: tuple[int, ...], refer
     if len(by_name) != len(names):
         extra = next(name for name in by_name if name not in names)
         raise SceneError(f"{by_name[extra]}: belongs to no view; remove it")
-    for file in files:
+    for file, size, reference in zip(files, sizes, references):
         depth = images.open_npy(file)
         if depth.ndim != 2:
             raise SceneError(f"{file}: contains an array of shape {depth.shape}; save depths as (height, width)")
-        check_size(file, depth.shape, shape, reference)
+        check_size(file, depth.shape, tuple(size[::-1]), reference)
     return files
 
 

@@ -36,6 +36,7 @@ def write_scene(
     depths: np.ndarray | None = None,
     normals_folder: str = scene.TRUE_NORMALS,
     unknown: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
 ) -> None:
     """Write a scene folder, each file atomically.
 
@@ -52,6 +53,7 @@ def write_scene(
         depths: (N, H, W), z depth, zero or NaN where unknown.
         normals_folder: name of the folder of normal maps.
         unknown: (N, H, W) bool, where something else stands in front of the object, or may.
+        sizes: (N, 2), width and height of each view, beyond which its maps are padding; None: those of the maps.
 
     Raises:
         SceneError: the folder contains files of another scene.
@@ -68,11 +70,12 @@ def write_scene(
         ("normals", normals, (count, height, width, 3)),
         ("unknown", unknown, (count, height, width)),
         ("depths", depths, (count, height, width)),
+        ("sizes", sizes, (count, 2)),
     ):
         if array is not None and array.shape != shape:
             raise ValueError(f"{label}: shape {array.shape} is not {shape}")
-    if c2w is None and not np.allclose(K, K[0]):
-        raise ValueError("K: without poses, all views share their intrinsics")
+    if c2w is None and (sizes is not None or not np.allclose(K, K[0])):
+        raise ValueError("K: without poses, all views share their intrinsics and size")
 
     mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
     unknown_files = [root / scene.UNKNOWN / f"{name}.png" for name in names] if unknown is not None else []
@@ -88,15 +91,17 @@ def write_scene(
     for file in (mask_files[0], normal_files[0], *valid_files[:1], *unknown_files[:1], *depth_files[:1]):
         file.parent.mkdir(parents=True, exist_ok=True)
     for view in range(count):
-        write_png(mask_files[view], masks[view].astype(bool))
-        stored = flip_y_and_z(normals[view])
-        write_exr(normal_files[view], np.where(masks[view][..., None], stored, 0))
-    for file, pixels in (*zip(valid_files, valid), *zip(unknown_files, () if unknown is None else unknown)):
-        write_png(file, pixels.astype(bool))
-    if depths is not None:
-        for file, depth in zip(depth_files, depths):
-            with atomic_path(file) as temporary:
-                np.save(temporary, depth.astype(np.float32))
+        own_width, own_height = (width, height) if sizes is None else sizes[view]
+        frame = slice(0, own_height), slice(0, own_width)
+        write_png(mask_files[view], masks[view][frame].astype(bool))
+        stored = flip_y_and_z(normals[view][frame])
+        write_exr(normal_files[view], np.where(masks[view][frame][..., None], stored, 0))
+        for files, pixels in ((valid_files, valid), (unknown_files, unknown)):
+            if files and pixels is not None:
+                write_png(files[view], pixels[view][frame].astype(bool))
+        if depths is not None:
+            with atomic_path(depth_files[view]) as temporary:
+                np.save(temporary, depths[view][frame].astype(np.float32))
     if c2w is not None:
         write_cameras(camera_file, K, c2w, world_from_unit)
     else:

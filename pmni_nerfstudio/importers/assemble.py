@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of an imported source to a scene folder: one image size, pinhole cameras, the object in the unit sphere."""
+"""Conversion of an imported source to a scene folder: pinhole cameras, the object in the unit sphere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from rich.progress import track
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.instances import INSTANCES, read_instances
 from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.data.map_checks import MAX_EDGE, border_share
 from pmni_nerfstudio.data.normals_folder import warn_of_lossy
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh
 from pmni_nerfstudio.data.scene import IMAGES, read_scene
-from pmni_nerfstudio.data.scene_summary import SceneSummary, summarize
+from pmni_nerfstudio.data.scene_summary import SceneSummary, describe_sizes, summarize
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.geometry.transforms import scale_of, transform_poses
@@ -59,7 +60,8 @@ def assemble(
     Args:
         source: data set to convert.
         folder: empty folder to write to.
-        size: width and height of the maps; by default the most frequent size.
+        size: width and height of all maps; by default each view keeps its own, and without poses, which need one size,
+            the most frequent one is taken.
         axes: axes of the stored normals; by default those of the format, or an estimate from the maps.
         fit: mesh in the source's world to fit the unit sphere to.
         refit: fit the unit sphere to the masks even if the source has one.
@@ -79,9 +81,10 @@ def assemble(
     if axes == "world" and not is_posed:
         raise PmniError(f"{frames[0].normals}: world-space normals need poses; use camera-space normals")
 
-    normals, masks, K, source_K, warnings = _load_all(frames, axes, size, is_posed)
+    sizes = _map_sizes(frames, size, is_posed)
+    normals, masks, K, source_K, warnings = _load_all(frames, axes, sizes, is_posed)
     warnings += warn_of_lossy([frame.normals for frame in frames])
-    new_size = (masks.shape[2], masks.shape[1])
+    sizes_differ = len(set(sizes)) > 1
     world_from_unit, c2w, pose_summary = np.eye(4), None, "without poses"
     mesh = read_mesh(source.mesh) if source.mesh is not None else None
     if is_posed:
@@ -94,8 +97,10 @@ def assemble(
             world_from_unit, origin = sphere_of_points(np.asarray(mesh.vertices)), "fitted to the ground truth mesh"
         else:
             views = Views(tuple(frame.name for frame in frames), normals, masks, K)
+            whole = _whole_views(masks, sizes)
+            views, chosen = views.subset(whole), poses[whole]
             step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
-            world_from_unit, origin = sphere_of_masks(views.strided(step), poses), "fitted to the masks"
+            world_from_unit, origin = sphere_of_masks(views.strided(step), chosen), "fitted to the masks"
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
     write_scene(
@@ -107,14 +112,15 @@ def assemble(
         masks=masks,
         normals=normals,
         mesh=mesh if is_posed else None,
+        sizes=np.array(sizes) if sizes_differ else None,
     )
-    _write_photographs(folder, frames, source_K, K, new_size)
-    write_further_maps(folder, frames, source_K, K, new_size)
+    _write_photographs(folder, frames, source_K, K, sizes)
+    write_further_maps(folder, frames, source_K, K, sizes)
     scene = read_scene(folder)
     if (folder / INSTANCES).is_dir():
         warnings += read_instances(scene)[1]
     summary = summarize(scene)
-    size_and_axes = f"{len(frames)} views of {new_size[0]}x{new_size[1]}, normals' axes: {axes} ({decided})"
+    size_and_axes = f"{len(frames)} views of {describe_sizes(sizes)}, normals' axes: {axes} ({decided})"
     return Assembled(
         f"{size_and_axes}, {pose_summary}",
         _summarized([*source.warnings, *warnings, *scene.warnings, *summary.warnings()]),
@@ -122,20 +128,36 @@ def assemble(
     )
 
 
+def _map_sizes(frames: Sequence[Frame], size: tuple[int, int] | None, is_posed: bool) -> list[tuple[int, int]]:
+    """Width and height of the maps of each view."""
+    if size is not None:
+        return [size] * len(frames)
+    sizes = [size_of(frame.normals) for frame in frames]
+    return sizes if is_posed else [Counter(sizes).most_common(1)[0][0]] * len(frames)
+
+
+def _whole_views(masks: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Views whose frame does not cut the object, to which the unit sphere is fitted; all if they are fewer than three."""
+    is_whole = [border_share(mask[:height, :width]) <= MAX_EDGE for mask, (width, height) in zip(masks, sizes)]
+    whole = [view for view in range(len(masks)) if is_whole[view]]
+    return whole if len(set(sizes)) > 1 and len(whole) >= 3 else list(range(len(masks)))
+
+
 def _load_all(
-    frames: Sequence[Frame], axes: Axes, size: tuple[int, int] | None, is_posed: bool
+    frames: Sequence[Frame], axes: Axes, sizes: Sequence[tuple[int, int]], is_posed: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Normals (N, H, W, 3) float32, masks (N, H, W), K (N, 3, 3), the source's K at the same size, and warnings."""
+    """Normals (N, H, W, 3) float32, masks (N, H, W), K (N, 3, 3), the source's K at the same size, and warnings.
+
+    Maps are padded with zeros to the largest size.
+    """
     console = Console(stderr=True)
-    if size is None:
-        size = Counter(size_of(frame.normals) for frame in frames).most_common(1)[0][0]
     count = len(frames)
-    normals = np.empty((count, size[1], size[0], 3), dtype=np.float32)
-    masks = np.empty((count, size[1], size[0]), dtype=bool)
+    shape = (count, max(height for _, height in sizes), max(width for width, _ in sizes))
+    normals, masks = np.zeros((*shape, 3), dtype=np.float32), np.zeros(shape, dtype=bool)
     K, source_K = np.empty((count, 3, 3)), np.empty((count, 3, 3))
     warnings = []
     for view in track(range(count), "Preparing", console=console, transient=True):
-        frame = frames[view]
+        frame, size = frames[view], sizes[view]
         stored, mask, lines = load(frame)
         warnings += lines
         map_size = (mask.shape[1], mask.shape[0])
@@ -145,8 +167,10 @@ def _load_all(
         K[view] = source_K[view] if is_posed else source_K[0]
         maps = stored @ camera_from_stored(frame, axes).T.astype(np.float32)
         maps, mask = undistort(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
-        normals[view], masks[view] = resize(maps, mask, size)
-        if not normals[view].any() or masks[view].all():
+        rows, columns = slice(0, size[1]), slice(0, size[0])
+        normals[view, rows, columns], masks[view, rows, columns] = resize(maps, mask, size)
+        is_full = masks[view, rows, columns].all() and len(set(sizes)) == 1
+        if not normals[view].any() or is_full:
             raise SceneError(
                 f"{frame.normals}: its mask is full, or has no normals, at {size[0]}x{size[1]}; give a larger --size or check the "
                 "camera's distortion"
@@ -155,14 +179,14 @@ def _load_all(
 
 
 def _write_photographs(
-    folder: Path, frames: Sequence[Frame], K: np.ndarray, new_K: np.ndarray, size: tuple[int, int]
+    folder: Path, frames: Sequence[Frame], K: np.ndarray, new_K: np.ndarray, sizes: Sequence[tuple[int, int]]
 ) -> None:
     """Write the photographs if all views have one; they are only for display."""
     if any(frame.image is None for frame in frames):
         return
     (folder / IMAGES).mkdir()
     for view, frame in enumerate(frames):
-        picture = photograph(frame, K[view], new_K[view], size)
+        picture = photograph(frame, K[view], new_K[view], sizes[view])
         if picture is not None:
             write_png(folder / IMAGES / f"{frame.name}.png", picture)
 

@@ -35,7 +35,8 @@ class Views(Observations):
         index = list(indices)
         names = tuple(self.names[i] for i in index)
         unknown = None if self.unknown is None else self.unknown[index]
-        return Views(names, self.normals[index], self.masks[index], self.K[index], unknown=unknown)
+        sizes = None if self.sizes is None else self.sizes[index]
+        return Views(names, self.normals[index], self.masks[index], self.K[index], unknown=unknown, sizes=sizes)
 
     def blurred(self, sigma_px: float) -> Views:
         """Views whose normals are smoothed within their valid pixels; see `blur_normals`."""
@@ -61,6 +62,7 @@ class Views(Observations):
             normals=np.ascontiguousarray(self.normals[:, ::step, ::step]),
             masks=np.ascontiguousarray(self.masks[:, ::step, ::step]),
             unknown=None if self.unknown is None else np.ascontiguousarray(self.unknown[:, ::step, ::step]),
+            sizes=None if self.sizes is None else -(-self.sizes // step),
             K=strided_intrinsics(self.K, step),
         )
 
@@ -71,30 +73,49 @@ def views_of_scene(scene: Observations, indices: Sequence[int] | None = None, ma
     Args:
         scene: the scene, or its views of one split.
         indices: views to take; all if None.
-        max_pixels: approximate largest number of pixels per view.
+        max_pixels: approximate largest number of pixels per view. Of views of different size, each has its own step.
     """
     index = list(range(scene.num_views) if indices is None else indices)
-    step = max(1, round(float(np.sqrt(scene.height * scene.width / max_pixels))))
 
     def downsampled_view(i: int) -> Views:  # one at a time: all views in single precision may not fit into memory
+        rows, columns = scene.frame(i)
         one = Views(
             (scene.names[i],),
-            scene.normals[i : i + 1].astype(np.float32),
-            scene.masks[i : i + 1],
+            scene.normals[i : i + 1, rows, columns].astype(np.float32),
+            scene.masks[i : i + 1, rows, columns],
             scene.K[[i]],
-            unknown=None if scene.unknown is None else scene.unknown[i : i + 1],
+            unknown=None if scene.unknown is None else scene.unknown[i : i + 1, rows, columns],
         )
-        return one.downsampled(step)
+        return one.downsampled(max(1, round(float(np.sqrt(rows.stop * columns.stop / max_pixels)))))
 
     parts = [downsampled_view(i) for i in index]
-    unknown = [part.unknown for part in parts if part.unknown is not None]
+    sizes = np.array([(part.width, part.height) for part in parts])
+    largest = sizes.max(axis=0)
+
+    def joined(maps: list[np.ndarray], padding: bool = False) -> np.ndarray:
+        """Maps of all parts, padded to the largest."""
+        return np.concatenate([_padded(of_part, largest, padding) for of_part in maps])
+
+    # Padding is unknown; without padding, either no part has unknown pixels or all have such a map.
+    unknown = [np.zeros_like(part.masks) if part.unknown is None else part.unknown for part in parts]
     return Views(
         names=tuple(name for part in parts for name in part.names),
-        normals=np.concatenate([part.normals for part in parts]),
-        masks=np.concatenate([part.masks for part in parts]),
+        normals=joined([part.normals for part in parts]),
+        masks=joined([part.masks for part in parts]),
         K=np.concatenate([part.K for part in parts]),
-        unknown=np.concatenate(unknown) if unknown else None,
+        unknown=joined(unknown, True) if scene.unknown is not None or (sizes != largest).any() else None,
+        sizes=sizes if (sizes != largest).any() else None,
     )
+
+
+def _padded(maps: np.ndarray, size: np.ndarray, value: bool) -> np.ndarray:
+    """Maps (1, H, W, ...) with a value at the right and below, up to a width and height."""
+    width, height = (int(side) for side in size)
+    if maps.shape[1:3] == (height, width):
+        return maps
+    out = np.full((1, height, width, *maps.shape[3:]), value, dtype=maps.dtype)
+    out[:, : maps.shape[1], : maps.shape[2]] = maps
+    return out
 
 
 def blur_normals(

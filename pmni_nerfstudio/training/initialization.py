@@ -21,6 +21,7 @@ from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, detailed
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
+from pmni_nerfstudio.registration.close_up_detail import close_up_detail
 from pmni_nerfstudio.registration.console import print_summary, register_with_progress
 from pmni_nerfstudio.registration.monitoring import Watcher
 from pmni_nerfstudio.registration.partial import load_coarse_result
@@ -142,8 +143,9 @@ def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> In
             views = reflectance.removed_from(views)
             _, surface = alternate(views, poses, fine, fixed_poses=True)
         surface = detailed(views, poses, surface, schedule)
+        detail = close_up_detail(views, poses, surface, schedule)
     CONSOLE.log(f"Initialization: integrated a surface from the normals in {time.perf_counter() - started_at:.0f} s.")
-    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance)
+    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance, detail=detail)
 
 
 def initialize_by_plane_sweep(views: Views, c2w: Float[np.ndarray, "n 4 4"], always: bool) -> Initialization | None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, Optional
 
+import numpy as np
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.datamanager import PmniDataManager
+from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.model.grid_levels import matching_schedule_steps
 from pmni_nerfstudio.model.pmni_model import PmniModel
@@ -103,6 +105,11 @@ def _schedule_steps(model: PmniModel, max_steps: int) -> int:
     """Length of the schedules: shorter than the run if it starts from a detailed surface."""
     if model.initialization_kind != "surface":
         return max_steps
-    return min(
-        max_steps, model.config.schedule_steps or matching_schedule_steps(model.views.height * model.views.width)
-    )
+    return min(max_steps, model.config.schedule_steps or matching_schedule_steps(_pixels_of_view(model.views)))
+
+
+def _pixels_of_view(views: SplitViews) -> int:
+    """Number of pixels of a typical view."""
+    if views.sizes is None:
+        return views.height * views.width
+    return int(np.median(views.sizes.prod(axis=1)))
