@@ -2,7 +2,8 @@
 """Views of different size and distance in one scene: close-ups, whose frame cuts the object, and where nothing is known.
 
 Maps of views of different size are padded at the right and below to a common size, so that intrinsics stay as they are.
-The padding is unknown, neither object nor background. Beyond the frame of a close-up the object may continue anywhere.
+Around a mask that does not touch its frame, the padding is background, since the frame shows the whole object; otherwise it
+is unknown, neither object nor background. Beyond the frame of a close-up the object may continue anywhere.
 What carves reads the nearest pixel for a point beyond the frame; therefore pixels along a close-up's border that are not
 on the mask count as unknown as well.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pmni_nerfstudio.data.map_checks import MAX_EDGE, border_share
+from pmni_nerfstudio.data.observations import Observations
 
 FINER = 0.7
 """A view that its frame cuts is a close-up if its pixels are smaller than this share of those of views of the whole object."""
@@ -45,19 +47,27 @@ def find_close_ups(
     return is_cut & (sizes < FINER * float(np.median(sizes[~is_cut])))
 
 
+def close_ups_among(views: Observations, c2w: Float[np.ndarray, "n 4 4"] | None) -> Bool[np.ndarray, " n"]:
+    """`find_close_ups` for views in memory, at given poses."""
+    frames = [mask[views.frame(i)] for i, mask in enumerate(views.masks)]
+    return find_close_ups(frames, views.K, c2w)
+
+
 def unknown_pixels(
     masks: Bool[np.ndarray, "n h w"], sizes: Int[np.ndarray, "n 2"] | None, close_ups: Bool[np.ndarray, " n"]
 ) -> Bool[np.ndarray, "n h w"] | None:
-    """Padding, and the border of close-ups where it is not on the mask; None if there is neither."""
+    """Padding beside masks that touch their frame, and the border of close-ups off the mask; None if there is neither."""
     if sizes is None and not close_ups.any():
         return None
     unknown = np.zeros(masks.shape, dtype=bool)
     for i in range(len(masks)):
         width, height = masks.shape[:0:-1] if sizes is None else sizes[i]
-        unknown[i, height:], unknown[i, :, width:] = True, True
+        if border_share(masks[i, :height, :width]):
+            unknown[i, height:], unknown[i, :, width:] = True, True
         if close_ups[i]:
             border = max(2, round(_BORDER * max(width, height)))
             inner = unknown[i, border : height - border, border : width - border].copy()
             unknown[i] = True
             unknown[i, border : height - border, border : width - border] = inner
-    return unknown & ~masks
+    unknown &= ~masks
+    return unknown if unknown.any() else None

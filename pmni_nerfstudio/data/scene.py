@@ -135,7 +135,8 @@ def read_scene(
     close_ups = find_close_ups(frames, K, c2w)
     for file, mask, is_close_up in zip(mask_files, frames, close_ups):
         check_mask(file, mask, bool(is_close_up))
-    mask_warnings = warn_of_masks(*_without(close_ups, mask_files, frames))
+    whole = np.flatnonzero(~close_ups)
+    mask_warnings = warn_of_masks([mask_files[i] for i in whole], [frames[i] for i in whole])
     depth_files = _find_depths(root, names, file_sizes, mask_files) if with_depths else None
     image_files, image_warnings = _find_images(root, names)
 
@@ -204,11 +205,6 @@ def default_normals_folder(root: Path) -> str | None:
         return _choose_normals(root, None)[0]
     except SceneError:
         return None
-
-
-def _without(chosen: np.ndarray, *sequences: Sequence[T]) -> list[list[T]]:
-    """The elements of sequences whose views are not chosen (N,)."""
-    return [[element for element, is_chosen in zip(sequence, chosen) if not is_chosen] for sequence in sequences]
 
 
 def _read_masks(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None]:

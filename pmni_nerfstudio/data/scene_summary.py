@@ -11,7 +11,7 @@ import numpy as np
 
 from pmni_nerfstudio.data.axes_check import measure_axes
 from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
-from pmni_nerfstudio.data.close_ups import find_close_ups, pixel_sizes
+from pmni_nerfstudio.data.close_ups import close_ups_among, pixel_sizes
 from pmni_nerfstudio.data.scene import VALID, WORLD_SPACE, Scene
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS
 from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit
@@ -53,10 +53,8 @@ class SceneSummary:
 
     @property
     def close_ups(self) -> np.ndarray:
-        """(N,) bool, whether a view is a close-up that its frame cuts (see `find_close_ups`)."""
-        scene = self.scene
-        frames = [mask[scene.frame(i)] for i, mask in enumerate(scene.masks)]
-        return find_close_ups(frames, scene.K, scene.c2w)
+        """(N,) bool, whether a view is a close-up that its frame cuts (see close_ups.py)."""
+        return close_ups_among(self.scene, self.scene.c2w)
 
     @property
     def scores(self) -> np.ndarray | None:

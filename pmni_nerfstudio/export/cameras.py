@@ -85,7 +85,8 @@ def file_intrinsics(scene: Scene) -> tuple[Float[np.ndarray, "n 3 3"], list[tupl
         height, width = read_mask(scene.mask_files[0]).shape
         K = resample_intrinsics(scene.K, (scene.width, scene.height), (width, height))
         return K, [(width, height)] * scene.num_views
-    sizes = [read_mask(path).shape[::-1] for path in scene.mask_files]
+    shapes = [read_mask(path).shape for path in scene.mask_files]
+    sizes = [(width, height) for height, width in shapes]
     return np.stack([resample_intrinsics(*of_view) for of_view in zip(scene.K, scene.sizes, sizes)]), sizes
 
 

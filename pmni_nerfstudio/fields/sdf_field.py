@@ -26,6 +26,7 @@ from pmni_nerfstudio.fields.variance import LearnedVariance
 from pmni_nerfstudio.fields.warm_start import SurfaceBand
 
 _VALIDATION_POINTS = 16384
+_MESH_CELLS = 512
 
 
 @dataclass
@@ -125,6 +126,12 @@ class PmniField(Field):
     def detail(self) -> Optional[DetailBlock]:
         """Finer block around what close-up views see; None if the field has none."""
         return self.geometry.detail if isinstance(self.geometry, SdfGrid) else None
+
+    def mesh_resolution(self) -> int:
+        """Marching cubes cells per axis that show the field's detail: 512, and more for a detail block, up to 1024."""
+        if self.detail is None or float(self.detail.voxel) == 0:
+            return _MESH_CELLS
+        return max(_MESH_CELLS, min(2 * _MESH_CELLS, round(2.5 / float(self.detail.voxel))))
 
     def difference_step(
         self, x: Float[Tensor, "*b 3"], footprint: Optional[Float[Tensor, "*b"]] = None

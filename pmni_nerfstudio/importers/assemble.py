@@ -12,10 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from pmni_nerfstudio.data.close_ups import find_close_ups
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.instances import INSTANCES, read_instances
 from pmni_nerfstudio.data.listing import natural_key
-from pmni_nerfstudio.data.map_checks import MAX_EDGE, border_share
+from pmni_nerfstudio.data.map_checks import MAX_EDGE, border_share, check_mask
 from pmni_nerfstudio.data.normals_folder import warn_of_lossy
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh
@@ -102,6 +103,9 @@ def assemble(
             step = max(1, round(float(np.sqrt(masks[0].size / _MAX_HULL_PIXELS))))
             world_from_unit, origin = sphere_of_masks(views.strided(step), chosen), "fitted to the masks"
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
+        of_frames = [mask[:height, :width] for mask, (width, height) in zip(masks, sizes)]
+        for frame, mask, is_close_up in zip(frames, of_frames, find_close_ups(of_frames, K, c2w)):
+            check_mask(frame.mask or frame.normals, mask, bool(is_close_up))
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
     write_scene(
         folder,
@@ -159,6 +163,7 @@ def _load_all(
     for view in track(range(count), "Preparing", console=console, transient=True):
         frame, size = frames[view], sizes[view]
         stored, mask, lines = load(frame)
+        was_full = mask.all()
         warnings += lines
         map_size = (mask.shape[1], mask.shape[0])
         map_K = map_intrinsics(frame, map_size)
@@ -169,7 +174,7 @@ def _load_all(
         maps, mask = undistort(maps, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
         rows, columns = slice(0, size[1]), slice(0, size[0])
         normals[view, rows, columns], masks[view, rows, columns] = resize(maps, mask, size)
-        is_full = masks[view, rows, columns].all() and len(set(sizes)) == 1
+        is_full = masks[view, rows, columns].all() and not was_full
         if not normals[view].any() or is_full:
             raise SceneError(
                 f"{frame.normals}: its mask is full, or has no normals, at {size[0]}x{size[1]}; give a larger --size or check the "

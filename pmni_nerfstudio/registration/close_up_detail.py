@@ -14,7 +14,7 @@ from pmni_nerfstudio.geometry.hull import mask_distances
 from pmni_nerfstudio.geometry.interpolation import grid_points, lookup_volume
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, Level, surface_step
 from pmni_nerfstudio.registration.bundle_adjustment.normal_lookup import lookup_channels
-from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
+from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours, rim_points
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.pixel_normals import edge_weights
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -37,16 +37,34 @@ _MAX_SHIFT_VOXELS = 2.0
 the inside of the cube's faces, which close the refined mesh, or another part of the object."""
 
 
+_RIM_SHARE = 0.9
+"""Share of the cube in which contours count: beyond, their rays may touch the surface outside of the cube first."""
+
+
 @dataclass(frozen=True, eq=False)
-class CloseUpDetail:
-    """Signed distances on a grid over a cube of the unit-sphere world."""
+class Cube:
+    """An axis-aligned cube of the unit-sphere world, and the local world in which it is [-1, 1]^3."""
 
     center: Float[np.ndarray, " 3"]
-    """Center of the cube."""
     half: float
     """Half of its edge."""
-    sdf: Float[np.ndarray, "n n n"]
-    """Signed distances at the vertices, world units; corner vertices at the cube's corners, 'ij' = x, y, z."""
+
+    def to_local(self, poses: Poses) -> Poses:
+        """The same cameras in the local world."""
+        return poses.transformed(1 / self.half, np.eye(3), -self.center / self.half)
+
+    def to_world(self, poses: Poses) -> Poses:
+        """Cameras of the local world in the unit-sphere world."""
+        return poses.transformed(self.half, np.eye(3), self.center)
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUpDetail:
+    """Surface in a cube that close-ups see."""
+
+    cube: Cube
+    surface: Surface
+    """The surface in the cube's local world."""
 
 
 def are_close_ups(pixel_sizes: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -80,26 +98,45 @@ def close_up_detail(
     center, half = 0.5 * (low + high), 0.5 * _MARGIN * float((high - low).max())
     if 2 * half / (_LEVELS[-1] - 1) > _WORTHWHILE * surface.voxel:
         return None
-    # Everything happens in the world in which the cube is [-1, 1]^3.
-    local = poses.transformed(1 / half, np.eye(3), -center / half)
-    channels = lookup_channels(views, schedule.bundle.curvature)
-    # A pixel's normal is a mean over it: coarse pixels say less about the detail.
-    shares = (sizes.min() / sizes) ** 2
-    weights = [share * of_view for share, of_view in zip(shares, edge_weights(views, schedule.bundle.curvature))]
-    distances, curves = mask_distances(views.possible), contours(views, schedule.bundle.contour_points)
-    options = replace(schedule, poisson=schedule.detail_poisson)
-    points = grid_points(_LEVELS[0]).view(-1, 3).numpy()
-    start = lookup_volume(surface.lookups[:1], center + half * points)[:, 0] / half
+    cube = Cube(center, half)
+    points = center + half * grid_points(_LEVELS[0]).view(-1, 3).numpy()
+    start = lookup_volume(surface.lookups[:1], points)[:, 0] / half
     refined = Surface(start.reshape((_LEVELS[0],) * 3))
     if not refined.exists:
         return None
+    # A pixel's normal is a mean over it: coarse pixels say less about the detail.
+    shares = (sizes.min() / sizes) ** 2
+    weights = [share * of_view for share, of_view in zip(shares, edge_weights(views, schedule.bundle.curvature))]
+    channels, distances = lookup_channels(views, schedule.bundle.curvature), mask_distances(views.possible)
+    curves = contours_in_cube(views, poses, surface, cube, schedule.bundle.contour_points)
+    options, local = replace(schedule, poisson=schedule.detail_poisson), cube.to_local(poses)
     for resolution in _LEVELS:
         refined = refined.resampled(resolution).redistanced(schedule.band_voxels + 1)
         level = Level(resolution, _ROUNDS, pixel_normals="edges")
         for _ in range(_ROUNDS):
-            seen = _depths_in_cube(views, local, refined, depths / half, surface.voxel / half)
+            seen = depths_in_cube(views, local, refined, depths / half, surface.voxel / half)
             refined = surface_step(views, channels, local, refined, seen, distances, curves, weights, level, options)
-    return CloseUpDetail(center, half, (half * refined.sdf).astype(np.float32))
+    return CloseUpDetail(cube, refined)
+
+
+def contours_in_cube(
+    views: Views, poses: Poses, surface: Surface, cube: Cube, max_points: int
+) -> list[Float[np.ndarray, "p 2"]]:
+    """Mask contours of all views, only where their rays touch the surface inside a cube.
+
+    Args:
+        views: the views.
+        poses: their poses.
+        surface: surface of the whole object.
+        cube: the cube.
+        max_points: largest number of points per view, of which those in the cube remain.
+    """
+    out = []
+    for i, pixels in enumerate(contours(views, max_points)):
+        rim = rim_points(surface, pixels, views.K[i], poses, i)
+        inside = np.abs(rim.points - cube.center).max(axis=1) < _RIM_SHARE * cube.half
+        out.append(pixels[inside & (np.abs(rim.sdf) < _MAX_SHIFT_VOXELS * surface.voxel)])
+    return out
 
 
 def _extent(
@@ -110,7 +147,7 @@ def _extent(
     return np.quantile(points, _OUTER, axis=0), np.quantile(points, 1 - _OUTER, axis=0)
 
 
-def _depths_in_cube(
+def depths_in_cube(
     views: Views, poses: Poses, refined: Surface, coarse: Float[np.ndarray, "n h w"], tolerance_voxel: float
 ) -> Float[np.ndarray, "n h w"]:
     """Depths of the refined surface in each view, infinite where the object's surface lies outside the cube [-1, 1]^3."""

@@ -31,12 +31,23 @@ class Views(Observations):
         return 0.5 * (self.K[:, 0, 0] + self.K[:, 1, 1])
 
     def subset(self, indices: Sequence[int]) -> Views:
-        """The views at the given indices, in their order."""
+        """The views at the given indices, in their order; padding that none of them needs is dropped."""
         index = list(indices)
         names = tuple(self.names[i] for i in index)
         unknown = None if self.unknown is None else self.unknown[index]
-        sizes = None if self.sizes is None else self.sizes[index]
-        return Views(names, self.normals[index], self.masks[index], self.K[index], unknown=unknown, sizes=sizes)
+        if self.sizes is None:
+            return Views(names, self.normals[index], self.masks[index], self.K[index], unknown=unknown)
+        sizes = self.sizes[index]
+        width, height = sizes.max(axis=0)
+        unknown = None if unknown is None else unknown[:, :height, :width]
+        return Views(
+            names,
+            self.normals[index][:, :height, :width],
+            self.masks[index][:, :height, :width],
+            self.K[index],
+            unknown=unknown if unknown is not None and unknown.any() else None,
+            sizes=sizes if (sizes != sizes[0]).any() else None,
+        )
 
     def blurred(self, sigma_px: float) -> Views:
         """Views whose normals are smoothed within their valid pixels; see `blur_normals`."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from pmni_nerfstudio.data.close_ups import close_ups_among
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.hull import visual_hull
@@ -207,7 +208,8 @@ def initialize_by_registration(
         CONSOLE.print(f"Registration: loaded from {found}", highlight=False, soft_wrap=True)
         print_summary(registration, views, CONSOLE)
     else:
-        if partial is not None and _unless_damaged(partial, lambda file: load_coarse_result(file, len(views))) is None:
+        count = len(views) - int(close_ups_among(views, c2w).sum())  # close-ups follow on the complete result
+        if partial is not None and _unless_damaged(partial, lambda file: load_coarse_result(file, count)) is None:
             partial.unlink(missing_ok=True)
         registration = register_with_progress(views, c2w, settings, CONSOLE, watcher, partial)
     for file in {path, kept} - {found}:
@@ -227,7 +229,13 @@ def initialize_by_registration(
         )
     sdf = torch.from_numpy(registration.surface.sdf)
     reflectance = registration.reflectance
-    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance)
+    detail = None
+    if close_ups_among(views, c2w).any():
+        trusted = np.flatnonzero(registration.trusted)
+        used, poses = registration.corrected(views).subset(list(trusted)), Poses.from_c2w(registration.c2w[trusted])
+        with one_thread():
+            detail = close_up_detail(used, poses, registration.surface, settings.alternation)
+    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance, detail)
 
 
 _Kept = TypeVar("_Kept")
