@@ -128,7 +128,7 @@ def read_scene(
     if len(names) < 2:
         raise SceneError(f"{root}: has only one view, {names[0]}; at least 2 are needed")
 
-    masks, sizes = _read_masks(mask_files)
+    masks, sizes = _read_masks(mask_files, normal_files)
     file_sizes = np.tile(masks.shape[:0:-1], (len(masks), 1)) if sizes is None else sizes
     frames = [mask[:h, :w] for mask, (w, h) in zip(masks, file_sizes)]
     K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, sizes, normal_files, is_world_space)
@@ -207,14 +207,16 @@ def default_normals_folder(root: Path) -> str | None:
         return None
 
 
-def _read_masks(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_masks(files: Sequence[Path], normal_files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None]:
     """Masks (N, H, W), and width and height of each (N, 2) if they differ; smaller ones are padded with zeros."""
     first = images.read_mask(files[0])
     masks = np.empty((len(files), *first.shape), dtype=bool)
 
     def read(view: int) -> np.ndarray | None:
         mask = images.read_mask(files[view])
+        check_mask(files[view], mask, may_be_full=True)  # in close-ups, which the cameras tell
         if mask.shape != first.shape:
+            check_size(files[view], mask.shape, images.read_normals(normal_files[view]).shape[:2], normal_files[view])
             return mask
         masks[view] = mask
         return None
