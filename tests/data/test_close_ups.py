@@ -88,9 +88,9 @@ def test_a_close_up_does_not_carve_beyond_its_frame(scene: Scene) -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(500, 3))
     points = SPHERE_CENTER + 0.93 * SPHERE_RADIUS * points / np.linalg.norm(points, axis=1, keepdims=True)
-    assert scene.c2w is not None
 
     def share_inside(silhouettes: np.ndarray) -> float:
+        assert scene.c2w is not None
         return float((hull_distance(points, mask_distances(silhouettes), scene.K, scene.c2w) < 0).mean())
 
     assert share_inside(scene.possible) == 1
