@@ -50,18 +50,20 @@ def main(
     scene = read_scene(scene_folder)
     poses = read_poses(result / "poses.npy", scene.num_views)
     samples = np.asarray(read_mesh(result / "mesh.ply").sample(points, seed=0))
-    K, width, height = file_intrinsics(scene)
+    K, sizes = file_intrinsics(scene)
     model = out / "sparse" / "0"
     model.mkdir(parents=True, exist_ok=True)
     nerfstudio = nerfstudio_transforms(scene, poses, out)
     write_lines(out / TRANSFORMS, [json.dumps(nerfstudio, indent=1)])
 
-    pinholes, camera = np.unique(K.round(6), axis=0, return_inverse=True)  # views with equal intrinsics share a camera
+    # Views with equal intrinsics and size share a camera.
+    pinholes = [(*size, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5) for size, k in zip(sizes, K.round(6))]
+    cameras, camera = np.unique(pinholes, axis=0, return_inverse=True)
     write_lines(
         model / "cameras.txt",
         [
-            f"{i + 1} PINHOLE {width} {height} {fx!r} {fy!r} {cx + 0.5!r} {cy + 0.5!r}"
-            for i, ((fx, _, cx), (_, fy, cy), _) in enumerate(pinholes.tolist())
+            f"{i + 1} PINHOLE {width:.0f} {height:.0f} {fx!r} {fy!r} {cx!r} {cy!r}"
+            for i, (width, height, fx, fy, cx, cy) in enumerate(cameras.tolist())
         ],
     )
     w2c = np.linalg.inv(poses)

@@ -40,14 +40,15 @@ class CheckCommand:
         if not output.absolute().parent.is_dir():
             raise PmniError(f"{output}: its folder does not exist; create it, or give another --output")
         from pmni_nerfstudio.data.scene import read_scene
-        from pmni_nerfstudio.data.scene_summary import summarize
+        from pmni_nerfstudio.data.scene_summary import describe_sizes, summarize
         from pmni_nerfstudio.export.contact_sheet import write_contact_sheet
         from pmni_nerfstudio.importers.advice import check_is_scene
 
         check_is_scene(self.data, "pmni")
         scene = read_scene(self.data, self.normals_folder)
         summary = summarize(scene)
-        print(f"{self.data}: {scene.num_views} views of {scene.width}x{scene.height}")
+        sizes = [(scene.width, scene.height)] if scene.sizes is None else scene.sizes.tolist()
+        print(f"{self.data}: {scene.num_views} views of {describe_sizes(sizes)}")
         for line in summary.lines():
             print(f"  {line}")
         print_warnings([*scene.warnings, *summary.warnings()])

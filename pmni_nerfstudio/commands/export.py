@@ -34,8 +34,9 @@ class ExportCommand:
     """Scene folder of the run, if it has been moved since the training."""
     output_dir: Path
     """Output folder, created if necessary."""
-    resolution: int = 512
-    """Number of marching cubes cells along the diameter of the scene's sphere; time and memory grow with its square."""
+    resolution: int | None = None
+    """Number of marching cubes cells along the diameter of the scene's sphere; time and memory grow with its square. By
+    default 512, and up to 1024 where the field has finer detail, of close-ups."""
     format: Literal["ply", "obj", "stl", "glb", "onnx"] = "ply"
     """File format of the mesh; onnx writes the field as an ONNX model instead."""
     precision: Literal["float32", "float16"] = "float32"
@@ -58,7 +59,8 @@ class ExportCommand:
             PmniError: an option, the run or its data is invalid, memory is insufficient, or the output folder is not
                 writable.
         """
-        check_resolution(self.resolution)
+        if self.resolution is not None:
+            check_resolution(self.resolution)
         if not 0 <= self.keep_components <= 1:
             raise PmniError(f"keep-components: {self.keep_components} is out of range; give a number from 0 to 1")
         start = time.perf_counter()
@@ -111,7 +113,7 @@ class ExportCommand:
 
         mesh = extract_mesh(
             model.field.sdf,
-            self.resolution,
+            model.field.mesh_resolution() if self.resolution is None else self.resolution,
             device=model.device,
             max_memory=max_memory,
             keep_components=self.keep_components,

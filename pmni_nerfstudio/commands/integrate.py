@@ -80,7 +80,7 @@ class IntegrateCommand:
             depth = np.where(scene.valid[view], depth, 0)
             ray_lengths = np.linalg.norm(pixel_directions(scene.K[view], pixels), axis=-1)
             for folder, values in zip(folders, (depth, depth * ray_lengths)):
-                np.save(folder / f"{scene.names[view]}.npy", values.astype(np.float32))
+                np.save(folder / f"{scene.names[view]}.npy", values[scene.frame(view)].astype(np.float32))
 
         pool = ThreadPoolExecutor(max_workers=2)
         try:

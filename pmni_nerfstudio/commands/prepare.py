@@ -48,7 +48,7 @@ class PrepareCommand:
     ] = "auto"
     """Format of SRC; auto: recognize it by its files."""
     size: str | None = None
-    """Size of the maps as WIDTHxHEIGHT in pixels; by default the most frequent size in SRC. Maps are resampled and intrinsics adapted."""
+    """Size of all maps as WIDTHxHEIGHT in pixels, to which maps are resampled and intrinsics adapted; by default each view keeps its own size. Without poses, which need one size, the default is the most frequent one in SRC."""
     normals: str | None = None
     """Name of the folder of normal maps in SRC if there are several; for DiLiGenT-MV, TIP19Li or PAMI16Park."""
     axes: Literal["auto", "camera", "opencv", "directx", "world"] = "auto"

@@ -186,8 +186,10 @@ def decompose_projection(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return K / K[2, 2], c2w
 
 
-def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, height: int) -> list[str]:
-    """Check that intrinsics K (N, 3, 3) are plausible for images of this size, and without skew.
+def check_pinholes(
+    path: str | os.PathLike[str], K: np.ndarray, width: int, height: int, sizes: np.ndarray | None = None
+) -> list[str]:
+    """Check that intrinsics K (N, 3, 3) are plausible for images of this size, or of sizes (N, 2), and without skew.
 
     Returns:
         At most one warning: a principal point outside the middle half of the image.
@@ -196,9 +198,12 @@ def check_pinholes(path: str | os.PathLike[str], K: np.ndarray, width: int, heig
         SceneError: a focal length is not positive or implausible, a principal point is more than half an image size
             outside the image, or there is skew.
     """
-    path, size = Path(path), max(width, height)
+    path = Path(path)
     warnings = []
     for i, k in enumerate(K):
+        if sizes is not None:
+            width, height = sizes[i]
+        size = max(width, height)
         where = f"{path}: " if path.suffix == ".json" else f"{path}: world_mat_{i}: "
         fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
         if min(fx, fy) <= 0:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Literal, Optional, Sequence, Tuple, Type, Union, cast
+from typing import Any, Callable, Dict, List, Literal, Optional, Sequence, Tuple, Type, Union, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
 from torch import Tensor
 
 from pmni_nerfstudio.allocator import keep_freed_memory
+from pmni_nerfstudio.data.close_ups import close_ups_among
 from pmni_nerfstudio.data.dataparser import PmniDataParser, PmniDataParserConfig
 from pmni_nerfstudio.data.dataset import PmniDataset
-from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, build_pools
+from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig, PixelPools, grouped_pools
 from pmni_nerfstudio.data.ray_generator import PatchRayGenerator
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import exit_on_error
@@ -122,10 +123,15 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             places: indices of these views in the train split.
         """
         config, scene, views = self.config.pixel_sampler, self.train_dataset.scene, self.train_dataset.views
-        masks, chosen = scene.masks, [views[i] for i in places]
-        pools = build_pools(masks, chosen, config.patch_size, config.band_px, scene.unknown)
-        rays = self.config.train_num_rays_per_batch
-        self.train_pixel_sampler = config.setup(masks=masks, views=views, num_rays_per_batch=rays, pools=pools)
+        masks, groups = scene.masks, _groups(scene, [views[i] for i in places])
+        pools = grouped_pools(masks, groups, config.patch_size, config.band_px, scene.unknown)
+        self.train_pixel_sampler = config.setup(
+            masks=masks,
+            views=views,
+            num_rays_per_batch=self.config.train_num_rays_per_batch,
+            pools=pools,
+            groups=groups,
+        )
 
     def correct_views(self, bias: ReflectanceBias, focal_factor: float, shift_px: Tuple[float, float]) -> None:
         """Correct the normals and intrinsics of all views from the given ones; repeated calls do not add up.
@@ -198,9 +204,17 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             num_rays_per_batch=num_rays_per_batch,
             pools=self._pools.get(dataset.views),
             unknown=dataset.scene.unknown,
+            groups=_groups(dataset.scene, dataset.views),
         )
         self._pools[dataset.views] = sampler.pools  # shared by both splits if no views are held out
         return sampler
 
     def _ray_generator(self, dataset: PmniDataset) -> PatchRayGenerator:
         return PatchRayGenerator(dataset.cameras.to(self.device), self.config.pixel_sampler.patch_size)
+
+
+def _groups(scene: Scene, views: Sequence[int]) -> List[List[int]]:
+    """Views of the whole object and close-ups, apart: these have far more pixels for their part of the surface."""
+    close_ups = close_ups_among(scene, scene.c2w)
+    groups = [[view for view in views if close_ups[view] == kind] for kind in (False, True)]
+    return [group for group in groups if group]

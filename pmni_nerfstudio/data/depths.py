@@ -29,17 +29,20 @@ def read_depths(scene: Scene | SplitViews) -> Float[np.ndarray, "N H W"]:
             "run `pmni integrate`, or set the weights of the depth losses to 0"
         )
     depths = np.empty((scene.num_views, scene.height, scene.width), dtype=np.float32)
-    for depth, file, valid in zip(depths, scene.depth_files, scene.valid, strict=True):
-        original = read_depth(file)
+    if scene.sizes is not None:
+        depths[:] = 0
+    for view, file in enumerate(scene.depth_files):
+        frame = scene.frame(view)
+        depth, valid, original = depths[view][frame], scene.valid[view][frame], read_depth(file)
         ratio = np.divide(original.shape, valid.shape)
         # Resampled sizes are rounded to whole pixels.
         if abs(ratio[0] / ratio[1] - 1) > 1 / min(valid.shape):
             raise SceneError(
                 f"{file}: {original.shape[1]}x{original.shape[0]} pixels do not match maps of "
-                f"{scene.width}x{scene.height}; run `pmni integrate` again"
+                f"{valid.shape[1]}x{valid.shape[0]}; run `pmni integrate` again"
             )
         # Nearest neighbor: an average across a depth discontinuity would be a depth without a surface.
-        depth[:] = cv2.resize(original, (scene.width, scene.height), interpolation=cv2.INTER_NEAREST_EXACT)
+        depth[:] = cv2.resize(original, valid.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         # Integration continues depths over holes, and other programs may do the same.
         depth[~valid] = 0
         if not depth.any():

@@ -41,11 +41,11 @@ def read_instances(scene: Scene) -> tuple[Int[np.ndarray, "n h w"], list[str]]:
     if not folder.is_dir():
         raise SceneError(f"{folder}: no such folder; put a label image of each view there (0: no object)")
     files = files_in_order(scene.names, list_files(folder, (".png",)), folder, scene.root / MASKS)
-    labels = np.empty(scene.masks.shape, dtype=np.int32)
+    labels = np.zeros(scene.masks.shape, dtype=np.int32)
     for view, file in enumerate(files):
         stored = read_labels(file)
-        check_size(file, stored.shape, scene.masks.shape[1:], scene.mask_files[view])
-        labels[view] = stored
+        check_size(file, stored.shape, scene.masks[view][scene.frame(view)].shape, scene.mask_files[view])
+        labels[view][scene.frame(view)] = stored
     warnings = []
     beyond, without = (labels > 0) & ~scene.masks, (labels == 0) & scene.masks
     for pixels, what in ((beyond, "labelled pixels are off the masks, and ignored"), (without, _WITHOUT_LABEL)):

@@ -41,27 +41,37 @@ MAX_MEDIAN_ERROR = 0.2
 """Maps whose median length differs from 1 by more than this do not contain normals."""
 
 
-def check_mask(path: Path, mask: np.ndarray) -> None:
+def check_mask(path: Path, mask: np.ndarray, may_be_full: bool = False) -> None:
     """Check that a mask (H, W) has an object and a background.
 
+    Args:
+        path: mask file, for messages.
+        mask: the mask.
+        may_be_full: whether the object may fill the frame, as in a close-up.
+
     Raises:
-        SceneError: the mask is empty or full.
+        SceneError: the mask is empty, or full although it may not be.
     """
     if not mask.any():
         raise SceneError(f"{path}: the mask is empty; paint the object white, or remove the view from all folders")
-    if mask.all():
-        raise SceneError(f"{path}: the mask is all foreground; paint the background black")
+    if mask.all() and not may_be_full:
+        raise full_mask_error(path)
 
 
-def _edge_share(mask: np.ndarray) -> float:
-    """Share of the border pixels of a mask (H, W) that are true."""
+def full_mask_error(path: Path) -> SceneError:
+    """The error of a mask that is full although its view is no close-up."""
+    return SceneError(f"{path}: the mask is all foreground; paint the background black")
+
+
+def border_share(mask: np.ndarray) -> float:
+    """Share of the image border's pixels that are on a mask (H, W)."""
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     return float(edge.mean())
 
 
-def warn_of_masks(files: Sequence[Path], masks: Masks) -> list[str]:
-    """Warn if masks (N, H, W) reach the image border, beyond which the object may continue, or seem to be inverted."""
-    share = np.array([_edge_share(mask) for mask in masks])
+def warn_of_masks(files: Sequence[Path], masks: Sequence[np.ndarray] | Masks) -> list[str]:
+    """Warn if masks (H, W) reach the image border, beyond which the object may continue, or seem to be inverted."""
+    share = np.array([border_share(mask) for mask in masks])
     cut = np.flatnonzero(share > MAX_EDGE)
     if not cut.size:
         return []
@@ -72,7 +82,7 @@ def warn_of_masks(files: Sequence[Path], masks: Masks) -> list[str]:
         ]
     return [
         f"{first}: the mask reaches the image border (in {cut.size} of {len(files)} views), beyond which the object is unknown; "
-        "use images that show the whole object"
+        "use images that show the whole object, except for close-ups of a part"
     ]
 
 
@@ -105,7 +115,7 @@ def check_size(path: Path, shape: tuple[int, ...], expected: tuple[int, ...], re
     if tuple(shape[:2]) != expected:
         raise SceneError(
             f"{path}: is {shape[1]}x{shape[0]} pixels, but {reference} is {expected[1]}x{expected[0]}; "
-            "all maps of a scene need the same size"
+            "all maps of a view need the same size"
         )
 
 

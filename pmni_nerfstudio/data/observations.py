@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Observations of n views, without poses; the maps of all views have the same size."""
+    """Observations of n views, without poses.
+
+    The maps of all views have the same size: those of smaller frames are padded at the right and below.
+    """
 
     names: tuple[str, ...]
     """Name of each view: the stem of its files."""
@@ -23,7 +26,10 @@ class Observations:
     K: Float[np.ndarray, "n 3 3"]
     """Intrinsics in pixels, pixel centers at integers."""
     unknown: Bool[np.ndarray, "n h w"] | None = field(default=None, kw_only=True)
-    """True off the mask where something else stands in front: neither object nor background. None if there is no such pixel."""
+    """True off the mask where something else stands in front, beyond the view's frame, and along the border of a close-up
+    (see close_ups.py): neither object nor background. None if there is no such pixel."""
+    sizes: Int[np.ndarray, "n 2"] | None = field(default=None, kw_only=True)
+    """Width and height of each view's frame, in pixels, if they differ; None if all have the size of the maps."""
 
     @property
     def possible(self) -> Bool[np.ndarray, "n h w"]:
@@ -48,6 +54,11 @@ class Observations:
     def has_holes(self) -> bool:
         """Whether mask pixels of any view have no normal."""
         return self.valid is not self.masks
+
+    def frame(self, view: int) -> tuple[slice, slice]:
+        """Rows and columns of a view's own frame, without padding."""
+        width, height = (self.width, self.height) if self.sizes is None else self.sizes[view]
+        return slice(0, int(height)), slice(0, int(width))
 
     @property
     def num_views(self) -> int:

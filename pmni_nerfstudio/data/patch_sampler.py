@@ -140,6 +140,26 @@ def build_pools(
     )
 
 
+def grouped_pools(
+    masks: Bool[np.ndarray, "n h w"],
+    groups: Sequence[Sequence[int]],
+    patch_size: int,
+    band_px: float,
+    unknown: Optional[Bool[np.ndarray, "n h w"]] = None,
+) -> PixelPools:
+    """Pools of several groups of views, one group after another; see `build_pools`."""
+    parts = [build_pools(masks, views, patch_size, band_px, unknown) for views in groups]
+    if len(parts) == 1:
+        return parts[0]
+    before = np.cumsum([0] + [int(part.sizes.sum()) for part in parts])
+    return PixelPools(
+        rank_ends=np.concatenate([part.rank_ends + rank for part, rank in zip(parts, before)]),
+        rank_to_flat=np.concatenate([part.rank_to_flat - rank for part, rank in zip(parts, before)]),
+        offsets=np.concatenate([part.offsets + rank for part, rank in zip(parts, before)]),
+        sizes=np.concatenate([part.sizes for part in parts]),
+    )
+
+
 class PatchSampler(PixelSampler):
     """Sampler of batches of whole patches. It uses torch's global random generator (machine.seed).
 
@@ -150,6 +170,8 @@ class PatchSampler(PixelSampler):
         num_rays_per_batch: rays per batch, rounded down to whole patches.
         pools: `build_pools` of the same masks, views and config, if they exist already.
         unknown: pixels that are neither foreground nor background, (N, H, W), if there are any.
+        groups: indices in the scene of groups of the views, whose share of the patches is that of their views, whatever
+            their pixels; None for one group. `pools` are those of these groups.
 
     Raises:
         PmniError: the patch size is even or too large, a fraction is negative, or all regions to sample are empty.
@@ -165,13 +187,16 @@ class PatchSampler(PixelSampler):
         num_rays_per_batch: int,
         pools: Optional[PixelPools] = None,
         unknown: Optional[Bool[np.ndarray, "N H W"]] = None,
+        groups: Optional[Sequence[Sequence[int]]] = None,
     ) -> None:
         num_views, self._height, self._width = masks.shape
         _check(config, self._height, self._width)
         # The base class writes into its config; a copy keeps the run's own as the user set it.
         super().__init__(replace(config), num_rays_per_batch=num_rays_per_batch)
         size = config.patch_size
-        self.pools = build_pools(masks, views, size, config.band_px, unknown) if pools is None else pools
+        groups = [views] if groups is None else groups
+        self.pools = grouped_pools(masks, groups, size, config.band_px, unknown) if pools is None else pools
+        self._shares = [len(group) for group in groups]
         self._pool_ends = self._mixture()
         reach = torch.arange(size) - size // 2
         dy, dx = torch.meshgrid(reach, reach, indexing="ij")
@@ -183,7 +208,7 @@ class PatchSampler(PixelSampler):
         """Cumulative fractions of the pools, normalized over the pools that are not empty."""
         config = self.config
         fractions = (config.foreground_fraction, config.band_fraction, config.background_fraction)
-        shares = np.array(fractions) * (self.pools.sizes > 0)
+        shares = np.outer(self._shares, fractions).ravel() * (self.pools.sizes > 0)
         if shares.sum() <= 0:
             raise PmniError(
                 "pixel-sampler: all regions with a fraction above zero are empty in all views; "

@@ -16,7 +16,8 @@ The layout is that in which SuperNormal (Cao and Taketomi, CVPR 2024) and PMNI (
       image/NN.*                     optional: photographs
       mesh_Gt.ply                    optional: ground-truth surface in the data world
 
-NN is the name of a view; views are in natural order (2 before 10).
+NN is the name of a view; views are in natural order (2 before 10). With poses, views may differ in size; all files of one
+view have the same.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 
 from pmni_nerfstudio.data import images
 from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, sample_axes
+from pmni_nerfstudio.data.close_ups import find_close_ups, unknown_pixels
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import (
@@ -72,8 +74,8 @@ MESH = "mesh_Gt.ply"
 class MapFacts:
     """Figures of the maps of N views, after resampling and before their reduction."""
 
-    size: tuple[int, int]
-    """Width and height."""
+    sizes: np.ndarray
+    """(N, 2) width and height."""
     areas: np.ndarray
     """(N,) pixels of the mask."""
     missing: np.ndarray
@@ -161,33 +163,45 @@ def read_scene(
     if len(names) < 2:
         raise SceneError(f"{root}: has only one view, {names[0]}; at least 2 are needed")
 
-    full_masks = _read_masks(mask_files, are_packed=reduce is not None)
-    mask_warnings = warn_of_masks(mask_files, full_masks)
-    height, width = full_masks.shape[1:]
-    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, full_masks, normal_files, is_world_space)
-    depth_files = _find_depths(root, names, (height, width), mask_files[0]) if with_depths else None
+    masks, sizes = _read_masks(mask_files, normal_files, are_packed=reduce is not None)
+    file_sizes = np.tile(masks.shape[:0:-1], (len(masks), 1)) if sizes is None else sizes
+    frames = masks if sizes is None else [mask[:h, :w] for mask, (w, h) in zip(masks, sizes)]
+    K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, sizes, normal_files, is_world_space)
+    close_ups = find_close_ups(frames, K, c2w)
+    for file, mask, is_close_up in zip(mask_files, frames, close_ups):
+        check_mask(file, mask, bool(is_close_up))
+    whole = np.flatnonzero(~close_ups)
+    whole_frames = [frames[i] for i in whole] if close_ups.any() else frames
+    mask_warnings = warn_of_masks([mask_files[i] for i in whole], whole_frames)
+    depth_files = _find_depths(root, names, file_sizes, mask_files) if with_depths else None
     image_files, image_warnings = _find_images(root, names)
 
     if is_world_space and c2w is None:
         raise SceneError(f"{folder}: world-space normals need poses; add {root / CAMERAS} or camera-space normals")
     spaces = camera_from_stored(len(names), c2w, world_from_unit, is_world_space)
     try:
-        size = resampled_size(width, height, scale_factor)
+        new_sizes = np.array([resampled_size(int(w), int(h), scale_factor) for w, h in file_sizes])
     except ValueError as error:
         raise SceneError(f"{root}: scale_factor {error}") from error
-    K = resample_intrinsics(K, (width, height), size)
+    if sizes is None:
+        K = resample_intrinsics(K, tuple(file_sizes[0]), tuple(new_sizes[0]))
+    else:
+        K = np.stack([resample_intrinsics(*of_view) for of_view in zip(K, file_sizes, new_sizes)])
     valid_files = None
     if (root / VALID).is_dir():
         valid_files = files_in_order(names, list_files(root / VALID, images.MASK_SUFFIXES), root / VALID, root / MASKS)
-    reduction = Reduction(1) if reduce is None else reduce(size[1], size[0])
-    unknown = None
+    # Views of different size are reduced by different factors, so that their maps are kept as they are.
+    reduction = Reduction(1) if reduce is None or sizes is not None else reduce(*new_sizes[0, ::-1].tolist())
+    given = None
     if (root / UNKNOWN).is_dir():
-        unknown = _read_unknown(root, names, (height, width), mask_files[0], size, reduction.step)
+        given = _read_unknown(root, names, file_sizes, mask_files, new_sizes, reduction.step)
     normals, masks, facts, normal_warnings = _read_normals(
-        folder, normal_files, valid_files, full_masks, K, spaces, size, reduction
+        folder, normal_files, valid_files, frames, close_ups, K, spaces, new_sizes, reduction
     )
-    if unknown is not None:
-        unknown &= ~masks
+    unknown = unknown_pixels(masks, None if sizes is None else new_sizes, close_ups)
+    if given is not None:
+        given &= ~masks
+        unknown = given if unknown is None else given | unknown
     if c2w is None:  # with poses, identical cameras reveal copies; a symmetric object may have equal views
         normal_warnings += warn_of_copies(normal_files, normals)
     mesh_file = root / MESH
@@ -199,6 +213,7 @@ def read_scene(
         world_from_unit=world_from_unit,
         masks=masks,
         unknown=unknown if unknown is not None and unknown.any() else None,
+        sizes=None if sizes is None else new_sizes,
         normals=normals,
         normal_files=normal_files,
         mask_files=mask_files,
@@ -234,35 +249,51 @@ def default_normals_folder(root: Path) -> str | None:
         return None
 
 
-def _read_masks(files: Sequence[Path], are_packed: bool) -> Masks:
+def _read_masks(
+    files: Sequence[Path], normal_files: Sequence[Path], are_packed: bool
+) -> tuple[Masks, np.ndarray | None]:
+    """Masks (N, H, W), and width and height of each (N, 2) if they differ; smaller ones are padded with zeros."""
     first = images.read_mask(files[0])
     shape = (len(files), first.shape[0], first.shape[1])
     masks = PackedMasks(shape) if are_packed else np.empty(shape, dtype=bool)
 
-    def read(view: int) -> None:
+    def read(view: int) -> np.ndarray | None:
         mask = images.read_mask(files[view])
-        check_size(files[view], mask.shape, first.shape, files[0])
-        check_mask(files[view], mask)
+        check_mask(files[view], mask, may_be_full=True)  # in close-ups, which the cameras tell
+        if mask.shape != first.shape:
+            check_size(files[view], mask.shape, images.read_normals(normal_files[view]).shape[:2], normal_files[view])
+            return mask
         masks[view] = mask
+        return None
 
-    _for_each(read, len(files), first.size)
-    return masks
+    others = {view: mask for view, mask in enumerate(_for_each(read, len(files), first.size)) if mask is not None}
+    if not others:
+        return masks, None
+    shapes = np.array([others[view].shape if view in others else first.shape for view in range(len(files))])
+    padded = np.zeros((len(files), *shapes.max(axis=0)), dtype=bool)
+    for view, (height, width) in enumerate(shapes):
+        padded[view, :height, :width] = others[view] if view in others else masks[view]
+    return padded, shapes[:, ::-1]
 
 
 def _read_unknown(
-    root: Path, names: Sequence[str], shape: tuple[int, int], reference: Path, size: tuple[int, int], step: int
+    root: Path, names: Sequence[str], sizes: np.ndarray, references: Sequence[Path], new_sizes: np.ndarray, step: int
 ) -> np.ndarray:
-    """Every step-th pixel (N, H', W') where something else stands in front, at the new size (width, height)."""
+    """Every step-th pixel (N, H', W') where something else stands in front, of files of (N, 2) sizes (width, height).
+
+    The step is taken on maps of the new sizes.
+    """
     files = files_in_order(names, list_files(root / UNKNOWN, images.MASK_SUFFIXES), root / UNKNOWN, root / MASKS)
-    unknown = np.empty((len(files), *_reduced_shape(size, step)), dtype=bool)
+    unknown = np.zeros((len(files), *_reduced_shape(new_sizes.max(axis=0), step)), dtype=bool)
 
     def read(view: int) -> None:
-        pixels = images.read_mask(files[view])
-        check_size(files[view], pixels.shape, shape, reference)
+        pixels, size = images.read_mask(files[view]), (int(new_sizes[view, 0]), int(new_sizes[view, 1]))
+        check_size(files[view], pixels.shape, tuple(sizes[view, ::-1].tolist()), references[view])
         pixels = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
-        unknown[view] = pixels[::step, ::step]
+        kept = pixels[::step, ::step]
+        unknown[view, : kept.shape[0], : kept.shape[1]] = kept
 
-    _for_each(read, len(files), size[0] * size[1])
+    _for_each(read, len(files), int(sizes.prod(axis=1).max()))
     return unknown
 
 
@@ -270,10 +301,11 @@ def _read_normals(
     folder: Path,
     files: Sequence[Path],
     valid_files: Sequence[Path] | None,
-    masks: Masks,
+    masks: Sequence[np.ndarray] | Masks,
+    close_ups: np.ndarray,
     K: np.ndarray,
     spaces: Sequence[np.ndarray],
-    size: tuple[int, int],
+    sizes: np.ndarray,
     reduction: Reduction,
 ) -> tuple[np.ndarray, np.ndarray, MapFacts, list[str]]:
     """Read, check, resample and reduce normal maps.
@@ -282,40 +314,46 @@ def _read_normals(
         folder: folder of the normal maps.
         files: normal map of each view.
         valid_files: image of each view that tells where normals count; None: everywhere.
-        masks: (N, H, W).
+        masks: mask (H, W) of each view, without padding.
+        close_ups: (N,), views whose mask may be full.
         K: (N, 3, 3) intrinsics at the new size.
         spaces: rotations (N, 3, 3) from stored to OpenCV camera axes, and, with poses, those for the other space.
-        size: new (width, height).
+        sizes: (N, 2) new width and height of each view.
         reduction: reduction of the maps after their checks.
 
     Returns:
         Normals (N, H', W', 3), float16 unless they were averaged, masks (N, H', W'), figures of the maps at the new size,
-        and warnings.
+        and warnings. Smaller views are padded with zeros.
     """
-    count, height, width = masks.shape
+    count, largest = len(masks), sizes.max(axis=0)
+    allocate = np.empty if (sizes == largest).all() else np.zeros
     # Filled view by view: only the views being decoded are held in float32.
-    shape = (count, *_reduced_shape(size, reduction.step))
-    normals = np.empty((*shape, 3), dtype=np.float32 if reduction.averages else np.float16)
-    new_masks = np.empty(shape, dtype=bool)
+    shape = (count, *_reduced_shape(largest, reduction.step))
+    normals = allocate((*shape, 3), dtype=np.float32 if reduction.averages else np.float16)
+    new_masks = allocate(shape, dtype=bool)
     areas, missing = np.empty(count, dtype=int), np.empty(count, dtype=int)
 
     def read(view: int) -> tuple[list[str], list[AxisEvidence]]:
-        stored = images.read_normals(files[view])
+        stored, size = images.read_normals(files[view]), (int(sizes[view, 0]), int(sizes[view, 1]))
+        own_mask = masks[view]
+        height, width = own_mask.shape
         check_size(files[view], stored.shape, (height, width), folder.parent / MASKS)
         measured = None
         if valid_files is not None:
             measured = images.read_mask(valid_files[view])
             check_size(valid_files[view], measured.shape, (height, width), folder.parent / MASKS)
-        maps, mask, warnings = clean_normals(files[view], stored, masks[view], measured)
+        maps, mask, warnings = clean_normals(files[view], stored, own_mask, measured)
         del stored
         rotate_in_place(maps, spaces[0][view])
         if size != (width, height):
             maps, mask = resample_normals(maps, mask, size)
-            if not maps.any() or mask.all():
+            if not maps.any() or (mask.all() and not close_ups[view]):
                 raise SceneError(
                     f"{files[view]}: at {size[0]}x{size[1]} its mask is full, or has no normals; use a larger scale_factor"
                 )
-        normals[view], new_masks[view] = reduction.maps(maps, mask)
+        reduced, kept = reduction.maps(maps, mask)
+        rows, columns = slice(0, kept.shape[0]), slice(0, kept.shape[1])
+        normals[view, rows, columns], new_masks[view, rows, columns] = reduced, kept
         areas[view], missing[view] = mask.sum(), (mask & ~has_normal(maps)).sum()
         samples = sample_axes(maps, mask, K[view])
         evidence = [samples.evidence(spaces[0][view])]
@@ -324,21 +362,23 @@ def _read_normals(
             evidence.append(evidence[0] if evidence[0].is_good else samples.evidence(space[view], turn))
         return warnings, evidence
 
-    views = _for_each(read, count, max(height * width, size[0] * size[1]))
+    views = _for_each(read, count, max(masks[0].size, int(sizes.prod(axis=1).max())))
     warnings = [line for lines, _ in views for line in lines] + warn_of_holes(files, areas, missing)
     own, *other = zip(*(evidence for _, evidence in views))
     warnings += warn_of_lossy(files)
     warnings += check_axes(folder, files, own, folder.name.startswith(WORLD_SPACE), *other)
     facing, rim = (np.array([getattr(cues, name)[0] for cues in own]) for name in ("facing", "rim"))
-    return normals, new_masks, MapFacts(size, areas, missing, facing, rim), warnings
+    return normals, new_masks, MapFacts(sizes, areas, missing, facing, rim), warnings
 
 
-def _reduced_shape(size: tuple[int, int], step: int) -> tuple[int, int]:
-    """Height and width of maps of a width and height of which every step-th pixel is kept."""
-    return -(-size[1] // step), -(-size[0] // step)
+def _reduced_shape(size: np.ndarray, step: int) -> tuple[int, int]:
+    """Height and width of maps of a width and height (2,) of which every step-th pixel is kept."""
+    return -(-int(size[1]) // step), -(-int(size[0]) // step)
 
 
-def _find_depths(root: Path, names: Sequence[str], shape: tuple[int, ...], reference: Path) -> tuple[Path, ...] | None:
+def _find_depths(
+    root: Path, names: Sequence[str], sizes: np.ndarray, references: Sequence[Path]
+) -> tuple[Path, ...] | None:
     folder = root / DEPTHS
     if not folder.is_dir():
         return None
@@ -347,11 +387,11 @@ def _find_depths(root: Path, names: Sequence[str], shape: tuple[int, ...], refer
     if len(by_name) != len(names):
         extra = next(name for name in by_name if name not in names)
         raise SceneError(f"{by_name[extra]}: belongs to no view; remove it")
-    for file in files:
+    for file, size, reference in zip(files, sizes, references):
         depth = images.open_npy(file)
         if depth.ndim != 2:
             raise SceneError(f"{file}: contains an array of shape {depth.shape}; save depths as (height, width)")
-        check_size(file, depth.shape, shape, reference)
+        check_size(file, depth.shape, tuple(size[::-1]), reference)
     return files
 
 

@@ -25,7 +25,12 @@ _MAX_SIDE = 320
 
 
 def read_scene_cameras(
-    root: Path, names: Sequence[str], masks: Masks, normal_files: Sequence[Path], is_world_space: bool
+    root: Path,
+    names: Sequence[str],
+    masks: Masks,
+    sizes: np.ndarray | None,
+    normal_files: Sequence[Path],
+    is_world_space: bool,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, list[str]]:
     """Read and check the cameras of a scene folder.
 
@@ -33,6 +38,7 @@ def read_scene_cameras(
         root: folder of the scene.
         names: names of the N views in natural order.
         masks: (N, H, W), true on the object.
+        sizes: width and height (N, 2) of the views, if they differ; they need poses.
         normal_files: normal map of each view, read only where the order of the cameras is open.
         is_world_space: whether these hold normals in world axes.
 
@@ -46,7 +52,7 @@ def read_scene_cameras(
     cameras, intrinsics = root / CAMERAS, root / INTRINSICS
     if os.path.lexists(cameras):
         K, c2w, world_from_unit = camera_files.read_cameras(cameras, count, masks)
-        warnings = camera_files.check_pinholes(cameras, K, width, height)
+        warnings = camera_files.check_pinholes(cameras, K, width, height, sizes)
         natural = tuple(range(count))
         order_warnings: list[str] = []
         candidates = sorted(candidate_orders(names, natural), key=lambda order: order.cameras != natural)
@@ -64,6 +70,12 @@ def read_scene_cameras(
     if not os.path.lexists(intrinsics):
         raise SceneError(
             f"{root}: has neither {CAMERAS} nor {INTRINSICS}; add one of them, the second if poses are unknown"
+        )
+    if sizes is not None:
+        other = int((sizes != sizes[0]).any(axis=1).argmax())
+        raise SceneError(
+            f"{normal_files[other]}: is {sizes[other, 0]}x{sizes[other, 1]} pixels, and {normal_files[0].name} "
+            f"{sizes[0, 0]}x{sizes[0, 1]}; without poses ({INTRINSICS}) all maps of a scene need the same size"
         )
     k, file_width, file_height = camera_files.read_intrinsics(intrinsics)
     if (file_width, file_height) != (width, height):

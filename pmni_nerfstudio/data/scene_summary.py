@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pmni_nerfstudio.data.camera_order import fits_better_than_random, random_orders
+from pmni_nerfstudio.data.close_ups import close_ups_among, pixel_sizes
 from pmni_nerfstudio.data.scene import VALID, WORLD_SPACE, Scene
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS
 from pmni_nerfstudio.geometry.silhouette_coherence import Fit, measure_fit, subsampling_step
@@ -49,6 +51,11 @@ class SceneSummary:
     """(N,) angle between a view's direction to the object and that of its nearest neighbor; None without poses."""
 
     @property
+    def close_ups(self) -> np.ndarray:
+        """(N,) bool, whether a view is a close-up that its frame cuts (see close_ups.py)."""
+        return close_ups_among(self.scene, self.scene.c2w)
+
+    @property
     def scores(self) -> np.ndarray | None:
         """(N,) consistency of the silhouettes, 0 to 1; None without poses."""
         return None if self.consistency is None else np.array([view.score for view in self.consistency])
@@ -61,6 +68,7 @@ class SceneSummary:
             ("holes", self._holes()),
             ("intrinsics", self._intrinsics()),
             ("poses", self._poses()),
+            *self._pixels(),
             *([("silhouettes", self._silhouettes())] if self.consistency is not None else []),
             ("besides", self._besides()),
         ]
@@ -118,7 +126,7 @@ class SceneSummary:
 
     def _masks(self) -> str:
         facts = self.scene.facts
-        share = facts.areas / (facts.size[0] * facts.size[1])
+        share = facts.areas / facts.sizes.prod(axis=1)
         return f"{share.min():.0%} to {share.max():.0%} of the picture"
 
     def _holes(self) -> str:
@@ -131,8 +139,24 @@ class SceneSummary:
             f"({self.scene.names[worst]}){source}"
         )
 
+    def _pixels(self) -> list[tuple[str, str]]:
+        """Sizes of the pixels on the object, if they differ by more than half."""
+        scene = self.scene
+        if scene.c2w is None:
+            return []
+        pixels = pixel_sizes(scene.full_K, scene.c2w) * scale_of(scene.world_from_unit)
+        if pixels.max() < 1.5 * pixels.min():
+            return []
+        coarse, fine = pixels > np.sqrt(pixels.min() * pixels.max()), int(pixels.argmin())
+        rim = int(self.close_ups.sum())
+        text = (
+            f"{pixels.min():.3g} ({scene.names[fine]}) to {pixels.max():.3g} units on the object; "
+            f"{int(np.logical_not(coarse).sum())} views are finer than the others"
+        )
+        return [("pixels", text + (f", {rim} of them cut by their frame" if rim else ""))]
+
     def _intrinsics(self) -> str:
-        K, width = self.scene.full_K, self.scene.facts.size[0]
+        K, width = self.scene.full_K, self.scene.facts.sizes[:, 0]
         fov = np.rad2deg(2 * np.arctan(width / 2 / K[:, 0, 0]))
         return (
             f"focal length {_range(K[:, [0, 1], [0, 1]], '.1f')} px ({_range(fov, '.1f')} degrees wide), principal point "
@@ -190,6 +214,15 @@ def summary_step(mask: np.ndarray) -> int:
     """Factor by which a mask (H, W) and its normals can be reduced without smoothing before `summarize` looks at them."""
     step = subsampling_step(mask.shape)
     return step if mask[::step, ::step].any() else 1
+
+
+def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    """Sizes (width, height) of views in words, the most frequent one first."""
+    counts = Counter((int(width), int(height)) for width, height in sizes).most_common()
+    if len(counts) == 1:
+        return f"{counts[0][0][0]}x{counts[0][0][1]}"
+    listed = [f"{width}x{height} ({count})" for (width, height), count in counts]
+    return _listed(listed)
 
 
 def _steps_deg(c2w: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ def write_scene(
     depths: np.ndarray | None = None,
     normals_folder: str = scene.TRUE_NORMALS,
     unknown: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
 ) -> None:
     """Write a scene folder, each file atomically.
 
@@ -54,6 +55,7 @@ def write_scene(
         depths: (N, H, W), z depth, zero or NaN where unknown.
         normals_folder: name of the folder of normal maps.
         unknown: (N, H, W) bool, where something else stands in front of the object, or may.
+        sizes: (N, 2), width and height of each view, beyond which its maps are padding; None: those of the maps.
 
     Raises:
         SceneError: the folder contains files of another scene.
@@ -70,11 +72,12 @@ def write_scene(
         ("normals", normals, (count, height, width, 3)),
         ("unknown", unknown, (count, height, width)),
         ("depths", depths, (count, height, width)),
+        ("sizes", sizes, (count, 2)),
     ):
         if array is not None and array.shape != shape:
             raise ValueError(f"{label}: shape {array.shape} is not {shape}")
-    if c2w is None and not np.allclose(K, K[0]):
-        raise ValueError("K: without poses, all views share their intrinsics")
+    if c2w is None and (sizes is not None or not np.allclose(K, K[0])):
+        raise ValueError("K: without poses, all views share their intrinsics and size")
 
     mask_files = [root / scene.MASKS / f"{name}.png" for name in names]
     unknown_files = [root / scene.UNKNOWN / f"{name}.png" for name in names] if unknown is not None else []
@@ -90,16 +93,18 @@ def write_scene(
     for file in (*unknown_files[:1], *depth_files[:1]):
         file.parent.mkdir(parents=True, exist_ok=True)
     holes = []
-    for name, view_normals, mask in zip(names, normals, masks.astype(bool)):
-        stored = np.where(mask[..., None], flip_y_and_z(view_normals), 0)
+    for view, name in enumerate(names):
+        own_width, own_height = (width, height) if sizes is None else sizes[view]
+        frame = slice(0, own_height), slice(0, own_width)
+        mask = masks[view][frame].astype(bool)
+        stored = np.where(mask[..., None], flip_y_and_z(normals[view][frame]), 0)
         holes.append(write_view(root, name, stored, mask, normals_folder))
+        if unknown is not None:
+            write_png(unknown_files[view], unknown[view][frame].astype(bool))
+        if depths is not None:
+            with atomic_path(depth_files[view]) as temporary:
+                np.save(temporary, depths[view][frame].astype(np.float32))
     write_whole_masks(root, names, holes)
-    for file, pixels in zip(unknown_files, () if unknown is None else unknown):
-        write_png(file, pixels.astype(bool))
-    if depths is not None:
-        for file, depth in zip(depth_files, depths):
-            with atomic_path(file) as temporary:
-                np.save(temporary, depth.astype(np.float32))
     write_scene_cameras(root, K, c2w, world_from_unit, (width, height))
     if mesh is not None:
         write_mesh(root / scene.MESH, mesh)

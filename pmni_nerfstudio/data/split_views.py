@@ -62,6 +62,7 @@ def select_views(scene: Scene, indices: Sequence[int], c2w: Float[np.ndarray, "N
         has_poses=has_poses,
         masks=scene.masks if everything else scene.masks[chosen],
         unknown=scene.unknown if everything or scene.unknown is None else scene.unknown[chosen],
+        sizes=None if scene.sizes is None else scene.sizes[chosen],
         normals=scene.normals if everything else scene.normals[chosen],
         depth_files=None if scene.depth_files is None else tuple(scene.depth_files[i] for i in chosen),
     )

@@ -43,7 +43,7 @@ def write_result_cameras(folder: Path, scene: Scene, c2w: Float[np.ndarray, "n 4
     Returns:
         The files written.
     """
-    K, _, _ = file_intrinsics(scene)
+    K, _ = file_intrinsics(scene)
     c2w = orthonormalized(c2w)
     with atomic_path(folder / POSES) as temporary:
         np.save(temporary, c2w)
@@ -79,10 +79,13 @@ def data_world_poses(
     return transform_poses(scene.world_from_unit, c2w)
 
 
-def file_intrinsics(scene: Scene) -> tuple[Float[np.ndarray, "n 3 3"], int, int]:
-    """Intrinsics, width and height of the maps in the scene's files, before any resampling."""
-    height, width = read_mask(scene.mask_files[0]).shape
-    return resample_intrinsics(scene.full_K, scene.facts.size, (width, height)), width, height
+def file_intrinsics(scene: Scene) -> tuple[Float[np.ndarray, "n 3 3"], list[tuple[int, int]]]:
+    """Intrinsics, and width and height, of each view's maps in the scene's files, before any resampling."""
+    files = scene.mask_files if scene.sizes is not None else scene.mask_files[:1]
+    sizes = [(width, height) for height, width in (read_mask(path).shape for path in files)]
+    if scene.sizes is None:
+        return resample_intrinsics(scene.full_K, tuple(scene.facts.sizes[0]), sizes[0]), sizes * scene.num_views
+    return np.stack([resample_intrinsics(*of_view) for of_view in zip(scene.full_K, scene.facts.sizes, sizes)]), sizes
 
 
 def with_result_intrinsics(scene: Scene, folder: Path) -> Scene:
@@ -98,8 +101,12 @@ def with_result_intrinsics(scene: Scene, folder: Path) -> Scene:
     path = folder / CAMERAS
     if not path.is_file():
         return scene
-    _, width, height = file_intrinsics(scene)
-    K = resample_intrinsics(read_cameras(path, scene.num_views)[0], (width, height), (scene.width, scene.height))
+    _, sizes = file_intrinsics(scene)
+    K = read_cameras(path, scene.num_views)[0]
+    if scene.sizes is None:
+        K = resample_intrinsics(K, sizes[0], (scene.width, scene.height))
+    else:
+        K = np.stack([resample_intrinsics(*of_view) for of_view in zip(K, sizes, scene.sizes)])
     unchanged = np.abs(K - scene.K).max() < _SAME_INTRINSICS_PX
     return scene if unchanged else replace(scene, K=K)
 
@@ -112,8 +119,9 @@ def nerfstudio_transforms(scene: Scene, c2w: Float[np.ndarray, "n 4 4"], folder:
         c2w: poses of all views in the data world, OpenCV axes.
         folder: folder of the file.
     """
-    K, width, height = file_intrinsics(scene)
-    images = _images(scene, width, height)
+    K, sizes = file_intrinsics(scene)
+    images = _images(scene, sizes)
+    alike = len(set(sizes)) == 1
     frames = [
         {
             "file_path": _relative_path(folder, images[i]),
@@ -122,21 +130,23 @@ def nerfstudio_transforms(scene: Scene, c2w: Float[np.ndarray, "n 4 4"], folder:
             "fl_y": K[i, 1, 1],
             "cx": K[i, 0, 2] + 0.5,
             "cy": K[i, 1, 2] + 0.5,
+            **({} if alike else {"w": sizes[i][0], "h": sizes[i][1]}),
             "transform_matrix": flip_camera_axes(c2w[i]).tolist(),
         }
         for i in range(scene.num_views)
     ]
-    return {"camera_model": "OPENCV", "w": width, "h": height, "frames": frames}
+    common = {"w": sizes[0][0], "h": sizes[0][1]} if alike else {}
+    return {"camera_model": "OPENCV", **common, "frames": frames}
 
 
-def _images(scene: Scene, width: int, height: int) -> tuple[Path, ...]:
+def _images(scene: Scene, sizes: Sequence[tuple[int, int]]) -> tuple[Path, ...]:
     """The scene's photographs if the intrinsics fit all of them, else its normal maps."""
     images = scene.image_files
     if images is None or any(path.suffix.lower() == ".exr" for path in images):  # nerfstudio cannot read EXR
         return scene.normal_files
-    for path in images:
+    for path, size in zip(images, sizes):
         with Image.open(path) as image:  # reads only the header
-            if image.size != (width, height):
+            if image.size != size:
                 return scene.normal_files
     return images
 

@@ -58,11 +58,13 @@ def onnx_field(sdf: WorldSdf, units: str, precision: Precision = "float32") -> o
             precision would be off by a thousandth of the diameter, and differences of neighboring values lost.
 
     Raises:
-        PmniError: the field has an encoding of tinycudann, whose parameters have an undocumented layout.
+        PmniError: the field has a detail block, or an encoding of tinycudann, whose parameters have an undocumented layout.
     """
     from onnx import TensorProto, checker, helper
 
     geometry = sdf.field.geometry
+    if sdf.field.detail is not None and float(sdf.field.detail.voxel) > 0:
+        raise PmniError("the field has a finer block for close-ups, which an ONNX file cannot hold; export a mesh")
     graph = _Graph(np.float16 if precision == "float16" else np.float32)
     rotation = sdf.world_from_unit[:3, :3] / sdf.radius
     # Centering comes first: it is exact where the data are far from the origin.

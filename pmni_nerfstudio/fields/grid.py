@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pmni_nerfstudio.fields import trilinear
+from pmni_nerfstudio.fields.detail_block import DetailBlock
 from pmni_nerfstudio.fields.levels import Levels
 from pmni_nerfstudio.geometry.interpolation import grid_points
 
@@ -24,10 +25,13 @@ class SdfGrid(Levels):
     Args:
         vertices: vertices per axis of each level, for instance (33, 65, 129), where cells halve from level to level.
         radius: radius of the initial sphere, world units.
+        detail_vertices: vertices per axis of a `DetailBlock`, which replaces the levels in its cube once it has a place;
+            0 for none.
     """
 
-    def __init__(self, vertices: Sequence[int], radius: float) -> None:
+    def __init__(self, vertices: Sequence[int], radius: float, detail_vertices: int = 0) -> None:
         super().__init__(vertices)
+        self.detail = DetailBlock(detail_vertices) if detail_vertices else None
         self.values = nn.ParameterList([nn.Parameter(torch.zeros(n, n, n)) for n in self.vertices])
         with torch.no_grad():
             self.values[0].copy_(grid_points(self.vertices[0], self.values[0].device).norm(dim=-1) - radius)
@@ -36,7 +40,11 @@ class SdfGrid(Levels):
         """Signed distances, world units."""
         x_t = x.t().contiguous()
         corners = (self._corners(level, x_t) for level in range(self.active_levels))
-        return torch.stack([trilinear.blend(*of_level)[0] for of_level in corners]).sum(0)
+        value = torch.stack([trilinear.blend(*of_level)[0] for of_level in corners]).sum(0)
+        if self.detail is None:
+            return value
+        index = torch.nonzero(self.detail.contains(x))[:, 0]
+        return value.index_copy(0, index, self.detail.blended(x[index], value[index]))
 
     def sdf_and_gradient(self, x: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p 3"]]:
         """Signed distances and their exact gradients, from the same corner values."""
@@ -48,7 +56,12 @@ class SdfGrid(Levels):
             slopes.append(slope[:, 0] * (0.5 * (self.vertices[level] - 1)))
         # Positions are clamped to the cube: the field is constant along an axis on which they lie outside.
         inside = x_t.abs() <= 1.0
-        return torch.stack(values).sum(0), (torch.stack(slopes).sum(0) * inside).t().contiguous()
+        value, slope = torch.stack(values).sum(0), (torch.stack(slopes).sum(0) * inside).t().contiguous()
+        if self.detail is None:
+            return value, slope
+        index = torch.nonzero(self.detail.contains(x))[:, 0]
+        fine = self.detail.blended_with_gradient(x[index], value[index], slope[index])
+        return value.index_copy(0, index, fine[0]), slope.index_copy(0, index, fine[1])
 
     @torch.no_grad()
     def volume(self, n: int) -> Float[Tensor, "n n n"]:
@@ -56,6 +69,10 @@ class SdfGrid(Levels):
         total = trilinear.resample_volume(self.values[0], n)
         for level in range(1, self.active_levels):
             total += trilinear.resample_volume(self.values[level], n)
+        if self.detail is not None:
+            points, flat = grid_points(n, total.device).view(-1, 3), total.view(-1)
+            index = torch.nonzero(self.detail.contains(points))[:, 0]
+            flat[index] = self.detail.blended(points[index], flat[index])
         return total
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Tuple, Type, Union
+from typing import Any, Literal, Optional, Tuple, Type, Union
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.fields.detail_block import DetailBlock
 from pmni_nerfstudio.fields.encodings import DenseEncoding
 from pmni_nerfstudio.fields.grid import SdfGrid
 from pmni_nerfstudio.fields.hash_encoding import HashEncoding, TcnnHashEncoding, tcnn_usable
@@ -25,6 +26,7 @@ from pmni_nerfstudio.fields.variance import LearnedVariance
 from pmni_nerfstudio.fields.warm_start import SurfaceBand
 
 _VALIDATION_POINTS = 16384
+_MESH_CELLS = 512
 
 
 @dataclass
@@ -38,6 +40,9 @@ class PmniFieldConfig(FieldConfig):
     decoded by a small network (for GPUs); "auto" is hash with CUDA and grid without."""
     grid_vertices: Tuple[int, ...] = ()
     """Encoding grid: vertices per axis of each level, coarse to fine; by default they follow the image resolution."""
+    detail_vertices: Optional[int] = None
+    """Encoding grid: vertices per axis of a finer block around what close-up views see; 0 for none. By default there is
+    one if the views' pixels differ in size on the object."""
     dense_vertices: Tuple[int, ...] = (24, 48, 96)
     """Encoding dense: vertices per axis of each level, coarse to fine."""
     dense_features: int = 2
@@ -117,9 +122,51 @@ class PmniField(Field):
         value, gradient = self.geometry.sdf_and_gradient(x.reshape(-1, 3))
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
-    def numerical_gradient(self, x: Float[Tensor, "*b 3"], delta: float) -> Float[Tensor, "*b 3"]:
+    @property
+    def detail(self) -> Optional[DetailBlock]:
+        """Finer block around what close-up views see; None if the field has none."""
+        return self.geometry.detail if isinstance(self.geometry, SdfGrid) else None
+
+    def mesh_resolution(self) -> int:
+        """Marching cubes cells per axis that show the field's detail: 512, and more for a detail block, up to 1024."""
+        if self.detail is None or float(self.detail.voxel) == 0:
+            return _MESH_CELLS
+        return max(_MESH_CELLS, min(2 * _MESH_CELLS, round(2.5 / float(self.detail.voxel))))
+
+    def difference_step(
+        self, x: Float[Tensor, "*b 3"], footprint: Optional[Float[Tensor, "*b"]] = None
+    ) -> Union[float, Float[Tensor, "*b"]]:
+        """Step of central differences for normals at surface points, world units.
+
+        It is the finest unlocked voxel. In a detail block it is half a voxel of the block, so that differences of fine
+        relief are not flattened, but not less than half of a pixel: the normal of a pixel is a mean over it.
+
+        Args:
+            x: surface points.
+            footprint: size of the pixel that sees each point, world units; None: as fine as the field.
+        """
+        if self.detail is None:
+            return self.active_voxel
+        block = self.detail
+        fine = (0.5 * block.voxel).expand(x.shape[:-1])
+        if footprint is not None:
+            fine = torch.maximum(fine, 0.5 * footprint).clamp(max=self.active_voxel)
+        flat = x.reshape(-1, 3)
+        inside = block.contains(flat)
+        inside[inside.clone()] = block.weight(flat[inside]) > 0.5
+        return torch.where(inside.view(x.shape[:-1]), fine, fine.new_tensor(self.active_voxel))
+
+    def numerical_gradient(
+        self, x: Float[Tensor, "*b 3"], delta: Union[float, Float[Tensor, "*b"]]
+    ) -> Float[Tensor, "*b 3"]:
         """Gradients of the signed distance by central differences with step `delta`, world units: six evaluations."""
-        steps = delta * torch.eye(3, dtype=x.dtype, device=x.device)
+        steps = torch.eye(3, dtype=x.dtype, device=x.device)
+        if isinstance(delta, Tensor):
+            steps, delta = delta[..., None, None] * steps, delta[..., None]
+            ends = x[..., None, None, :] + torch.stack([steps, -steps], dim=-3)
+            values = self.sdf(ends)
+            return (values[..., 0, :] - values[..., 1, :]) / (2.0 * delta)
+        steps = delta * steps
         ends = x[..., None, None, :] + torch.stack([steps, -steps])  # (*b, 2, 3, 3): side, axis, coordinates
         values = self.sdf(ends)
         return (values[..., 0, :] - values[..., 1, :]) / (2.0 * delta)
@@ -202,6 +249,10 @@ def _check(config: PmniFieldConfig) -> None:
         "dense_features": ("at least 1", config.dense_features >= 1),
         "hash_features": ("at least 1", config.hash_features >= 1),
         "hash_levels": ("at least 1", config.hash_levels >= 1),
+        "detail_vertices": (
+            "0 or at least 2",
+            config.detail_vertices is None or config.detail_vertices not in (1,) and config.detail_vertices >= 0,
+        ),
     }
     for name, (range_, is_valid) in valid.items():
         if not is_valid:
@@ -211,7 +262,7 @@ def _check(config: PmniFieldConfig) -> None:
 def _build_geometry(config: PmniFieldConfig) -> Union[SdfGrid, EncodedSdf]:
     """Build the module of the configured encoding."""
     if config.encoding == "grid":
-        return SdfGrid(config.grid_vertices, config.sphere_radius)
+        return SdfGrid(config.grid_vertices, config.sphere_radius, config.detail_vertices or 0)
     if config.encoding == "dense":
         encoding = DenseEncoding(config.dense_vertices, config.dense_features)
     else:

@@ -34,7 +34,7 @@ def lookup_volume(volume: Float[Tensor, "c n n n"], points: Float[np.ndarray, "p
         volume: channels first, 'ij' = x, y, z; the outermost vertices lie on the faces of the cube.
         points: positions.
     """
-    at = torch.from_numpy(np.ascontiguousarray(points[:, ::-1])).to(volume)
+    at = torch.from_numpy(points[:, ::-1].copy()).to(volume)
     values = F.grid_sample(volume[None], at[None, None, None], align_corners=True, padding_mode="border")
     return values[0, :, 0, 0].T.numpy()
 

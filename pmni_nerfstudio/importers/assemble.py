@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of an imported source to a scene folder: one image size, pinhole cameras, the object in the unit sphere."""
+"""Conversion of an imported source to a scene folder: pinhole cameras, the object in the unit sphere."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from pmni_nerfstudio.data.close_ups import close_ups_among_cut, is_cut
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.instances import INSTANCES, read_instances
 from pmni_nerfstudio.data.listing import natural_key
+from pmni_nerfstudio.data.map_checks import full_mask_error
 from pmni_nerfstudio.data.normals_folder import warn_of_lossy
 from pmni_nerfstudio.data.reduction import Reduction
 from pmni_nerfstudio.data.resample import resample_intrinsics
 from pmni_nerfstudio.data.result_files import read_mesh, write_mesh
 from pmni_nerfstudio.data.scene import IMAGES, MESH, read_scene
-from pmni_nerfstudio.data.scene_summary import SceneSummary, summarize, summary_step
+from pmni_nerfstudio.data.scene_summary import SceneSummary, describe_sizes, summarize, summary_step
 from pmni_nerfstudio.data.scene_writer import write_scene_cameras, write_view, write_whole_masks
 from pmni_nerfstudio.errors import PmniError, SceneError
 from pmni_nerfstudio.geometry.cameras import strided_intrinsics
@@ -61,7 +63,8 @@ def assemble(
     Args:
         source: data set to convert.
         folder: empty folder to write to.
-        size: width and height of the maps; by default the most frequent size.
+        size: width and height of all maps; by default each view keeps its own, and without poses, which need one size,
+            the most frequent one is taken.
         axes: axes of the stored normals; by default those of the format, or an estimate from the maps.
         fit: mesh in the source's world to fit the unit sphere to.
         refit: fit the unit sphere to the masks even if the source has one.
@@ -81,10 +84,10 @@ def assemble(
     if axes == "world" and not is_posed:
         raise PmniError(f"{frames[0].normals}: world-space normals need poses; use camera-space normals")
 
-    if size is None:
-        size = Counter(size_of(frame.normals) for frame in frames).most_common(1)[0][0]
-    masks, steps, K, source_K, warnings = _convert_maps(folder, frames, axes, size, is_posed)
-    warnings += warn_of_lossy([frame.normals for frame in frames])
+    sizes = _map_sizes(frames, size, is_posed)
+    converted = _convert_maps(folder, frames, axes, sizes, is_posed)
+    K, masks = converted.K, converted.masks
+    warnings = converted.warnings + warn_of_lossy([frame.normals for frame in frames])
     world_from_unit, c2w, pose_summary = np.eye(4), None, "without poses"
     mesh = read_mesh(source.mesh) if source.mesh is not None else None
     if is_posed:
@@ -96,20 +99,28 @@ def assemble(
         elif mesh is not None and not refit:
             world_from_unit, origin = sphere_of_points(np.asarray(mesh.vertices)), "fitted to the ground truth mesh"
         else:
-            names, strided_K = [frame.name for frame in frames], strided_intrinsics(K, _hull_step(size))
-            world_from_unit, origin = sphere_of_masks(names, masks, strided_K, poses), "fitted to the masks"
+            whole = converted.whole_views() if len(set(sizes)) > 1 else list(range(len(frames)))
+            names, strided_K = [frames[i].name for i in whole], strided_intrinsics(K[whole], converted.step)
+            world_from_unit, origin = (
+                sphere_of_masks(names, masks[whole], strided_K, poses[whole]),
+                "fitted to the masks",
+            )
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
+        close_ups = close_ups_among_cut(converted.is_cut, K, c2w)
+        for view in np.flatnonzero(converted.is_full & ~close_ups):
+            raise full_mask_error(frames[view].mask or frames[view].normals)
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"
-    write_scene_cameras(folder, K, c2w, world_from_unit, size)
+    write_scene_cameras(folder, K, c2w, world_from_unit, sizes[0])
     if mesh is not None and is_posed:
         write_mesh(folder / MESH, mesh)
-    _write_photographs(folder, frames, source_K, K, size)
-    write_further_maps(folder, frames, source_K, K, size)
-    scene = read_scene(folder, reduce=lambda height, width: Reduction(min(steps), smoothed=False))
+    _write_photographs(folder, frames, converted.source_K, K, sizes)
+    write_further_maps(folder, frames, converted.source_K, K, sizes)
+    summary_step = min(converted.summary_steps)
+    scene = read_scene(folder, reduce=lambda height, width: Reduction(summary_step, smoothed=False))
     if (folder / INSTANCES).is_dir():
         warnings += read_instances(read_scene(folder))[1]
     summary = summarize(scene)
-    size_and_axes = f"{len(frames)} views of {size[0]}x{size[1]}, normals' axes: {axes} ({decided})"
+    size_and_axes = f"{len(frames)} views of {describe_sizes(sizes)}, normals' axes: {axes} ({decided})"
     return Assembled(
         f"{size_and_axes}, {pose_summary}",
         _summarized([*source.warnings, *warnings, *scene.warnings, *summary.warnings()]),
@@ -117,29 +128,62 @@ def assemble(
     )
 
 
+def _map_sizes(frames: Sequence[Frame], size: tuple[int, int] | None, is_posed: bool) -> list[tuple[int, int]]:
+    """Width and height of the maps of each view."""
+    if size is not None:
+        return [size] * len(frames)
+    sizes = [size_of(frame.normals) for frame in frames]
+    return sizes if is_posed else [Counter(sizes).most_common(1)[0][0]] * len(frames)
+
+
+@dataclass(frozen=True, eq=False)
+class _Converted:
+    """What is kept of the maps of N views after they were written."""
+
+    masks: np.ndarray
+    """(N, H', W'), every step-th pixel; smaller views are padded with zeros."""
+    step: int
+    is_cut: np.ndarray
+    """(N,) bool, whether the frame cuts the object."""
+    is_full: np.ndarray
+    """(N,) bool, whether the mask is full."""
+    summary_steps: list[int]
+    """Factor by which each view can be reduced for the summary."""
+    K: np.ndarray
+    """(N, 3, 3)."""
+    source_K: np.ndarray
+    """The source's K (N, 3, 3) at the same size."""
+    warnings: list[str]
+
+    def whole_views(self) -> list[int]:
+        """Views whose frame does not cut the object, to which the unit sphere is fitted; all if they are fewer than three."""
+        whole = np.flatnonzero(~self.is_cut)
+        return whole.tolist() if len(whole) >= 3 else list(range(len(self.masks)))
+
+
 def _convert_maps(
-    folder: Path, frames: Sequence[Frame], axes: Axes, size: tuple[int, int], is_posed: bool
-) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray, list[str]]:
+    folder: Path, frames: Sequence[Frame], axes: Axes, sizes: Sequence[tuple[int, int]], is_posed: bool
+) -> _Converted:
     """Write masks and normal maps one view at a time, so that memory does not grow with their number.
 
     Args:
         folder: scene folder.
         frames: N views.
         axes: axes of the stored normals.
-        size: width and height of the maps written.
+        sizes: width and height of the maps written of each view.
         is_posed: whether the views have poses, and so intrinsics of their own.
-
-    Returns:
-        Masks (N, H', W') reduced by `_hull_step`, the factor by which each view can be reduced for the summary, K (N, 3,
-        3), the source's K at the same size, and warnings.
     """
     console = Console(stderr=True)
-    count, step = len(frames), _hull_step(size)
-    masks, steps, holes, warnings = [], [], [], []
+    count, largest = len(frames), np.array(sizes).max(axis=0)
+    step = max(1, round(float(np.sqrt(largest.prod() / _MAX_HULL_PIXELS))))
+    reduced = np.zeros((count, -(-largest[1] // step), -(-largest[0] // step)), dtype=bool)
+    cut, full = np.empty(count, dtype=bool), np.empty(count, dtype=bool)
+    steps, holes, warnings = [], [], []
     K, source_K = np.empty((count, 3, 3)), np.empty((count, 3, 3))
     for view in track(range(count), "Preparing", console=console, transient=True):
-        frame = frames[view]
+        frame, size = frames[view], sizes[view]
         stored, mask, lines = load(frame)
+        was_full = mask.all()
         warnings += lines
         map_size = (mask.shape[1], mask.shape[0])
         map_K = map_intrinsics(frame, map_size)
@@ -149,33 +193,31 @@ def _convert_maps(
         rotate_in_place(stored, OPENCV_FROM_STORED.T @ camera_from_stored(frame, axes))  # to the axes of scene folders
         maps, mask = undistort(stored, mask, map_K, frame.lens, resample_intrinsics(K[view], size, map_size))
         maps, mask = resize(maps, mask, size)
-        if not maps.any() or mask.all():
+        full[view] = mask.all()
+        if not maps.any() or (full[view] and not was_full):
             raise SceneError(
                 f"{frame.normals}: its mask is full, or has no normals, at {size[0]}x{size[1]}; give a larger --size or check the "
                 "camera's distortion"
             )
         holes.append(write_view(folder, frame.name, maps, mask))
-        masks.append(np.ascontiguousarray(mask[::step, ::step]))
+        kept = mask[::step, ::step]
+        reduced[view, : kept.shape[0], : kept.shape[1]] = kept
+        cut[view] = is_cut(mask)
         steps.append(summary_step(mask))
         del stored, maps, mask  # before the next view is read
     write_whole_masks(folder, [frame.name for frame in frames], holes)
-    return np.stack(masks), steps, K, source_K, warnings
-
-
-def _hull_step(size: tuple[int, int]) -> int:
-    """Factor by which masks are reduced for the visual hull."""
-    return max(1, round(float(np.sqrt(size[0] * size[1] / _MAX_HULL_PIXELS))))
+    return _Converted(reduced, step, cut, full, steps, K, source_K, warnings)
 
 
 def _write_photographs(
-    folder: Path, frames: Sequence[Frame], K: np.ndarray, new_K: np.ndarray, size: tuple[int, int]
+    folder: Path, frames: Sequence[Frame], K: np.ndarray, new_K: np.ndarray, sizes: Sequence[tuple[int, int]]
 ) -> None:
     """Write the photographs if all views have one; they are only for display."""
     if any(frame.image is None for frame in frames):
         return
     (folder / IMAGES).mkdir()
     for view, frame in enumerate(frames):
-        picture = photograph(frame, K[view], new_K[view], size)
+        picture = photograph(frame, K[view], new_K[view], sizes[view])
         if picture is not None:
             write_png(folder / IMAGES / f"{frame.name}.png", picture)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,16 +48,16 @@ def with_further_maps(folder: Path, source: Source) -> Source:
 
 
 def write_further_maps(
-    folder: Path, frames: list[Frame], K: np.ndarray, new_K: np.ndarray, size: tuple[int, int]
+    folder: Path, frames: list[Frame], K: np.ndarray, new_K: np.ndarray, sizes: Sequence[tuple[int, int]]
 ) -> None:
     """Write mask_unknown/ and instance/ of a scene, undistorted and resampled by nearest neighbors.
 
     Args:
         folder: scene folder.
         frames: views; of each kind, all have an image or none has.
-        K: the source's intrinsics (N, 3, 3) at `size`.
+        K: the source's intrinsics (N, 3, 3) at `sizes`.
         new_K: intrinsics (N, 3, 3) of the scene.
-        size: width and height of the scene's maps.
+        sizes: width and height of each view's maps in the scene.
 
     Raises:
         SceneError: An image is broken or has another aspect ratio than the maps.
@@ -70,7 +70,7 @@ def write_further_maps(
         for view, (frame, file) in enumerate(zip(frames, files)):
             if file is not None:
                 (folder / name).mkdir(exist_ok=True)
-                pixels = resampled_pixels(file, read(file), frame.lens, K[view], new_K[view], size)
+                pixels = resampled_pixels(file, read(file), frame.lens, K[view], new_K[view], sizes[view])
                 write_png(folder / name / f"{frame.name}.png", pixels)
 
 

@@ -102,7 +102,7 @@ def load(frame: Frame) -> tuple[np.ndarray, np.ndarray, list[str]]:
         _remove_coverage(stored, mask)
     else:
         mask = _read_mask(frame.mask, (width, height), frame.normals)
-        check_mask(frame.mask, mask)
+        check_mask(frame.mask, mask, may_be_full=frame.c2w is not None)  # in close-ups, which all cameras tell
     measured = None if frame.valid is None else _read_mask(frame.valid, (width, height), frame.normals)
     return clean_normals(frame.normals, stored, mask, measured)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni_nerfstudio.registration.close_up_detail import CloseUpDetail
 from pmni_nerfstudio.registration.pipeline import Registration
 from pmni_nerfstudio.registration.reflectance import EstimatedBias
 
@@ -38,3 +39,5 @@ class Initialization:
     """Registration that found them, if any."""
     reflectance: EstimatedBias | None = None
     """Reflectance bias of the normals, which training removes; None if not estimated."""
+    detail: CloseUpDetail | None = None
+    """Finer surface in the cube that close-up views see; None without close-ups."""

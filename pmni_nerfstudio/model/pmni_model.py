@@ -198,6 +198,10 @@ class PmniModel(Model):
         sdf = initialization.sdf.to(self.device)
         if self.uses_registration or self.config.start != "sphere":
             self.field.fit(sdf)
+            detail, block = initialization.detail, self.field.detail
+            if detail is not None and block is not None:
+                cube, of_cube = detail.cube, torch.from_numpy(detail.surface.sdf).to(sdf)
+                block.place(torch.from_numpy(cube.center).to(sdf), cube.half, cube.half * of_cube)
         hull = nn.functional.interpolate(sdf[None, None], self.grid.hull.shape, mode="trilinear", align_corners=True)
         self.grid.hull.copy_(hull[0, 0])
         self.grid.refresh(self.field.sdf, everywhere=True)

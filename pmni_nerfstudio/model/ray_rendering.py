@@ -72,7 +72,8 @@ def render_patches(
         depth, accumulation = rendering.along_rays(weights, rendering.interval_midpoints(distances)[..., None])
     if slopes is None:
         surface = origins[chosen] + depth.detach() * directions[chosen]
-        slopes = normals = field.numerical_gradient(surface, field.active_voxel)
+        footprints = footprint[chosen][:, None].expand(surface.shape[:-1])
+        slopes = normals = field.numerical_gradient(surface, field.difference_step(surface, footprints))
     else:
         normals, _ = rendering.along_rays(weights, slopes.view_as(positions))
 
@@ -129,7 +130,8 @@ def render_rays(bundle: RayBundle, field: PmniField, grid: SurfaceGrid, sampling
     sdf = field.sdf(origins[:, None] + distances[..., None] * directions[:, None])
     weights = rendering.neus_weights(sdf, field.inv_s())
     mean, visible = rendering.along_rays(weights, rendering.interval_midpoints(distances)[..., None])
-    gradient = field.numerical_gradient(origins + mean * directions, field.active_voxel)
+    surface = origins + mean * directions
+    gradient = field.numerical_gradient(surface, field.difference_step(surface))
     # Rounding can take the sum of the weights above 1, and images must stay in [0, 1].
     accumulation = origins.new_zeros(len(bundle.origins)).index_copy(0, index, visible.clamp(max=1.0))
     behind = bundle.origins.norm(dim=-1) + 3**0.5  # behind the corners of the cube around the unit sphere

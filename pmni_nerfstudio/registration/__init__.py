@@ -13,6 +13,9 @@ The steps, top down:
     symmetry: rotations of the surface onto itself, which make poses ambiguous.
     given_poses: which given poses are wrong, and by which common mistake.
     verdict: whether the result can be trusted, and the status of every view.
+    close_up_registration: captures with close-ups, which follow the other views.
+    close_up_poses: their poses, against the surface of the other views and on their own detail.
+    close_up_detail: the surface they see, on a finer grid.
     framing: cameras centered on the object; the result moved to the world of the rough poses.
 
 What they share:

@@ -84,7 +84,7 @@ def rendered_normals(views: Views, poses: Poses, surface: Surface, view: int) ->
     one, pose = views.subset([view]), poses.subset([view])
     depth = surface.depths(one, pose, np.ones_like(one.masks))
     y, x = np.nonzero(np.isfinite(depth[0]))
-    out = np.zeros((*depth.shape[1:], 3))
+    out = np.zeros((views.height, views.width, 3))  # one view may have less padding
     out[y, x] = _normals_at(one, pose, surface, 0, np.stack([x, y], axis=1), depth[0, y, x])
     return out
 

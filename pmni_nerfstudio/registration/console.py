@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pmni_nerfstudio.registration.close_up_registration import register_all
 from pmni_nerfstudio.registration.monitoring import Watcher
-from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings, register
+from pmni_nerfstudio.registration.pipeline import Registration, RegistrationSettings
 from pmni_nerfstudio.registration.views import Views
 
 
@@ -24,11 +25,11 @@ def register_with_progress(
     watcher: Watcher | None = None,
     partial: Path | None = None,
 ) -> Registration:
-    """Run `register` with a progress bar, then print its summary; in a file or a pipe, with lines instead of a bar."""
+    """Run `register_all` with a progress bar, then print its summary; in a file or a pipe, with lines instead of a bar."""
     if partial is not None and partial.is_file():
         console.print(f"Registration: goes on from {partial}", highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        registration = register(views, c2w, settings, ProgressLines(console, "Registration"), watcher, partial)
+        registration = register_all(views, c2w, settings, ProgressLines(console, "Registration"), watcher, partial)
         print_summary(registration, views, console)
         return registration
     columns = (TextColumn("Registration: {task.description}"), BarColumn(), TextColumn("{task.fields[residual]}"))
@@ -38,7 +39,7 @@ def register_with_progress(
         def show(stage: str, done: float, residual: float) -> None:
             bar.update(task, description=stage, completed=done, residual=_residual_text(residual))
 
-        registration = register(views, c2w, settings, show, watcher, partial)
+        registration = register_all(views, c2w, settings, show, watcher, partial)
     print_summary(registration, views, console)
     return registration
 

@@ -85,7 +85,7 @@ def relocalize_view(
         scores = np.concatenate([scores[chosen], around_scores])
     candidates = [poses.subset([view])]
     candidates += [placed.subset([k]) for k in separated(placed.R, scores, _SEPARATION_DEG, _CANDIDATES)]
-    refined = [_refine(one, pose, surface, options, seed) for pose in candidates]
+    refined = [refine_pose(one, pose, surface, options, seed) for pose in candidates]
     best = min(refined, key=lambda pose: view_agreement(one, pose, surface).cost)
     return poses.replaced([view], best)
 
@@ -107,7 +107,7 @@ def _scored(
 ) -> tuple[Poses, Float[np.ndarray, " c"]]:
     """Poses with the given rotations, placed by their silhouettes, and their scores."""
     placed = _placed_by_silhouette(one, Poses(rotations, np.repeat(shift[None], len(rotations), axis=0)), surface)
-    return placed, _coarse_scores(one, placed, surface)
+    return placed, coarse_scores(one, placed, surface)
 
 
 def _placed_by_silhouette(one: Views, candidates: Poses, surface: Surface) -> Poses:
@@ -144,7 +144,7 @@ def _copies(one: Views, count: int) -> Views:
     )
 
 
-def _coarse_scores(one: Views, candidates: Poses, surface: Surface) -> Float[np.ndarray, " c"]:
+def coarse_scores(one: Views, candidates: Poses, surface: Surface) -> Float[np.ndarray, " c"]:
     """Disagreement of one view with the surface at each candidate pose; lower is better.
 
     The squared chord between normals, summed over the valid pixels in the rendered silhouette, plus 2 for each
@@ -166,7 +166,7 @@ def _coarse_scores(one: Views, candidates: Poses, surface: Surface) -> Float[np.
     return total / small.masks.sum()
 
 
-def _refine(one: Views, pose: Poses, surface: Surface, options: BundleOptions, seed: int) -> Poses:
+def refine_pose(one: Views, pose: Poses, surface: Surface, options: BundleOptions, seed: int) -> Poses:
     """Fit the pose of one view to the surface, first with blurred normals and a wide Huber kernel."""
     footprint = float(pose.t[0, 2] / one.focal[0])
     curves = contours(one, options.contour_points)

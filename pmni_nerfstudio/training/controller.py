@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -27,14 +27,21 @@ class RunController:
     Args:
         trainer: Trainer of the run.
         model: Model that is trained.
-        pose_steps: Gauss-Newton steps of the inlier views' poses; None to leave the poses to the model.
+        pose_steps: Gauss-Newton steps of poses; None to leave the poses to the model.
         schedule_steps: Number of steps over which sharpness and loss weights complete their schedule.
+        moving: Indices of the training views that the pose steps move.
     """
 
     def __init__(
-        self, trainer: Trainer, model: PmniModel, pose_steps: Optional[PoseSteps], schedule_steps: int
+        self,
+        trainer: Trainer,
+        model: PmniModel,
+        pose_steps: Optional[PoseSteps],
+        schedule_steps: int,
+        moving: Sequence[int],
     ) -> None:
         self.trainer, self.model, self.pose_steps = trainer, model, pose_steps
+        self._moving = np.array(moving)
         self.schedule_steps = schedule_steps
         self.max_steps = trainer.config.max_num_iterations
         self.steps_done = trainer._start_step
@@ -109,13 +116,12 @@ class RunController:
         )
 
     def _move_poses(self, pose_steps: PoseSteps) -> None:
-        """Take a Gauss-Newton step of the inlier views' poses against the current surface."""
+        """Take a Gauss-Newton step of the poses against the current surface."""
         model = self.model
         poses = model.camera_optimizer
         volume = model.field.volume(min(model.field.levels.vertices[-1], MAX_POSE_STEP_VERTICES))
         surface = Surface(volume.cpu().numpy())
         if surface.exists:
-            inliers = np.array(model.inlier_indices())
             c2w = poses.c2w_opencv_double()
-            c2w[inliers] = pose_steps.step(surface, c2w[inliers])
+            c2w[self._moving] = pose_steps.step(surface, c2w[self._moving])
             poses.set_start(nerfstudio_from_opencv(c2w).to(model.device))

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from pmni_nerfstudio.data.close_ups import close_ups_among
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.geometry.hull import visual_hull
@@ -21,6 +22,7 @@ from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, detailed
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
+from pmni_nerfstudio.registration.close_up_detail import close_up_detail
 from pmni_nerfstudio.registration.console import print_summary, register_with_progress
 from pmni_nerfstudio.registration.monitoring import Watcher
 from pmni_nerfstudio.registration.partial import load_coarse_result
@@ -142,8 +144,9 @@ def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> In
             views = reflectance.removed_from(views)
             _, surface = alternate(views, poses, fine, fixed_poses=True)
         surface = detailed(views, poses, surface, schedule)
+        detail = close_up_detail(views, poses, surface, schedule)
     CONSOLE.log(f"Initialization: integrated a surface from the normals in {time.perf_counter() - started_at:.0f} s.")
-    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance)
+    return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance, detail=detail)
 
 
 def initialize_by_plane_sweep(views: Views, c2w: Float[np.ndarray, "n 4 4"], always: bool) -> Initialization | None:
@@ -205,7 +208,8 @@ def initialize_by_registration(
         CONSOLE.print(f"Registration: loaded from {found}", highlight=False, soft_wrap=True)
         print_summary(registration, views, CONSOLE)
     else:
-        if partial is not None and _unless_damaged(partial, lambda file: load_coarse_result(file, len(views))) is None:
+        count = len(views) - int(close_ups_among(views, c2w).sum())  # close-ups follow on the complete result
+        if partial is not None and _unless_damaged(partial, lambda file: load_coarse_result(file, count)) is None:
             partial.unlink(missing_ok=True)
         registration = register_with_progress(views, c2w, settings, CONSOLE, watcher, partial)
     for file in {path, kept} - {found}:
@@ -225,7 +229,13 @@ def initialize_by_registration(
         )
     sdf = torch.from_numpy(registration.surface.sdf)
     reflectance = registration.reflectance
-    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance)
+    detail = None
+    if close_ups_among(views, c2w).any():
+        trusted = np.flatnonzero(registration.trusted)
+        used, poses = registration.corrected(views).subset(list(trusted)), Poses.from_c2w(registration.c2w[trusted])
+        with one_thread():
+            detail = close_up_detail(used, poses, registration.surface, settings.alternation)
+    return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance, detail)
 
 
 _Kept = TypeVar("_Kept")

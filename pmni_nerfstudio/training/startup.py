@@ -6,11 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, Optional
 
+import numpy as np
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from pmni_nerfstudio.data.atomic import write_json
+from pmni_nerfstudio.data.close_ups import close_ups_among
 from pmni_nerfstudio.data.datamanager import PmniDataManager
+from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.model.grid_levels import matching_schedule_steps
 from pmni_nerfstudio.model.pmni_model import PmniModel
@@ -60,11 +63,14 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     schedule_steps = _schedule_steps(model, trainer.config.max_num_iterations)
     set_schedule_length(trainer.optimizers.schedulers, schedule_steps)
 
-    pose_steps = None
+    pose_steps, moving = None, inliers
     if moves_poses:
         assert views is not None
-        pose_steps = PoseSteps(views.subset(inliers), seed=model.config.registration_seed)
-    controller = RunController(trainer, model, pose_steps, schedule_steps)
+        # The poses of close-ups are adjusted on their detail, which the surface of pose steps does not have.
+        close_ups = close_ups_among(views, model.camera_optimizer.c2w_opencv_double())
+        moving = [i for i in inliers if not close_ups[i]]
+        pose_steps = PoseSteps(views.subset(moving), seed=model.config.registration_seed)
+    controller = RunController(trainer, model, pose_steps, schedule_steps, moving)
     if resumed_state is not None:
         controller.load_state_dict(resumed_state)
     trainer.callbacks += controller.callbacks()
@@ -103,6 +109,13 @@ def _schedule_steps(model: PmniModel, max_steps: int) -> int:
     """Length of the schedules: shorter than the run if it starts from a detailed surface."""
     if model.initialization_kind != "surface":
         return max_steps
-    return min(
-        max_steps, model.config.schedule_steps or matching_schedule_steps(model.views.height * model.views.width)
-    )
+    return min(max_steps, model.config.schedule_steps or _matching_steps(model.views))
+
+
+def _matching_steps(views: SplitViews) -> int:
+    """Length of the schedule that matches the maps: views of the whole object get as many patches as without close-ups."""
+    whole = ~close_ups_among(views, views.c2w if views.has_poses else None)
+    pixels = views.height * views.width
+    if views.sizes is not None:
+        pixels = int(np.median(views.sizes[whole].prod(axis=1)))
+    return round(matching_schedule_steps(pixels) / whole.mean())

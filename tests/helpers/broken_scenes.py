@@ -131,7 +131,7 @@ ROWS: list[tuple[str, Break, str, str]] = [
     ("another name", lambda r: (r / "mask/2.png").rename(r / "mask/02.png"), "mask/2.png", "missing"),
     ("two kinds of one view", two_kinds_of_one_view, NORMALS, "both 2.exr and 2.npy"),
     ("one view", only_one_view, "", "only one view, 1"),
-    ("mask of another size", lambda r: change_mask(r, lambda m: m[:-3]), "mask/9.png", f"{WIDTH}x{HEIGHT - 3} .*1.png is {WIDTH}x{HEIGHT}"),
+    ("mask of another size", lambda r: change_mask(r, lambda m: m[:-3]), "mask/9.png", f"{WIDTH}x{HEIGHT - 3} .*9.exr is {WIDTH}x{HEIGHT}"),
     ("normals of another size", lambda r: change_normals(r, lambda n: n[:, 2:], ["2"]), f"{NORMALS}/2.exr", f"is {WIDTH - 2}x{HEIGHT}"),
     ("empty mask", lambda r: change_mask(r, np.zeros_like), "mask/9.png", "empty"),
     ("full mask", lambda r: change_mask(r, np.ones_like), "mask/9.png", "all foreground"),

@@ -212,7 +212,9 @@ class AnalyticScene:
             image_files=None,
             mesh_file=None,
             warnings=(),
-            facts=MapFacts(self.masks.shape[:0:-1], self.masks.sum(axis=(1, 2)), zeros, zeros, zeros),
+            facts=MapFacts(
+                np.tile(self.masks.shape[:0:-1], (len(self.masks), 1)), self.masks.sum(axis=(1, 2)), zeros, zeros, zeros
+            ),
         )
 
 
