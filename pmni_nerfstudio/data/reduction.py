@@ -95,3 +95,8 @@ def _unit(total: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"]) -> 
     """Sums of normals at unit length on the valid pixels, zero elsewhere; float32."""
     length = np.linalg.norm(total, axis=-1, keepdims=True)
     return np.where(valid[..., None], total / np.maximum(length, 1e-12), 0).astype(np.float32)
+
+
+def reduced_shape(size: np.ndarray, step: int) -> tuple[int, int]:
+    """Height and width of maps of a width and height (2,) of which every step-th pixel is kept."""
+    return -(-int(size[1]) // step), -(-int(size[0]) // step)

@@ -24,10 +24,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -44,17 +42,16 @@ from pmni_nerfstudio.data.map_checks import (
     warn_of_holes,
     warn_of_masks,
 )
+from pmni_nerfstudio.data.mask_maps import for_each_view, read_masks, read_unknown
 from pmni_nerfstudio.data.normals_folder import choose_normals_folder, warn_of_lossy
 from pmni_nerfstudio.data.observations import Observations
-from pmni_nerfstudio.data.packed_masks import Masks, PackedMasks
-from pmni_nerfstudio.data.reduction import Reduction
-from pmni_nerfstudio.data.resample import resample_intrinsics, resample_mask, resample_normals, resampled_size
+from pmni_nerfstudio.data.packed_masks import Masks
+from pmni_nerfstudio.data.reduction import Reduction, reduced_shape
+from pmni_nerfstudio.data.resample import resample_intrinsics, resample_normals, resampled_size
 from pmni_nerfstudio.data.scene_cameras import CAMERAS, INTRINSICS, read_scene_cameras
 from pmni_nerfstudio.errors import SceneError
 from pmni_nerfstudio.geometry.cameras import strided_intrinsics
 from pmni_nerfstudio.geometry.normals import has_normal, rotate_in_place
-
-T = TypeVar("T")
 
 MASKS = "mask"
 VALID = "mask_valid"
@@ -65,8 +62,6 @@ TRUE_NORMALS = "normal_camera_space_GT"
 DEPTHS = "integration/depth"
 RAY_DEPTHS = "integration/perspective"
 IMAGES = "image"
-_MANY_PIXELS = 1 << 23
-"""Pixels of a map above which one view is decoded at a time, which takes 35 bytes a pixel, instead of two."""
 MESH = "mesh_Gt.ply"
 
 
@@ -163,7 +158,7 @@ def read_scene(
     if len(names) < 2:
         raise SceneError(f"{root}: has only one view, {names[0]}; at least 2 are needed")
 
-    masks, sizes = _read_masks(mask_files, normal_files, are_packed=reduce is not None)
+    masks, sizes = read_masks(mask_files, normal_files, are_packed=reduce is not None)
     file_sizes = np.tile(masks.shape[:0:-1], (len(masks), 1)) if sizes is None else sizes
     frames = masks if sizes is None else [mask[:h, :w] for mask, (w, h) in zip(masks, sizes)]
     K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, sizes, normal_files, is_world_space)
@@ -194,7 +189,10 @@ def read_scene(
     reduction = Reduction(1) if reduce is None or sizes is not None else reduce(*new_sizes[0, ::-1].tolist())
     given = None
     if (root / UNKNOWN).is_dir():
-        given = _read_unknown(root, names, file_sizes, mask_files, new_sizes, reduction.step)
+        unknown_files = files_in_order(
+            names, list_files(root / UNKNOWN, images.MASK_SUFFIXES), root / UNKNOWN, root / MASKS
+        )
+        given = read_unknown(unknown_files, file_sizes, mask_files, new_sizes, reduction.step)
     normals, masks, facts, normal_warnings = _read_normals(
         folder, normal_files, valid_files, frames, close_ups, K, spaces, new_sizes, reduction
     )
@@ -249,54 +247,6 @@ def default_normals_folder(root: Path) -> str | None:
         return None
 
 
-def _read_masks(
-    files: Sequence[Path], normal_files: Sequence[Path], are_packed: bool
-) -> tuple[Masks, np.ndarray | None]:
-    """Masks (N, H, W), and width and height of each (N, 2) if they differ; smaller ones are padded with zeros."""
-    first = images.read_mask(files[0])
-    shape = (len(files), first.shape[0], first.shape[1])
-    masks = PackedMasks(shape) if are_packed else np.empty(shape, dtype=bool)
-
-    def read(view: int) -> np.ndarray | None:
-        mask = images.read_mask(files[view])
-        check_mask(files[view], mask, may_be_full=True)  # in close-ups, which the cameras tell
-        if mask.shape != first.shape:
-            check_size(files[view], mask.shape, images.read_normals(normal_files[view]).shape[:2], normal_files[view])
-            return mask
-        masks[view] = mask
-        return None
-
-    others = {view: mask for view, mask in enumerate(_for_each(read, len(files), first.size)) if mask is not None}
-    if not others:
-        return masks, None
-    shapes = np.array([others[view].shape if view in others else first.shape for view in range(len(files))])
-    padded = np.zeros((len(files), *shapes.max(axis=0)), dtype=bool)
-    for view, (height, width) in enumerate(shapes):
-        padded[view, :height, :width] = others[view] if view in others else masks[view]
-    return padded, shapes[:, ::-1]
-
-
-def _read_unknown(
-    root: Path, names: Sequence[str], sizes: np.ndarray, references: Sequence[Path], new_sizes: np.ndarray, step: int
-) -> np.ndarray:
-    """Every step-th pixel (N, H', W') where something else stands in front, of files of (N, 2) sizes (width, height).
-
-    The step is taken on maps of the new sizes.
-    """
-    files = files_in_order(names, list_files(root / UNKNOWN, images.MASK_SUFFIXES), root / UNKNOWN, root / MASKS)
-    unknown = np.zeros((len(files), *_reduced_shape(new_sizes.max(axis=0), step)), dtype=bool)
-
-    def read(view: int) -> None:
-        pixels, size = images.read_mask(files[view]), (int(new_sizes[view, 0]), int(new_sizes[view, 1]))
-        check_size(files[view], pixels.shape, tuple(sizes[view, ::-1].tolist()), references[view])
-        pixels = pixels if size == pixels.shape[::-1] else resample_mask(pixels, size)
-        kept = pixels[::step, ::step]
-        unknown[view, : kept.shape[0], : kept.shape[1]] = kept
-
-    _for_each(read, len(files), int(sizes.prod(axis=1).max()))
-    return unknown
-
-
 def _read_normals(
     folder: Path,
     files: Sequence[Path],
@@ -328,7 +278,7 @@ def _read_normals(
     count, largest = len(masks), sizes.max(axis=0)
     allocate = np.empty if (sizes == largest).all() else np.zeros
     # Filled view by view: only the views being decoded are held in float32.
-    shape = (count, *_reduced_shape(largest, reduction.step))
+    shape = (count, *reduced_shape(largest, reduction.step))
     normals = allocate((*shape, 3), dtype=np.float32 if reduction.averages else np.float16)
     new_masks = allocate(shape, dtype=bool)
     areas, missing = np.empty(count, dtype=int), np.empty(count, dtype=int)
@@ -362,18 +312,13 @@ def _read_normals(
             evidence.append(evidence[0] if evidence[0].is_good else samples.evidence(space[view], turn))
         return warnings, evidence
 
-    views = _for_each(read, count, max(masks[0].size, int(sizes.prod(axis=1).max())))
+    views = for_each_view(read, count, max(masks[0].size, int(sizes.prod(axis=1).max())))
     warnings = [line for lines, _ in views for line in lines] + warn_of_holes(files, areas, missing)
     own, *other = zip(*(evidence for _, evidence in views))
     warnings += warn_of_lossy(files)
     warnings += check_axes(folder, files, own, folder.name.startswith(WORLD_SPACE), *other)
     facing, rim = (np.array([getattr(cues, name)[0] for cues in own]) for name in ("facing", "rim"))
     return normals, new_masks, MapFacts(sizes, areas, missing, facing, rim), warnings
-
-
-def _reduced_shape(size: np.ndarray, step: int) -> tuple[int, int]:
-    """Height and width of maps of a width and height (2,) of which every step-th pixel is kept."""
-    return -(-int(size[1]) // step), -(-int(size[0]) // step)
 
 
 def _find_depths(
@@ -405,12 +350,6 @@ def _find_images(root: Path, names: Sequence[str]) -> tuple[tuple[Path, ...] | N
     if missing:
         return None, [f"{folder}: has no image of {len(missing)} views (first {missing[0]}); its images are not used"]
     return tuple(files[name] for name in names), []
-
-
-def _for_each(work: Callable[[int], T], count: int, pixels: int) -> list[T]:
-    """Results of work(0), ..., work(count - 1) on maps of a size; few at a time, to limit the decoded maps in memory."""
-    with ThreadPoolExecutor(max_workers=2 if pixels <= _MANY_PIXELS else 1) as pool:
-        return list(pool.map(work, range(count)))
 
 
 def is_scene(folder: Path) -> bool:

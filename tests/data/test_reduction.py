@@ -81,7 +81,7 @@ def test_reduced_scene_equals_reduction_of_whole_scene(tmp_path: Path) -> None:
 def test_memory_of_reading_does_not_grow_with_the_number_of_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pmni_nerfstudio.data.scene._MANY_PIXELS", 0)  # one view at a time, as of large maps
+    monkeypatch.setattr("pmni_nerfstudio.data.mask_maps._MANY_PIXELS", 0)  # one view at a time, as of large maps
     read_scene(write_balls(tmp_path / "first", 2, (240, 180)))  # imports and caches
     peaks = []
     for views in (2, 6):
