@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, alternate_subset, detailed
-from pmni_nerfstudio.registration.confidence import ViewAgreement, view_agreement
+from pmni_nerfstudio.registration.confidence import ViewAgreement, plausible_views, view_agreement
 from pmni_nerfstudio.registration.framing import in_reference_frame
 from pmni_nerfstudio.registration.given_poses import compare_with_given
 from pmni_nerfstudio.registration.intrinsics import (
@@ -296,14 +296,13 @@ def _with_relocalized(
 ) -> tuple[Poses, Surface, Bool[np.ndarray, " n"]]:
     """Relocalize all views but the inliers, and include those that fit.
 
-    A surface that is made without a view may be wrong where only this view sees it. A view that agrees with it at least
-    fairly is therefore tried: it is included if it fits the surface that is made with it.
+    Plausible views are tried: a view is included if it fits the surface that is made with it.
 
     Returns:
         Poses of all views, the surface of the included views, and which these are.
     """
     poses = relocalize(views, poses, ~inliers, surface, schedule.bundle, seed)
-    tried = inliers | view_agreement(views, poses, surface).plausible()
+    tried = inliers | plausible_views(views, poses, surface, inliers)
     if (tried == inliers).all():
         return poses, surface, inliers
     tried_poses, tried_surface = alternate_subset(views, poses, tried, schedule, seed)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers.registration import lattice
+from helpers.registration import lattice, true_surface
+from helpers.scenes import capture
 from scipy.spatial.transform import Rotation
 
 from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions
-from pmni_nerfstudio.registration.confidence import ViewAgreement, rendered_normals
+from pmni_nerfstudio.registration.confidence import plausible_views, rendered_normals, view_agreement
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.relocalization import relocalize_view
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -50,8 +51,14 @@ def test_a_view_of_fine_details_is_not_mistaken_for_one_of_the_smooth_back():
         assert angles_deg(found.R, truth[None])[0] < 1.5
 
 
-def test_a_view_with_half_of_the_median_confidence_is_tried():
-    confidence = np.array([0.8, 0.8, 0.8, 0.44, 0.36])
-    agreement = ViewAgreement(np.full(5, 3.0), np.full(5, 2.0), confidence, np.ones(5))
-    assert np.flatnonzero(agreement.outliers()).tolist() == [3, 4]
-    assert np.flatnonzero(agreement.plausible()).tolist() == [0, 1, 2, 3]
+def test_a_view_a_few_degrees_off_is_plausible_and_one_of_the_other_side_is_not():
+    _, views, truth = capture()
+    surface = true_surface()
+    inliers = np.ones(len(views), dtype=bool)
+    inliers[[2, 5]] = False
+    behind = truth.R[5] @ Rotation.from_euler("y", 180, degrees=True).as_matrix()
+    twist = np.zeros((1, 6))
+    twist[0, :3] = np.deg2rad(3)
+    poses = truth.replaced([2], truth.subset([2]).retract(twist)).replaced([5], Poses(behind[None], truth.t[[5]]))
+    assert view_agreement(views, poses, surface).outliers()[[2, 5]].tolist() == [True, True]
+    assert np.flatnonzero(plausible_views(views, poses, surface, inliers)).tolist() == [2]
