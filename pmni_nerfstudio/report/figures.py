@@ -16,6 +16,7 @@ import numpy as np
 import trimesh
 
 from pmni_nerfstudio.export.field_volume import BAND, FieldVolume
+from pmni_nerfstudio.report.appearance import VertexColors
 from pmni_nerfstudio.report.frames import Frame
 
 GIVEN_COLOR, REFINED_COLOR = "#dd8452", "#2b6cb0"
@@ -50,6 +51,9 @@ class Surface:
     errors: Sequence[VertexErrors] = ()
     volume: FieldVolume | None = None
     """Signed distance field, in the data's world."""
+    normals: np.ndarray | None = None
+    """(V, 3) unit normals at the vertices, in the data's world; None: the mesh's own."""
+    colors: VertexColors | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +129,8 @@ def _surface(surface: Surface) -> dict[str, Any]:
     # Rows of four numbers, as GPUs want them; the fourth is unused.
     positions, directions = np.zeros((len(points), 4), "<u2"), np.zeros((len(points), 4), np.int8)
     positions[:, :3] = np.round((points / reach + 1) * 32767.5)
-    directions[:, :3] = np.round(127 * (np.asarray(mesh.vertex_normals) @ frame.rotation.T))
+    normals = np.asarray(mesh.vertex_normals) if surface.normals is None else surface.normals
+    directions[:, :3] = np.round(127 * (normals @ frame.rotation.T))
     return {
         "name": surface.name,
         "reach": reach,
@@ -134,6 +139,7 @@ def _surface(surface: Surface) -> dict[str, Any]:
         "faces": _encoded(faces),
         "wide": faces.itemsize == 4,
         "errors": [_errors(errors) for errors in surface.errors],
+        "colors": None if surface.colors is None else _colors(surface.colors),
         "field": None if surface.volume is None else _field(surface.volume, frame),
     }
 
@@ -150,6 +156,12 @@ def _errors(errors: VertexErrors) -> dict[str, Any]:
         "mean": mean,
         "values": _encoded(pairs),
     }
+
+
+def _colors(colors: VertexColors) -> dict[str, Any]:
+    rows = np.full((len(colors.values), 4), 255, np.uint8)
+    rows[:, :3] = colors.values
+    return {"name": colors.name, "values": _encoded(rows), "lit": colors.lit}
 
 
 def _field(volume: FieldVolume, frame: Frame) -> dict[str, Any]:

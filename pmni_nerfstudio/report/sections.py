@@ -21,6 +21,7 @@ from pmni_nerfstudio.export.cameras import POSES
 from pmni_nerfstudio.geometry.mesh import simplify
 from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.geometry.transforms import scale_of
+from pmni_nerfstudio.report.appearance import baked_normals, vertex_colors
 from pmni_nerfstudio.report.charts import bias_chart
 from pmni_nerfstudio.report.curves import loss_chart, metric_charts, read_curves
 from pmni_nerfstudio.report.figures import (
@@ -196,12 +197,14 @@ def mesh(result: StoredResult, small: trimesh.Trimesh | None) -> Markup:
         return note(f"No mesh: {result.folder / MESH_FILE} is missing.")
     text = "Drag to rotate, scroll or pinch to zoom."
     if len(small.faces) < len(result.mesh.faces):
-        text += f" Simplified to {len(small.faces):,} of its {len(result.mesh.faces):,} faces."
+        text += f" Simplified to {len(small.faces):,} of its {len(result.mesh.faces):,} faces, with their normals."
     c2w = result.c2w if result.c2w is not None else result.given_c2w
     (errors,) = surface_errors([(result, small)])
-    surface = Surface(result.title, small, display_frame(small, c2w), errors, result.field_volume)
+    colors, remark = vertex_colors(result, small)
+    frame, normals = display_frame(small, c2w), baked_normals(small, result.mesh)
+    surface = Surface(result.title, small, frame, errors, result.field_volume, normals, colors)
     alt = f"Mesh of {result.title}, {len(small.faces):,} faces, seen from the first camera"
-    return note(text) + figure("scene", surface_view([surface], alt=alt))
+    return note(text + remark) + figure("scene", surface_view([surface], alt=alt))
 
 
 def settings(result: StoredResult) -> Markup:

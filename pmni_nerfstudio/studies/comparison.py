@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from pmni_nerfstudio.evaluation.stored_result import StoredResult, read_evaluated_result
 from pmni_nerfstudio.geometry.mesh import simplify
+from pmni_nerfstudio.report.appearance import baked_normals, vertex_colors
 from pmni_nerfstudio.report.figures import Surface, surface_view
 from pmni_nerfstudio.report.frames import Frame, display_frame
 from pmni_nerfstudio.report.page import Section, figure, note, render, write_page
@@ -54,8 +55,16 @@ def _meshes(results: Mapping[str, tuple[StoredResult, trimesh.Trimesh]]) -> Mark
     frames = _frames([result for result, _ in results.values()], small)
     errors = surface_errors([(result, mesh) for (result, _), mesh in zip(results.values(), small)])
     surfaces = [
-        Surface(method, mesh, frame, vertex_errors, result.field_volume)
-        for (method, (result, _)), mesh, frame, vertex_errors in zip(results.items(), small, frames, errors)
+        Surface(
+            method,
+            mesh,
+            frame,
+            vertex_errors,
+            result.field_volume,
+            baked_normals(mesh, full),
+            vertex_colors(result, mesh)[0],
+        )
+        for (method, (result, full)), mesh, frame, vertex_errors in zip(results.items(), small, frames, errors)
     ]
     text = "Drag to rotate, scroll or pinch to zoom."
     if len(surfaces) > 1:

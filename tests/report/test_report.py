@@ -442,3 +442,22 @@ def test_meshes_of_a_comparison_lie_over_each_other(evaluated: Path, tmp_path: P
         distance, normal = surface["errors"]
         assert float(distance["mean"].split()[1]) < 0.2 and float(normal["mean"].split()[1]) < 10
     np.testing.assert_allclose(bounds[0], bounds[1], atol=0.01)
+
+
+def test_photographs_color_the_mesh_and_a_broken_one_is_named(evaluated: Path, tmp_path: Path):
+    out, scene = tmp_path / "out", tmp_path / "scene"
+    record = json.loads((evaluated / "metrics.json").read_text())
+    shutil.copytree(evaluated, out)
+    shutil.copytree(record["scene"], scene)
+    (out / "metrics.json").write_text(json.dumps(record | {"scene": str(scene), "config": None}))
+    (scene / "image").mkdir()
+    for i in range(VIEWS):
+        Image.new("RGB", (96, 80), (200, 100, 50)).save(scene / "image" / f"{i:02d}.png")
+    (surface,) = contents(report(out), "scene")[0]["surfaces"]
+    assert surface["colors"]["name"] == "photographs" and not surface["colors"]["lit"]
+    values = np.frombuffer(base64.b64decode(surface["colors"]["values"]), np.uint8).reshape(-1, 4)
+    assert np.abs(values[:, :3].astype(int) - [200, 100, 50]).max() <= 2
+    (scene / "image" / "02.png").write_bytes(b"not a picture")
+    page = report(out)
+    assert contents(page, "scene")[0]["surfaces"][0]["colors"] is None
+    assert "No colors of the photographs" in Addresses(page).text and "02.png" in Addresses(page).text

@@ -19,6 +19,7 @@ from pmni_nerfstudio.export.field_volume import (
     sample_field,
     write_field_volume,
 )
+from pmni_nerfstudio.report.appearance import VertexColors, baked_normals
 from pmni_nerfstudio.report.figures import Surface, VertexErrors, surface_view
 from pmni_nerfstudio.report.frames import Frame
 from pmni_nerfstudio.report.page import Section, figure, write_page
@@ -84,7 +85,12 @@ def shown(volume: FieldVolume, tmp_path: Path, opened: Opened) -> Iterator[Opene
     across = (large.vertices[:, 0] - center()[0]) / (RADIUS * SCALE)
     errors = [VertexErrors("distance error", np.where(across > 0.5, np.nan, (across + 1) / 2), 0.5, "mm")]
     zero = [VertexErrors("distance error", np.zeros(len(small.vertices)), 0.5, "mm")]
-    surfaces = [Surface("large", large, frame(), errors, volume), Surface("small", small, frame(), zero)]
+    red_above = np.where(large.vertices[:, 2:] > center()[2], [255, 0, 0], [0, 0, 255]).astype(np.uint8)
+    colors = VertexColors("photographs", red_above, lit=False)
+    surfaces = [
+        Surface("large", large, frame(), errors, volume, colors=colors),
+        Surface("small", small, frame(), zero),
+    ]
     body = figure("scene", surface_view(surfaces, alt="two balls"))
     write_page(tmp_path / "page.html", "balls", [], [Section("balls", "Balls", body)])
     opened.open(tmp_path / "page.html")
@@ -167,3 +173,29 @@ def test_errors_are_colored_and_the_slider_divides_the_view(shown: Opened):
     shown.page.locator("canvas").focus()
     shown.page.keyboard.press("ArrowRight")
     assert np.abs(picture(shown)[0] - before).mean() > 0.005
+
+
+def test_colors_of_photographs_are_drawn_as_they_are(shown: Opened):
+    choose(shown, "photographs")
+    colors, right, up = picture(shown)
+    inner = np.hypot(right, up) < 0.9
+    for part, color in ((up > 0.2, [1, 0, 0]), (up < -0.2, [0, 0, 1])):
+        np.testing.assert_allclose(colors[inner & part].mean(axis=0), color, atol=0.02)
+    choose(shown, "field")
+    shown.page.wait_for_selector("[data-drawn=field]")
+    assert "Colors are known on the mesh only" in shown.page.locator(".caption").inner_text()
+
+
+def test_a_simplified_mesh_has_the_normals_of_the_full_one():
+    full = trimesh.creation.icosphere(subdivisions=5)
+    bumps = 0.02 * np.sin(12 * full.vertices).sum(axis=1)
+    full.vertices *= 1 + bumps[:, None]
+    coarse = trimesh.creation.icosphere(subdivisions=2)
+    outward = coarse.vertices / np.linalg.norm(coarse.vertices, axis=1, keepdims=True)
+    tangential = 0.02 * 12 * np.cos(12 * outward)  # gradient of the height
+    tangential -= (tangential * outward).sum(axis=1, keepdims=True) * outward
+    true = outward - tangential
+    true /= np.linalg.norm(true, axis=1, keepdims=True)
+    angles = np.degrees(np.arccos((baked_normals(coarse, full) * true).sum(axis=1).clip(-1, 1)))
+    smooth = np.degrees(np.arccos((coarse.vertex_normals * true).sum(axis=1).clip(-1, 1)))
+    assert np.median(smooth) > 10 and np.median(angles) < 2

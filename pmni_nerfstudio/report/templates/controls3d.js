@@ -16,9 +16,11 @@ const addControls = view => {
   const errors = surfaces[0].errors;
   if (cameras.length) addCameraLegend(view, bar);
   else {
-    bar.append(radioGroup("Color", ["shaded", "normals", ...errors.map(error => error.name)], index => {
-      view.coloring = Math.min(index, ERRORS);
-      view.error = Math.max(0, index - ERRORS);
+    const photographed = surfaces.find(surface => surface.colors)?.colors;
+    const choices = [["shaded", SHADED], ...(photographed ? [[photographed.name, COLORS]] : []), ["normals", NORMALS],
+      ...errors.map((error, number) => [error.name, ERRORS, number])];
+    bar.append(radioGroup("Color", choices.map(([name]) => name), index => {
+      [, view.coloring, view.error = 0] = choices[index];
       describe(view, caption);
       view.render();
     }));
@@ -53,7 +55,8 @@ const describe = (view, caption) => {
     const {end} = shown[0].errors[view.error];
     const means = shown.map(surface => (shown.length > 1 ? `${surface.name}: ` : "") + surface.errors[view.error].mean);
     caption.append(element("span", {className: "scale"}, "0", rampBar(view.contents.ramp), end), ` ${means.join("; ")}; gray: unknown. `);
-  } else if (view.coloring == ERRORS) caption.append("Errors are known on the mesh only. ");
+  } else if (view.coloring == COLORS && view.showsField) caption.append("Colors are known on the mesh only. ");
+  else if (view.coloring == ERRORS) caption.append("Errors are known on the mesh only. ");
   if (view.showsField) caption.append("The signed distance field itself, sampled on a grid and traced ray by ray. ");
   if (withoutField.length) caption.append(`Without a field, as a mesh: ${withoutField.join(", ")}. `);
 };

@@ -1,7 +1,7 @@
 // GLSL of the 3D views. Positions are those of the display frame; light comes from the viewer's upper left.
 const shading = `
-uniform int coloring; uniform vec3 clay; uniform sampler2D ramp;
-vec3 shaded(vec3 normal, vec3 fromViewer, vec2 error) {
+uniform int coloring; uniform bool lit; uniform vec3 clay; uniform sampler2D ramp;
+vec3 shaded(vec3 normal, vec3 fromViewer, vec2 error, vec3 seen) {
   vec3 n = normalize(mat3(viewMatrix) * normal), viewer = -normalize(mat3(viewMatrix) * fromViewer);
   vec3 light = normalize(vec3(-0.45, 0.6, 0.65));
   float diffuse = max(dot(n, light), 0.0);
@@ -11,26 +11,27 @@ vec3 shaded(vec3 normal, vec3 fromViewer, vec2 error) {
     vec3 color = texture(ramp, vec2(error.x / max(error.y, 0.004), 0.5)).rgb;
     return mix(vec3(0.55, 0.6, 0.65), color, error.y) * (0.8 + 0.25 * diffuse);
   }
+  if (coloring == 3) return lit ? seen * (0.4 + 0.65 * diffuse) : seen;  // photographs hold their own light
   return clay * (0.32 + 0.7 * diffuse) + 0.1 * pow(max(dot(n, normalize(light + viewer)), 0.0), 30.0);
 }`;
 
 const surfaceShader = {
   vertex: `
-in vec2 error;
+in vec2 error; in vec4 tint;
 uniform float reach;
-out vec3 worldNormal, fromViewer; out vec2 vertexError;
+out vec3 worldNormal, fromViewer, vertexColor; out vec2 vertexError;
 void main() {
   vec3 place = (2.0 * position - 1.0) * reach;
-  worldNormal = normal; vertexError = error; fromViewer = place - cameraPosition;
+  worldNormal = normal; vertexError = error; vertexColor = tint.rgb; fromViewer = place - cameraPosition;
   gl_Position = projectionMatrix * viewMatrix * vec4(place, 1.0);
 }`,
   fragment: `${shading}
-in vec3 worldNormal, fromViewer; in vec2 vertexError;
+in vec3 worldNormal, fromViewer, vertexColor; in vec2 vertexError;
 out vec4 color;
 void main() {
   // Only the inside of an open surface is flipped: normals of a simplified mesh may point away a little at its outline.
   vec3 normal = dot(worldNormal, normalize(fromViewer)) > 0.35 ? -worldNormal : worldNormal;
-  color = vec4(shaded(normal, fromViewer, vertexError), 1.0);
+  color = vec4(shaded(normal, fromViewer, vertexError, vertexColor), 1.0);
 }`,
 };
 
@@ -73,6 +74,6 @@ void main() {
     distanceAt(at + step.xyy) - distanceAt(at - step.xyy),
     distanceAt(at + step.yxy) - distanceAt(at - step.yxy),
     distanceAt(at + step.yyx) - distanceAt(at - step.yyx));
-  color = vec4(shaded(normalize(mat3(modelMatrix) * gradient), mat3(modelMatrix) * ray, vec2(0.0)), 1.0);
+  color = vec4(shaded(normalize(mat3(modelMatrix) * gradient), mat3(modelMatrix) * ray, vec2(0.0), clay), 1.0);
 }`,
 };

@@ -1,6 +1,6 @@
 // 3D views of surfaces, fields and cameras. A view is drawn when something changes, not all the time.
 const FIELD_OF_VIEW_DEG = 30;
-const SHADED = 0, NORMALS = 1, ERRORS = 2;
+const SHADED = 0, NORMALS = 1, ERRORS = 2, COLORS = 3;
 
 const bytes = text => {
   const letters = atob(text), found = new Uint8Array(letters.length);
@@ -69,7 +69,7 @@ class View3d {
     const ramp = new libraries.DataTexture(bytes(this.contents.ramp), 256, 1);
     ramp.magFilter = ramp.minFilter = libraries.LinearFilter;
     ramp.needsUpdate = true;
-    return {coloring: {value: SHADED}, clay: {value: new libraries.Color().setRGB(0.863, 0.804, 0.722)}, ramp: {value: ramp}};
+    return {coloring: {value: SHADED}, lit: {value: false}, clay: {value: new libraries.Color().setRGB(0.863, 0.804, 0.722)}, ramp: {value: ramp}};
   }
 
   material(shader, uniforms, side) {
@@ -89,6 +89,7 @@ class View3d {
     const mesh = new libraries.Mesh(
       geometry, this.material(surfaceShader, {reach: {value: surface.reach}}, libraries.DoubleSide));
     mesh.frustumCulled = false;
+    if (surface.colors) geometry.setAttribute("tint", attribute(Uint8Array, surface.colors.values, 4));
     mesh.errors = surface.errors.map(errors => attribute(Uint8Array, errors.values, 2));
     this.scene.add(mesh);
     return mesh;
@@ -166,10 +167,12 @@ class View3d {
     if (asField) {
       const box = this.fields[index];
       box.material.uniforms.eye.value.copy(this.camera.position).applyMatrix4(box.fromDisplay);
-      // Errors are known at the mesh's vertices only.
-      this.uniforms.coloring.value = this.coloring == ERRORS ? SHADED : this.coloring;
+      // Errors and colors are known at the mesh's vertices only.
+      this.uniforms.coloring.value = this.coloring == NORMALS ? NORMALS : SHADED;
     } else {
-      this.uniforms.coloring.value = this.coloring;
+      const colors = this.contents.surfaces[index].colors;
+      this.uniforms.coloring.value = this.coloring == COLORS && !colors ? SHADED : this.coloring;
+      this.uniforms.lit.value = Boolean(colors?.lit);
       const errors = this.surfaces[index].errors[this.error];
       if (errors) this.surfaces[index].geometry.setAttribute("error", errors);
     }
