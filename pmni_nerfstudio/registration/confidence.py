@@ -19,6 +19,12 @@ _MAX_INLIER_DEG = 30.0
 """Upper limit of the inlier threshold: a normal that is off by more never supports the surface."""
 _MIN_RELATIVE_CONFIDENCE = 0.65
 """Confidence of an inlier view relative to the median view. Wrong views had 0.29 to 0.63 of it, right ones 0.82 and more."""
+_MASK_ERROR_FACTOR, _MASK_ERROR_MARGIN = 3.0, 0.05
+"""Limit of 1 - IoU for an inlier view: this many times the median view's, plus the margin. Right views had up to 2.7 times the
+median's; views of a flat disc that faces the camera, turned by 160 degrees, 0.09 and 0.17 where the median was 0.013."""
+_SUSPECT_FACTOR, _SUSPECT_MARGIN = 4.0, 0.01
+"""The same limit of a view whose pose is searched again, although it may be right and stays included then. On finished surfaces
+right views had up to 2.3 times the median's; one that was turned by 179 degrees about a disc 6 times."""
 _MIN_PLAUSIBLE_CONFIDENCE = 0.6
 """Confidence on its own of a view that the surface was made without, relative to the median inlier. Right views, two to six
 degrees off where the surface was wrong for want of them, had 0.62 to 0.98 of it."""
@@ -46,7 +52,16 @@ class ViewAgreement:
     def outliers(self) -> Bool[np.ndarray, " n"]:
         """Views that agree far less with the surface than the median view."""
         large_error = self.median_deg > 3 * np.median(self.median_deg) + 3.0
+        large_error |= self._mask_error_exceeds(_MASK_ERROR_FACTOR, _MASK_ERROR_MARGIN)
         return large_error | (self.confidence < _MIN_RELATIVE_CONFIDENCE * np.median(self.confidence))
+
+    def suspects(self) -> Bool[np.ndarray, " n"]:
+        """Outliers, and views whose silhouettes fit much worse than the median view's."""
+        return self.outliers() | self._mask_error_exceeds(_SUSPECT_FACTOR, _SUSPECT_MARGIN)
+
+    def _mask_error_exceeds(self, factor: float, margin: float) -> Bool[np.ndarray, " n"]:
+        mask_error = 1 - self.iou
+        return mask_error > factor * np.median(mask_error) + margin
 
     @property
     def cost(self) -> float:
@@ -54,15 +69,27 @@ class ViewAgreement:
         return float(1 - self.confidence.mean())
 
 
-def view_agreement(views: Views, poses: Poses, surface: Surface) -> ViewAgreement:
-    """Compare every view's normals and mask with the surface rendered at its pose."""
+def inlier_threshold_deg(median_deg: Float[np.ndarray, " n"]) -> float:
+    """Largest angle of an inlier pixel, given the median angle of every view."""
+    return min(max(3 * float(np.median(median_deg)), 5.0), _MAX_INLIER_DEG)
+
+
+def view_agreement(views: Views, poses: Poses, surface: Surface, threshold_deg: float | None = None) -> ViewAgreement:
+    """Compare every view's normals and mask with the surface rendered at its pose.
+
+    Args:
+        views: views to compare.
+        poses: their poses.
+        surface: the surface.
+        threshold_deg: largest angle of an inlier pixel; None: that of these views.
+    """
     step = max(1, int(np.sqrt(views.height * views.width / _PIXELS)))
     small = views.strided(step)
     depths = surface.depths(small, poses, np.ones(small.masks.shape, dtype=bool))
     visible = np.isfinite(depths)
     errors = [_errors_deg(small, poses, surface, depths, visible, i) for i in range(len(views))]
     medians = np.array([np.median(e) if len(e) else 180.0 for e in errors])
-    threshold = min(max(3 * float(np.median(medians)), 5.0), _MAX_INLIER_DEG)
+    threshold = inlier_threshold_deg(medians) if threshold_deg is None else threshold_deg
     areas = small.valid.sum(axis=(1, 2))
     # Where something else stands in front, the surface may be rendered or not.
     shown = visible if small.unknown is None else visible & ~small.unknown

@@ -186,12 +186,12 @@ def refine_intrinsics(
     schedule: AlternationSchedule = AlternationSchedule(),
     options: IntrinsicsOptions = IntrinsicsOptions(),
     seed: int = 0,
-) -> tuple[Views, Poses, RefinedIntrinsics]:
+) -> tuple[Views, Poses, Surface, RefinedIntrinsics]:
     """Correct focal length and principal point, by one change for all views, where the views determine them.
 
     Either is left alone unless it is observable (its standard deviation is small) and the views call for a significant
     change (of several standard deviations). The change is kept only if the views then agree better with the surface.
-    If nothing is changed, the very views and poses that were given are returned.
+    If nothing is changed, the very views, poses and surface that were given are returned.
 
     Args:
         views: all views.
@@ -203,13 +203,13 @@ def refine_intrinsics(
         seed: seed of the surface points.
 
     Returns:
-        Views with refined intrinsics, poses, and the change.
+        Views with refined intrinsics, poses, the surface of the views in use, and the change.
     """
     index = np.flatnonzero(trusted)
     if not options.enabled:
-        return views, poses, unchanged_intrinsics(None, "refinement of intrinsics is switched off")
+        return views, poses, surface, unchanged_intrinsics(None, "refinement of intrinsics is switched off")
     if len(index) < MIN_VIEWS:
-        return views, poses, unchanged_intrinsics(None, f"fewer than {MIN_VIEWS} views fit each other")
+        return views, poses, surface, unchanged_intrinsics(None, f"fewer than {MIN_VIEWS} views fit each other")
     used = views.subset(list(index))
     steps = _Steps(used, lookup_channels(used, schedule.bundle.curvature), schedule, options, seed)
 
@@ -217,26 +217,31 @@ def refine_intrinsics(
     significant = first.exceeds(first.std, options.significance)
     free = first.observable & significant
     if not free.any():
-        return views, poses, _left_alone(used, first, significant)
+        return views, poses, surface, _left_alone(used, first, significant)
     before, surface_before = steps.realternate(first.cameras)
     rounds = 0
     while True:
-        measured, surface = steps.realternate(steps.take(measured, free))
+        measured, refined_surface = steps.realternate(steps.take(measured, free))
         free |= measured.observable & measured.exceeds(measured.std, options.significance)
         rounds += 1
         if rounds == options.max_rounds or not (free & measured.exceeds(measured.scatter_std, 1.0)).any():
             break
     final = steps.take(measured, free)
     change = _change(views, used.K[0], final.K[0], measured)
-    loss = _mean_iou(used, before, surface_before) - _mean_iou(used, measured, surface)
+    loss = _mean_iou(used, before, surface_before) - _mean_iou(used, measured, refined_surface)
     if measured.residual_deg > _MIN_IMPROVEMENT * before.residual_deg or loss > _MAX_IOU_LOSS:
         warning = (
             f"the intrinsics may be wrong: the normals call for {change.describe(views)}, with which the views agree no "
             "better, so the intrinsics were left as given; check the calibration"
         )
-        return views, poses, unchanged_intrinsics(measured, "the views agree no better with other intrinsics", warning)
+        return (
+            views,
+            poses,
+            surface,
+            unchanged_intrinsics(measured, "the views agree no better with other intrinsics", warning),
+        )
     moved = poses.transformed(*align(poses.subset(index), final.poses)).replaced(index, final.poses)
-    return replace(views, K=change.corrected(views.K)), moved, change
+    return replace(views, K=change.corrected(views.K)), moved, refined_surface, change
 
 
 def _mean_iou(views: Views, measured: _Measurement, surface: Surface) -> float:

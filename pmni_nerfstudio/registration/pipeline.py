@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, alternate_subset, detailed
 from pmni_nerfstudio.registration.confidence import ViewAgreement, plausible_views, view_agreement
 from pmni_nerfstudio.registration.framing import in_reference_frame
@@ -42,6 +43,8 @@ the next start is tried as well, and the one with the lowest disagreement is con
 _MIN_INLIERS = 3
 _ROUNDS_OF_RELOCALIZATION = 2
 """Largest number of times that outliers of the finished surface are relocalized."""
+_RELOCATED_DEG = 5.0
+"""Smallest change of rotation by a search over all rotations that counts as a pose found again."""
 
 
 @dataclass(frozen=True)
@@ -237,8 +240,13 @@ def _best_attempt(
         poses, reflectance = estimate_bias(views, poses, surface, *common, settings.reflectance, settings.seed)
         views = reflectance.removed_from(views)
         monitor.lap("reflectance")
-        views, poses, intrinsics = refine_intrinsics(views, poses, surface, *common, settings.intrinsics, settings.seed)
-        attempt = replace(attempt, poses=poses)
+        last = (*common, settings.intrinsics, settings.seed)
+        views, poses, surface, intrinsics = refine_intrinsics(views, poses, surface, *last)
+        if intrinsics.applied and not reflectance.applied:
+            # What looked like a bias of the normals may have been the error of the intrinsics.
+            poses, reflectance = estimate_bias(views, poses, surface, *common, settings.reflectance, settings.seed)
+            views = reflectance.removed_from(views)
+        attempt = replace(attempt, poses=poses, surface=surface)
     monitor.lap("intrinsics")
     return views, attempt, (reflectance, intrinsics)
 
@@ -270,18 +278,22 @@ def _finish(
     """
     inliers, relocated = attempt.inliers, ~attempt.inliers
     poses, surface = alternate_subset(views, attempt.poses, inliers, fine, seed, monitor.round_finished)
-    for _ in range(_ROUNDS_OF_RELOCALIZATION):
-        fitting = ~view_agreement(views, poses, surface).outliers()
-        if fitting.all() or fitting.sum() < max(_MIN_INLIERS, (1 - MAX_OUTLIERS) * len(views)):
+    for round_ in range(_ROUNDS_OF_RELOCALIZATION):
+        agreement = view_agreement(views, poses, surface)
+        fitting = ~agreement.outliers()
+        required = max(_MIN_INLIERS, (1 - MAX_OUTLIERS) * len(views))
+        if round_ == 0 and (~agreement.suspects()).sum() >= required:
+            fitting = ~agreement.suspects()  # once: a suspect may be right, and stays suspect then
+        if fitting.all() or fitting.sum() < required:
             inliers = inliers | fitting
             break
         if not fitting[inliers].all():  # the surface holds views that do not fit: make it without them
             inliers = inliers & fitting
             poses, surface = alternate_subset(views, poses, inliers, fine, seed)
-        relocated = relocated | ~inliers
-        before = inliers
+        before, sought = poses, ~inliers
         poses, surface, inliers = _with_relocalized(views, poses, surface, inliers, fine, seed)
-        if inliers.all() or (inliers == before).all():
+        relocated = relocated | (sought & (angles_deg(before.R, poses.R) > _RELOCATED_DEG))
+        if inliers.all() or (inliers == ~sought).all():
             break
     return poses, surface, inliers, relocated
 

@@ -15,7 +15,7 @@ from pmni_nerfstudio.geometry.object_sphere import centroid_rays
 from pmni_nerfstudio.geometry.sim3 import rotation_grid, separated
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions, BundleProblem
 from pmni_nerfstudio.registration.bundle_adjustment.silhouettes import contours
-from pmni_nerfstudio.registration.confidence import view_agreement
+from pmni_nerfstudio.registration.confidence import inlier_threshold_deg, view_agreement
 from pmni_nerfstudio.registration.levenberg_marquardt import Criteria, solve
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -86,7 +86,10 @@ def relocalize_view(
     candidates = [poses.subset([view])]
     candidates += [placed.subset([k]) for k in separated(placed.R, scores, _SEPARATION_DEG, _CANDIDATES)]
     refined = [refine_pose(one, pose, surface, options, seed) for pose in candidates]
-    best = min(refined, key=lambda pose: view_agreement(one, pose, surface).cost)
+    # Not three times the view's own median angle, which is large at a wrong pose.
+    medians = view_agreement(views.subset(inliers), poses.subset(np.array(inliers)), surface).median_deg
+    threshold_deg = inlier_threshold_deg(medians)
+    best = min(refined, key=lambda pose: view_agreement(one, pose, surface, threshold_deg).cost)
     return poses.replaced([view], best)
 
 

@@ -98,7 +98,7 @@ def test_wrong_intrinsics_of_near_cameras_come_back(focal_factor, shift_px):
     wrong = replace(views, K=corrected_intrinsics(views.K, focal_factor, np.array(shift_px)))
     rough, surface = alternate(wrong, truth, COARSE)
     included = np.arange(len(views)) != 5
-    refined, poses, change = refine_intrinsics(wrong, rough, surface, included, options=QUICK)
+    refined, poses, _, change = refine_intrinsics(wrong, rough, surface, included, options=QUICK)
     assert change.applied and change.warning is not None
     assert abs(refined.K[0, 0, 0] / views.K[0, 0, 0] - 1) < 0.05
     assert np.abs(refined.K[0, :2, 2] - views.K[0, :2, 2]).max() < 1.0
@@ -109,7 +109,7 @@ def test_wrong_intrinsics_of_near_cameras_come_back(focal_factor, shift_px):
 
 def test_right_intrinsics_of_near_cameras_stay():
     views, truth = near_capture()
-    same, poses, change = refine_intrinsics(
+    same, poses, _, change = refine_intrinsics(
         views, truth, true_surface(), np.ones(len(views), dtype=bool), options=QUICK
     )
     assert same is views and poses is truth
@@ -121,7 +121,7 @@ def test_right_intrinsics_of_near_cameras_stay():
 def test_intrinsics_of_far_cameras_are_not_observable(shift_px):
     _, views, truth = capture()
     views = replace(views, K=corrected_intrinsics(views.K, 1.0, np.full(2, shift_px)))
-    same, poses, change = refine_intrinsics(
+    same, poses, _, change = refine_intrinsics(
         views, truth, true_surface(), np.ones(len(views), dtype=bool), options=QUICK
     )
     assert same is views and poses is truth
@@ -135,7 +135,7 @@ def test_refinement_can_be_switched_off_and_needs_views():
     views, truth = near_capture()
     few = np.arange(len(views)) < 4
     for included, options in ((~few, IntrinsicsOptions(enabled=False)), (few, QUICK)):
-        same, _, change = refine_intrinsics(views, truth, true_surface(), included, options=options)
+        same, _, _, change = refine_intrinsics(views, truth, true_surface(), included, options=options)
         assert same is views and not change.applied
         assert change.statistics(views.K)["focal_std_percent"] is None
 

@@ -62,3 +62,36 @@ def test_a_view_a_few_degrees_off_is_plausible_and_one_of_the_other_side_is_not(
     poses = truth.replaced([2], truth.subset([2]).retract(twist)).replaced([5], Poses(behind[None], truth.t[[5]]))
     assert view_agreement(views, poses, surface).outliers()[[2, 5]].tolist() == [True, True]
     assert np.flatnonzero(plausible_views(views, poses, surface, inliers)).tolist() == [2]
+
+
+def slanted_coin() -> Surface:
+    """A thick disc that is not quite round, whose domed face is slanted: turned by 180 degrees, it looks much the same."""
+    x, y, z = lattice(97).T
+    radius = np.hypot(x, y)
+    face, rim = z - 0.12 + 0.1 * radius**2 + 0.06 * x, radius - 0.55 - 0.07 * x - 0.06 * y**2
+    distance = np.maximum(np.maximum(face, rim), -z - 0.3)
+    return Surface(distance.reshape(97, 97, 97).astype(np.float32)).redistanced(4)
+
+
+def with_noise(view: Views, rng: np.random.Generator) -> Views:
+    """A view whose normals have about 2 degrees of noise."""
+    normals, mask = view.normals.copy(), view.masks
+    normals[mask] += np.deg2rad(2) * rng.standard_normal(normals[mask].shape)
+    normals[mask] /= np.linalg.norm(normals[mask], axis=-1, keepdims=True)
+    return Views(view.names, normals, mask, view.K)
+
+
+def test_a_view_of_a_flat_face_is_not_turned_by_180_degrees():
+    surface = slanted_coin()
+    for seed in (0, 4):
+        rng = np.random.default_rng(seed)
+        towards_face = Rotation.from_rotvec(0.1 * rng.standard_normal(3)) * Rotation.from_euler("x", 180, degrees=True)
+        truth = towards_face.as_matrix()
+        aside = Rotation.from_euler("y", 50, degrees=True).as_matrix() @ truth
+        turned = Rotation.from_euler("z", 180, degrees=True).as_matrix() @ truth
+        t = np.array([[0.0, 0.0, 4.0]])
+        face, side = (with_noise(rendered_view(surface, Poses(R[None], t)), rng) for R in (truth, aside))
+        maps = [np.concatenate([a, b]) for a, b in zip(*((v.normals, v.masks, v.K) for v in (face, side)))]
+        poses = Poses(np.stack([turned, aside]), np.repeat(t, 2, axis=0))
+        found = relocalize_view(Views(("0", "1"), *maps), poses, 0, surface, [1], BundleOptions(), seed=0)
+        assert angles_deg(found.R[:1], truth[None])[0] < 5

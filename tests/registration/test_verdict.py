@@ -184,3 +184,14 @@ def test_outliers_have_far_larger_errors_than_the_median_view(error_deg, outlier
     median_deg[5] = error_deg
     found = ViewAgreement(median_deg, median_deg, np.full(10, 0.8), np.ones(10)).outliers()
     assert np.flatnonzero(found).tolist() == [5] * outlier
+
+
+@pytest.mark.parametrize(
+    ("mask_error", "suspect", "outlier"), [(0.02, False, False), (0.06, True, False), (0.12, True, True)]
+)
+def test_views_whose_silhouettes_fit_worse_are_suspects_and_far_worse_are_outliers(mask_error, suspect, outlier):
+    iou = np.full(10, 0.99)
+    iou[7] = 1 - mask_error
+    of = ViewAgreement(np.full(10, 3.0), np.full(10, 2.0), np.full(10, 0.8), iou)
+    assert np.flatnonzero(of.suspects()).tolist() == [7] * suspect
+    assert np.flatnonzero(of.outliers()).tolist() == [7] * outlier
