@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, analytic_scene, fitting_intrinsics, hit_sphere, look_at
 
-from pmni_nerfstudio.data.close_ups import find_close_ups
+from pmni_nerfstudio.data.close_ups import find_close_ups, is_cut
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.data.scene_summary import summarize
@@ -98,11 +98,12 @@ def test_a_close_up_does_not_carve_beyond_its_frame(scene: Scene) -> None:
 
 
 def test_equal_views_have_no_close_ups_whatever_their_frames_cut(scene: Scene) -> None:
-    frames = [mask[scene.frame(i)] for i, mask in enumerate(scene.masks)]
+    cut = np.array([is_cut(mask[scene.frame(i)]) for i, mask in enumerate(scene.masks)])
+    assert cut.tolist() == [False] * 6 + [True] * 2
     assert scene.c2w is not None
     same = [0, 1, 2, 3, 4, 5, 0]
-    assert not find_close_ups(frames[:6] + [frames[7]], scene.K[same], scene.c2w[same]).any()
-    assert not find_close_ups(frames, scene.K, None).any()
+    assert not find_close_ups(cut[[*range(6), 7]], scene.K[same], scene.c2w[same]).any()
+    assert not find_close_ups(cut, scene.K, None).any()
 
 
 def test_different_sizes_need_poses(folder: Path, tmp_path: Path) -> None:
