@@ -22,7 +22,7 @@ from rich.markup import escape
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.scene import Scene
-from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.training.corrections import apply_corrections
 from pmni_nerfstudio.training.trainer import NotFiniteError
@@ -36,6 +36,9 @@ COARSE_CELLS, COARSE_FIT_POINTS, COARSE_RAYS = 128, 2_000, 200_000
 """Mesh cells along the diameter of the unit sphere, alignment points and rays of evaluations during training."""
 FINE_CELLS, FINE_FIT_POINTS = 512, 20_000
 """Mesh cells along the diameter of the unit sphere and alignment points of `ns-eval`."""
+
+_BLOCK = "field.geometry.detail."
+"""Names of the parts of the field's finer block for close-ups."""
 
 
 @dataclass
@@ -57,9 +60,34 @@ class PmniPipeline(VanillaPipeline):
         self.live = LivePage()
 
     def load_pipeline(self, loaded_state: Dict[str, Any], step: int) -> None:
-        """Load a checkpoint's state, with the normals and intrinsics that the run was trained with."""
+        """Load a checkpoint's state, with the normals and intrinsics that the run was trained with.
+
+        nerfstudio ignores parts that are missing or left over, and so would drop levels of the grid without a word.
+
+        Raises:
+            SystemExit: the checkpoint has other parts than the model; with code 1, after one line on stderr.
+        """
+        with exit_on_error():
+            self._check_parts(loaded_state, step)
         super().load_pipeline(loaded_state, step)
         apply_corrections(cast("PmniModel", self.model), cast(PmniDataManager, self.datamanager))
+
+    def _check_parts(self, loaded_state: Dict[str, Any], step: int) -> None:
+        """Compare the names of a checkpoint's parts with the model's."""
+        stored = {
+            name.removeprefix("module.").removeprefix("_model.").removeprefix("module.")  # as with several GPUs
+            for name in loaded_state
+            if name.startswith(("_model.", "module._model."))
+        }
+        own = set(self.model.state_dict())
+        # A block without values has no place, and so no effect.
+        missing = sorted(name for name in own - stored if not name.startswith(_BLOCK))
+        if missing or stored - own:
+            differing = [*(f"no {name}" for name in missing), *sorted(stored - own)]
+            raise PmniError(
+                f"{self._scene.root}: gives a model that does not match the checkpoint of step {step}, which has "
+                f"{', '.join(differing[:3])}; use the scene and the program version that the run was trained with"
+            )
 
     @property
     def page(self) -> Optional[LivePage]:

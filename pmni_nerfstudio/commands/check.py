@@ -47,8 +47,7 @@ class CheckCommand:
         check_is_scene(self.data, "pmni")
         scene = read_scene(self.data, self.normals_folder)
         summary = summarize(scene)
-        sizes = [(scene.width, scene.height)] if scene.sizes is None else scene.sizes.tolist()
-        print(f"{self.data}: {scene.num_views} views of {describe_sizes(sizes)}")
+        print(f"{self.data}: {scene.num_views} views of {describe_sizes(scene.facts.sizes.tolist())}")
         for line in summary.lines():
             print(f"  {line}")
         print_warnings([*scene.warnings, *summary.warnings()])

@@ -138,7 +138,7 @@ class EvalCommand:
         from pmni_nerfstudio.export.maps import make_map_folders, write_maps
 
         make_map_folders(folder)
-        return lambda name, view: write_maps(folder, name, view)
+        return lambda name, view: write_maps(folder, scene, scene.names.index(name), view)
 
     def _write_result(self, folder: Path, result: Reconstruction, scene: Scene | None) -> list[Path]:
         from pmni_nerfstudio.data.result_files import write_mesh

@@ -97,7 +97,7 @@ class ExportCommand:
         if self.maps:
             files += make_map_folders(self.output_dir)
             for maps, view in zip(render_views(model, dataset.cameras, scene.world_from_unit), dataset.views):
-                write_maps(self.output_dir, scene.names[view], maps)
+                write_maps(self.output_dir, scene, view, maps)
         rows.append(("seconds", f"{time.perf_counter() - start:.1f}"))
         rows += [("wrote" if i == 0 else "", str(path)) for i, path in enumerate(files)]
         for label, value in rows:

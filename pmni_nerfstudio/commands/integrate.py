@@ -68,6 +68,7 @@ class IntegrateCommand:
         from rich.progress import track
 
         from pmni_nerfstudio.data.scene import read_scene
+        from pmni_nerfstudio.data.scene_summary import describe_sizes
         from pmni_nerfstudio.geometry.cameras import pixel_directions, pixel_grid
         from pmni_nerfstudio.integration.bilateral import integrate_normals
 
@@ -89,4 +90,4 @@ class IntegrateCommand:
                 pass
         finally:
             pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C, skip the other views
-        return f"{scene.num_views} maps of {scene.width}x{scene.height}"
+        return f"{scene.num_views} maps of {describe_sizes(scene.facts.sizes.tolist())}"

@@ -269,7 +269,8 @@ def warn_small_or_same(path: str | os.PathLike[str], K: np.ndarray, c2w: np.ndar
         SceneError: in each view the image of the unit sphere is at most a tenth of the size of the mask.
     """
     warnings = []
-    flat = np.concatenate([c2w[:, :3, 3], c2w[:, :3, :3].reshape(-1, 9)], axis=1)
+    # A camera on a tripod may have another lens.
+    flat = np.concatenate([c2w[:, :3, 3], c2w[:, :3, :3].reshape(-1, 9), K.reshape(-1, 9)], axis=1)
     apart = np.abs(flat[:, None] - flat[None]).max(axis=-1) + np.tri(len(flat))
     if (apart < 1e-9).any():
         i, j = np.argwhere(apart < 1e-9)[0]

@@ -10,14 +10,11 @@ on the mask count as unknown as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pmni_nerfstudio.data.map_checks import MAX_EDGE, border_share
 from pmni_nerfstudio.data.observations import Observations
-from pmni_nerfstudio.data.packed_masks import Masks
 
 FINER = 0.7
 """A view that its frame cuts is a close-up if its pixels are smaller than this share of those of views of the whole object."""
@@ -31,30 +28,21 @@ def pixel_sizes(K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"]) 
     return np.linalg.norm(c2w[:, :3, 3], axis=1) / (0.5 * (K[:, 0, 0] + K[:, 1, 1]))
 
 
+def is_cut(mask: Bool[np.ndarray, "h w"]) -> bool:
+    """Whether the frame of a mask, which has no padding, cuts the object."""
+    return border_share(mask) > MAX_EDGE
+
+
 def find_close_ups(
-    frames: Sequence[Bool[np.ndarray, "h w"]] | Masks,
-    K: Float[np.ndarray, "n 3 3"],
-    c2w: Float[np.ndarray, "n 4 4"] | None,
+    cut: Bool[np.ndarray, " n"], K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"] | None
 ) -> Bool[np.ndarray, " n"]:
     """Views whose frame cuts the object, with far smaller pixels on it than views of the whole object.
 
     Args:
-        frames: mask of each view, without padding.
+        cut: whether the frame of each view cuts the object.
         K: intrinsics in pixels.
         c2w: camera-to-world poses, origin in the object; without poses no view is a close-up.
     """
-    return close_ups_among_cut(np.array([is_cut(mask) for mask in frames]), K, c2w)
-
-
-def is_cut(mask: Bool[np.ndarray, "h w"]) -> bool:
-    """Whether the frame of a mask cuts the object."""
-    return border_share(mask) > MAX_EDGE
-
-
-def close_ups_among_cut(
-    cut: Bool[np.ndarray, " n"], K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "n 4 4"] | None
-) -> Bool[np.ndarray, " n"]:
-    """`find_close_ups` for views of which it is known which are cut by their frame."""
     if c2w is None or cut.all():
         return np.zeros(len(cut), dtype=bool)
     sizes = pixel_sizes(K, c2w)
@@ -63,8 +51,8 @@ def close_ups_among_cut(
 
 def close_ups_among(views: Observations, c2w: Float[np.ndarray, "n 4 4"] | None) -> Bool[np.ndarray, " n"]:
     """`find_close_ups` for views in memory, at given poses."""
-    frames = [mask[views.frame(i)] for i, mask in enumerate(views.masks)]
-    return find_close_ups(frames, views.K, c2w)
+    cut = np.array([is_cut(mask[views.frame(i)]) for i, mask in enumerate(views.masks)])
+    return find_close_ups(cut, views.K, c2w)
 
 
 def unknown_pixels(

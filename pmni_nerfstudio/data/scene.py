@@ -31,7 +31,7 @@ import numpy as np
 
 from pmni_nerfstudio.data import images
 from pmni_nerfstudio.data.axes_check import AxisEvidence, camera_from_stored, check_axes, sample_axes
-from pmni_nerfstudio.data.close_ups import find_close_ups, unknown_pixels
+from pmni_nerfstudio.data.close_ups import find_close_ups, is_cut, unknown_pixels
 from pmni_nerfstudio.data.files import entries
 from pmni_nerfstudio.data.listing import files_in_order, list_files, natural_key
 from pmni_nerfstudio.data.map_checks import (
@@ -162,7 +162,7 @@ def read_scene(
     file_sizes = np.tile(masks.shape[:0:-1], (len(masks), 1)) if sizes is None else sizes
     frames = masks if sizes is None else [mask[:h, :w] for mask, (w, h) in zip(masks, sizes)]
     K, c2w, world_from_unit, warnings = read_scene_cameras(root, names, masks, sizes, normal_files, is_world_space)
-    close_ups = find_close_ups(frames, K, c2w)
+    close_ups = find_close_ups(np.array([is_cut(mask) for mask in frames]), K, c2w)
     for file, mask, is_close_up in zip(mask_files, frames, close_ups):
         check_mask(file, mask, bool(is_close_up))
     whole = np.flatnonzero(~close_ups)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from pmni_nerfstudio.data.close_ups import close_ups_among
 from pmni_nerfstudio.data.observations import Observations
 from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.errors import PmniError
@@ -37,6 +38,11 @@ class SplitViews(Observations):
     """Whether the initial poses mean anything; otherwise registration has to find them without an initial guess."""
     depth_files: tuple[Path, ...] | None
     """Integrated depth map of each view; None if the scene has none."""
+
+    @property
+    def close_ups(self) -> Bool[np.ndarray, " n"]:
+        """Views that are close-ups at the initial poses (see close_ups.py)."""
+        return close_ups_among(self, self.c2w if self.has_poses else None)
 
     def __deepcopy__(self, memo: dict) -> SplitViews:
         return self

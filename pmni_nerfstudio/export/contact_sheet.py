@@ -36,7 +36,7 @@ def write_contact_sheet(path: Path, summary: SceneSummary) -> None:
         PmniError: The file can't be written.
     """
     scene, scores = summary.scene, summary.scores
-    wrong = set() if scores is None else set(inconsistent_views(scores))
+    wrong = set() if scores is None else {*inconsistent_views(scores), *(fault.view for fault in summary.faults)}
     scale = min(1.0, _TILE_PX / max(scene.width, scene.height))
     width, height = max(1, round(scene.width * scale)), max(1, round(scene.height * scale))
     cell_width, cell_height = width + _GAP_PX, height + _TEXT_PX + _GAP_PX

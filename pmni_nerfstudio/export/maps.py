@@ -24,6 +24,7 @@ from rich.progress import track
 
 from pmni_nerfstudio.chunks import chunks_within
 from pmni_nerfstudio.data.images import write_exr, write_png
+from pmni_nerfstudio.data.scene import Scene
 from pmni_nerfstudio.geometry.normals import normals_to_rgb
 from pmni_nerfstudio.geometry.transforms import flip_y_and_z, scale_of
 from pmni_nerfstudio.model.pmni_model import PmniModel
@@ -77,8 +78,10 @@ def make_map_folders(folder: Path) -> list[Path]:
     return folders
 
 
-def write_maps(folder: Path, name: str, view: RenderedView) -> None:
-    """Write the four maps of a view into the folders that `make_map_folders` created."""
+def write_maps(folder: Path, scene: Scene, index: int, view: RenderedView) -> None:
+    """Write the four maps of a scene's view, without padding, into the folders that `make_map_folders` created."""
+    name, frame = scene.names[index], scene.frame(index)
+    view = RenderedView(view.normals[frame], view.depth[frame])
     normals, hit = torch.from_numpy(view.normals), torch.from_numpy(view.depth > 0)[..., None]
     write_exr(folder / NORMALS / f"{name}.exr", flip_y_and_z(view.normals))
     write_png(folder / NORMALS_PREVIEW / f"{name}.png", (normals_to_rgb(normals, hit) * 255).round().byte().numpy())

@@ -42,7 +42,7 @@ class PmniFieldConfig(FieldConfig):
     """Encoding grid: vertices per axis of each level, coarse to fine; by default they follow the image resolution."""
     detail_vertices: Optional[int] = None
     """Encoding grid: vertices per axis of a finer block around what close-up views see; 0 for none. By default there is
-    one if the views' pixels differ in size on the object."""
+    one if there are close-ups."""
     dense_vertices: Tuple[int, ...] = (24, 48, 96)
     """Encoding dense: vertices per axis of each level, coarse to fine."""
     dense_features: int = 2

@@ -18,6 +18,7 @@ Images and volumes:
     interpolation: bilinear and trilinear lookups.
     hull: visual hull of silhouettes as a signed distance.
     silhouette_consistency: views whose silhouettes do not fit the others.
+    silhouette_faults: wrong pieces of single masks.
     silhouette_coherence: agreement of candidate cameras with silhouettes and normal maps.
 
 Surfaces:

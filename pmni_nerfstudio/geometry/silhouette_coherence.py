@@ -79,8 +79,9 @@ def measure_fit(
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     center, _ = nearest_point(c2w[chosen, :3, 3], np.einsum("nij,nj->ni", c2w[chosen, :3, :3], rays))
     coherent, angles_deg = [], [np.empty(0)]
+    reach = sample_reach(views, center)
     for i, view in enumerate(views):
-        points, n, on_object = view.sample(center)
+        points, n, on_object = view.sample(center, reach[i])
         inside = on_object
         for j, other in enumerate(views):
             if j != i:
@@ -109,6 +110,18 @@ def evenly_spaced(count: int) -> list[int]:
 def subsampling_step(shape: tuple[int, ...]) -> int:
     """Factor by which maps of a height and width are subsampled."""
     return max(1, -(-max(shape) // _MAX_SIDE))
+
+
+def sample_reach(views: Sequence[PosedSilhouette], center: np.ndarray) -> np.ndarray:
+    """Half the length (n,) of the part of each view's rays about the center that can be on the object.
+
+    A close-up shows less than the object, which may be anywhere within a typical view's extent.
+    """
+    radii = []
+    for view in views:
+        spread = pixel_directions(view.K, np.stack(np.nonzero(view.mask)[::-1], axis=-1))[:, :2]
+        radii.append(view.depth(center) * float(np.linalg.norm(spread - spread.mean(axis=0), axis=1).max()))
+    return _REACH * np.maximum(radii, np.median(radii))
 
 
 class PosedSilhouette:
@@ -140,17 +153,23 @@ class PosedSilhouette:
         chosen = np.unique(np.linspace(0, len(y) - 1, _RAYS_PER_VIEW).round().astype(int))
         return x[chosen], y[chosen]
 
-    def sample(self, center: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Points (R, S, 3) on rays through the mask near the center, world normals (R, 3), and whether a point is in front."""
+    def depth(self, center: np.ndarray) -> float:
+        """Depth of the center in the camera; positive."""
+        return max(float((center - self.c2w[:3, 3]) @ self.c2w[:3, 2]), 1e-9)
+
+    def sample(self, center: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`points` of sampled pixels, world normals (R, 3) of the pixels, and whether a point is in front."""
         x, y = self.sampled_pixels()
-        rays = pixel_directions(self.K, np.stack([x, y], axis=-1))
-        depth = max(float((center - self.c2w[:3, 3]) @ self.c2w[:3, 2]), 1e-9)
-        spread = pixel_directions(self.K, np.stack(np.nonzero(self.mask)[::-1], axis=-1))[:, :2]
-        radius = depth * float(np.linalg.norm(spread - spread.mean(axis=0), axis=1).max())
-        depths = depth + _REACH * radius * np.linspace(-1, 1, _SAMPLES_PER_RAY)
-        points = self.c2w[:3, 3] + (rays @ self.c2w[:3, :3].T)[:, None] * depths[:, None]
+        points, in_front = self.points(x, y, center, reach)
         n = np.zeros((len(y), 3)) if self.normals is None else self.normals[y, x] @ self.c2w[:3, :3].T
-        return points, n, np.broadcast_to(depths > 0, points.shape[:2])
+        return points, n, in_front
+
+    def points(self, x: np.ndarray, y: np.ndarray, center: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+        """Points (R, S, 3) on rays through pixels at depths within a distance of the center's, and which are in front."""
+        rays = pixel_directions(self.K, np.stack([x, y], axis=-1))
+        depths = self.depth(center) + reach * np.linspace(-1, 1, _SAMPLES_PER_RAY)
+        points = self.c2w[:3, 3] + (rays @ self.c2w[:3, :3].T)[:, None] * depths[:, None]
+        return points, np.broadcast_to(depths > 0, points.shape[:2])
 
     def pixels(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Nearest pixel columns and rows of points (..., 3), whether they are in front, and whether in the frame."""

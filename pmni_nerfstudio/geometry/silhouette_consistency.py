@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.geometry.object_sphere import centroid_rays, robust_nearest_point
-from pmni_nerfstudio.geometry.silhouette_coherence import MAX_VIEWS, PosedSilhouette
+from pmni_nerfstudio.geometry.silhouette_coherence import MAX_VIEWS, PosedSilhouette, sample_reach
 
 EXACT = 0.97
 """Least score of a typical view of exact cameras and masks."""
@@ -85,7 +85,7 @@ def _measure_group(
     rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
     rays = np.einsum("nij,nj->ni", c2w[:, :3, :3], rays / np.linalg.norm(rays, axis=1, keepdims=True))
     center = robust_nearest_point(c2w[:, :3, 3], rays)
-    misses = [_misses(view, views, center) for view in views]
+    misses = [_misses(*of_view, views, center) for of_view in zip(views, sample_reach(views, center))]
     agreeing = _agreeing_views(misses)
     found = []
     for v, view in enumerate(views):
@@ -100,12 +100,12 @@ def _measure_group(
     return found
 
 
-def _misses(view: PosedSilhouette, views: Sequence[PosedSilhouette], center: np.ndarray) -> np.ndarray:
+def _misses(view: PosedSilhouette, reach: float, views: Sequence[PosedSilhouette], center: np.ndarray) -> np.ndarray:
     """(n, R, S) bool: whether a point on a ray of one view is outside the silhouette of each view, its own included.
 
     Points behind the view's own camera are outside all silhouettes.
     """
-    points, _, in_front = view.sample(center)
+    points, _, in_front = view.sample(center, reach)
     return np.stack([~in_front if other is view else ~(in_front & other.contains(points)) for other in views])
 
 

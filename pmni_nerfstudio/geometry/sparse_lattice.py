@@ -193,7 +193,7 @@ def _neighbors_across(inside: np.ndarray, blocks: np.ndarray, strides: np.ndarra
     found = []
     for axis in range(3):
         for side, step in ((0, -BLOCK), (BLOCK, BLOCK)):
-            face = cube.take(side, axis=axis + 1).reshape(len(cube), -1)
+            face = cube.take(side, axis=axis + 1).reshape(len(cube), (BLOCK + 1) ** 2)
             found.append(blocks[face.any(axis=1) & ~face.all(axis=1)] + step * strides[axis])
     return np.concatenate(found)
 

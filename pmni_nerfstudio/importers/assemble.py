@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pmni_nerfstudio.data.close_ups import close_ups_among_cut, is_cut
+from pmni_nerfstudio.data.close_ups import find_close_ups, is_cut
 from pmni_nerfstudio.data.images import write_png
 from pmni_nerfstudio.data.instances import INSTANCES, read_instances
 from pmni_nerfstudio.data.listing import natural_key
@@ -106,7 +106,7 @@ def assemble(
                 "fitted to the masks",
             )
         c2w = transform_poses(np.linalg.inv(world_from_unit), poses)
-        close_ups = close_ups_among_cut(converted.is_cut, K, c2w)
+        close_ups = find_close_ups(converted.is_cut, K, c2w)
         for view in np.flatnonzero(converted.is_full & ~close_ups):
             raise full_mask_error(frames[view].mask or frames[view].normals)
         pose_summary = f"with poses; unit sphere of radius {scale_of(world_from_unit):.4g} units, {origin}"

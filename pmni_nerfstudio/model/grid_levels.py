@@ -6,17 +6,20 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
-from pmni_nerfstudio.registration.close_up_detail import are_close_ups
 
 DETAIL_VERTICES = 193
 """Vertices per axis of the block for close-ups: as many as the grid that is integrated there has."""
 
 
 def with_matching_levels(
-    config: PmniFieldConfig, K: Float[np.ndarray, "n 3 3"], c2w: Float[np.ndarray, "m 4 4"], detailed: bool
+    config: PmniFieldConfig,
+    K: Float[np.ndarray, "n 3 3"],
+    c2w: Float[np.ndarray, "n 4 4"],
+    close_ups: Bool[np.ndarray, " n"],
+    detailed: bool,
 ) -> PmniFieldConfig:
     """The field's configuration with grid levels that match the normal maps, unless it specifies levels itself.
 
@@ -24,22 +27,22 @@ def with_matching_levels(
     Smaller voxels are not constrained by any observation and become noisy: on maps of 48x40 pixels, 96 cells left an
     error of 3.3 deg on a sphere and 48 cells leave 0.8 deg. A detailed initial surface constrains smaller voxels, and
     voxels of two thirds of a pixel represent more detail (a bunny at 153x128: 1.3 deg of error instead of 2.4).
-    There are three or four levels, each with twice the cells of the previous one. Close-ups do not count: where their
-    pixels are far smaller than those of other views, the field has a finer block.
+    There are three or four levels, each with twice the cells of the previous one. Close-ups do not count: where they
+    see, the field has a finer block.
 
     Args:
         config: Configuration of the field.
         K: Intrinsics in pixels.
         c2w: Camera-to-world poses in the unit-sphere world; only the distances from the origin are used.
+        close_ups: Views that are close-ups (see close_ups.py).
         detailed: Whether training starts from a detailed surface instead of a visual hull.
     """
     distances, focals = np.linalg.norm(c2w[:, :3, 3], axis=1), K[:, 0, 0]
-    fine = are_close_ups(distances / focals)
     if config.detail_vertices is None:
-        config = dataclasses.replace(config, detail_vertices=DETAIL_VERTICES if fine.any() else 0)
+        config = dataclasses.replace(config, detail_vertices=DETAIL_VERTICES if close_ups.any() else 0)
     if config.grid_vertices:
         return config
-    footprint = float(np.median(distances[~fine]) / np.median(focals[~fine]))
+    footprint = float(np.median(distances[~close_ups]) / np.median(focals[~close_ups]))
     max_voxel = (0.65 if detailed else 1.3) * footprint
     # The first resolution that is fine enough, otherwise the largest. Training from a detailed surface is short: on
     # maps of 306x256 pixels, 256 cells left a larger error than 192 (1.7 deg and 1.26 deg).

@@ -152,7 +152,9 @@ class PmniModel(Model):
         with exit_on_error():
             self._check_config()
         detailed = self.uses_registration or self.initial_surface in ("auto", "surface", "file")
-        levels = with_matching_levels(self.config.sdf_field, self.views.K, self.views.c2w, detailed)
+        levels = with_matching_levels(
+            self.config.sdf_field, self.views.K, self.views.c2w, self.views.close_ups, detailed
+        )
         self.field = cast(PmniField, levels.setup())
         if self.uses_registration and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()

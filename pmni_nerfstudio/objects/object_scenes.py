@@ -57,6 +57,7 @@ def write_object_scene(folder: Path, scene: Scene, c2w: np.ndarray, views: Objec
             normals=normals,
             normals_folder=NORMALS,
             unknown=views.unknown,
+            sizes=None if scene.sizes is None else scene.sizes[chosen],
         )
         if scene.image_files is not None:
             (new / IMAGES).mkdir()

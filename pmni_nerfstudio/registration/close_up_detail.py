@@ -20,8 +20,6 @@ from pmni_nerfstudio.registration.surface.pixel_normals import edge_weights
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
-FINER = 0.6
-"""A view is a close-up if its pixels are smaller than this share of the coarsest view's, on the object."""
 _LEVELS = (129, 193)
 """Grid vertices per axis of the cube, coarse to fine."""
 _ROUNDS = 2
@@ -67,19 +65,19 @@ class CloseUpDetail:
     """The surface in the cube's local world."""
 
 
-def are_close_ups(pixel_sizes: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Views whose pixels are far smaller on the object than those of the coarsest view."""
-    return pixel_sizes < FINER * pixel_sizes.max()
-
-
 def close_up_detail(
-    views: Views, poses: Poses, surface: Surface, schedule: AlternationSchedule
+    views: Views,
+    poses: Poses,
+    close_ups: Bool[np.ndarray, " n"],
+    surface: Surface,
+    schedule: AlternationSchedule,
 ) -> CloseUpDetail | None:
     """Integrate the normals of all views to a finer surface in the cube that close-ups see.
 
     Args:
         views: the views.
         poses: their poses.
+        close_ups: which of the views are close-ups.
         surface: surface of the whole object, close to the result.
         schedule: options of the steps.
 
@@ -88,13 +86,10 @@ def close_up_detail(
     """
     depths = surface.depths(views, poses)
     sizes = np.array([np.median(d[np.isfinite(d)]) if np.isfinite(d).any() else np.nan for d in depths]) / views.focal
-    if not np.isfinite(sizes).any():
+    if not np.isfinite(sizes[close_ups]).any():
         return None
     sizes = np.where(np.isfinite(sizes), sizes, np.nanmax(sizes))
-    fine = are_close_ups(sizes)
-    if not fine.any():
-        return None
-    low, high = _extent(views, poses, depths, np.flatnonzero(fine))
+    low, high = _extent(views, poses, depths, np.flatnonzero(close_ups))
     center, half = 0.5 * (low + high), 0.5 * _MARGIN * float((high - low).max())
     if 2 * half / (_LEVELS[-1] - 1) > _WORTHWHILE * surface.voxel:
         return None

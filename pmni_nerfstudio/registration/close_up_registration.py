@@ -52,8 +52,8 @@ def register_all(
     Raises:
         PmniError: the file of the partial result cannot be read or written.
     """
-    close_ups = close_ups_among(views, c2w)
-    if c2w is None or not close_ups.any() or (~close_ups).sum() < _MIN_WHOLE_VIEWS:
+    close_ups = placed_close_ups(views, c2w)
+    if c2w is None or not close_ups.any():
         return register(views, c2w, settings, on_progress, watcher, partial)
     whole = np.flatnonzero(~close_ups)
     if np.ptp(np.log(views.focal)) > _SAME_FOCAL:
@@ -66,6 +66,12 @@ def register_all(
         result = _with_close_ups(found, views, c2w, close_ups, settings)
     result.seconds["close-ups"] = round(time.perf_counter() - started_at, 3)
     return result
+
+
+def placed_close_ups(views: Views, c2w: Float[np.ndarray, "n 4 4"] | None) -> Bool[np.ndarray, " n"]:
+    """Views that are registered after the others: close-ups, unless the others are too few for a surface."""
+    close_ups = close_ups_among(views, c2w)
+    return close_ups & ((~close_ups).sum() >= _MIN_WHOLE_VIEWS)
 
 
 def _with_close_ups(
@@ -89,7 +95,7 @@ def _with_close_ups(
     index = np.flatnonzero(close_ups)
     placed = _agreement(views.subset(list(index)), poses.subset(index), surface)
     included[index] = ~placed.outliers() & (placed.confidence > _MIN_CONFIDENCE)
-    poses = refine_close_ups(views, poses, close_ups & included, included, surface, schedule, rng, _ROUNDS)
+    poses = refine_close_ups(views, poses, close_ups, included, surface, schedule, rng, _ROUNDS)
     agreement = _agreement(views, poses, surface)
     return replace(
         found,
@@ -103,7 +109,7 @@ def _with_close_ups(
 def refine_close_ups(
     views: Views,
     poses: Poses,
-    moving: Bool[np.ndarray, " n"],
+    close_ups: Bool[np.ndarray, " n"],
     included: Bool[np.ndarray, " n"],
     surface: Surface,
     schedule: AlternationSchedule,
@@ -115,7 +121,7 @@ def refine_close_ups(
     Args:
         views: all views.
         poses: their poses.
-        moving: close-ups whose poses are refined.
+        close_ups: which of the views are close-ups; the poses of the included ones are refined.
         included: views that the detail is made from.
         surface: surface of the whole object.
         schedule: options of the steps.
@@ -123,10 +129,10 @@ def refine_close_ups(
         rounds: number of alternations.
     """
     index = np.flatnonzero(included)
-    used, moves = views.subset(list(index)), moving[index]
+    used, moves = views.subset(list(index)), close_ups[index]
     for _ in range(rounds if moves.any() else 0):
         current = poses.subset(index)
-        detail = close_up_detail(used, current, surface, schedule)
+        detail = close_up_detail(used, current, moves, surface, schedule)
         if detail is None:
             break
         current = adjust_close_ups(used, current, moves, surface, detail.cube, detail.surface, schedule, rng)

@@ -61,14 +61,8 @@ def errors_deg(result: StoredResult) -> list[np.ndarray]:
     """
     scene, reference = _scene_and_reference(result)
     found = []
-    for i, (name, window) in enumerate(zip(scene.names, object_windows(scene.masks))):
-        rendered = result.rendered_normals(name)
-        if rendered.shape[:2] != (scene.height, scene.width):
-            raise PmniError(
-                f"{result.folder}: rendered maps are {rendered.shape[1]}x{rendered.shape[0]}, but those of {scene.root} "
-                f"are {scene.width}x{scene.height}; evaluate again with pmni eval"
-            )
-        angle = angular_error_deg(rendered[window], reference[i][window])
+    for i, window in enumerate(object_windows(scene.masks)):
+        angle = angular_error_deg(_rendered(result, scene, i)[window], reference[i][window])
         known = scene.masks[i][window] & (reference[i][window] != 0).any(axis=-1)
         found.append(np.where(known, angle, np.nan).astype(np.float16))
     return found
@@ -94,7 +88,7 @@ def view_strips(result: StoredResult, errors: Sequence[np.ndarray], end_deg: flo
     colormap = colormaps["magma_r"].with_extremes(bad="white")
     strips = []
     for i, (view, window) in enumerate(zip(result.record["views"], object_windows(scene.masks))):
-        rendered = result.rendered_normals(view["name"])[window]
+        rendered = _rendered(result, scene, i)[window]
         pictures = [
             _thumbnail(normals_to_rgb(reference[i][window].astype(np.float32), scene.masks[i][window][..., None])),
             _thumbnail(normals_to_rgb(rendered, (rendered != 0).any(axis=-1, keepdims=True))),
@@ -136,6 +130,20 @@ def _thumbnail(rgb: np.ndarray) -> Image.Image:
     picture = Image.fromarray(np.round(255 * rgb).astype(np.uint8))
     picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     return picture
+
+
+def _rendered(result: StoredResult, scene: Scene, view: int) -> np.ndarray:
+    """Rendered normals (H, W, 3) of a view, padded like the scene's."""
+    rendered, frame = result.rendered_normals(scene.names[view]), scene.frame(view)
+    padded = np.zeros((scene.height, scene.width, 3), dtype=rendered.dtype)
+    if rendered.shape != padded[frame].shape:
+        height, width = padded[frame].shape[:2]
+        raise PmniError(
+            f"{result.folder}: rendered maps are {rendered.shape[1]}x{rendered.shape[0]}, but those of {scene.root} "
+            f"are {width}x{height}; evaluate again with pmni eval"
+        )
+    padded[frame] = rendered
+    return padded
 
 
 def _scene_and_reference(result: StoredResult) -> tuple[Scene, np.ndarray]:

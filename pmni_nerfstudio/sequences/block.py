@@ -231,6 +231,7 @@ def _write_scene(folder: Path, scene: Scene) -> None:
         normals=scene.normals.astype(np.float32),
         normals_folder=NORMALS,
         unknown=scene.unknown,
+        sizes=scene.sizes,
     )
 
 

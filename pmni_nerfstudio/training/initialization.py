@@ -23,6 +23,7 @@ from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.alternation import AlternationSchedule, alternate, detailed
 from pmni_nerfstudio.registration.cache import load_registration, registration_key, save_registration
 from pmni_nerfstudio.registration.close_up_detail import close_up_detail
+from pmni_nerfstudio.registration.close_up_registration import placed_close_ups
 from pmni_nerfstudio.registration.console import print_summary, register_with_progress
 from pmni_nerfstudio.registration.monitoring import Watcher
 from pmni_nerfstudio.registration.partial import load_coarse_result
@@ -144,7 +145,7 @@ def initialize_from_normals(views: Views, c2w: Float[np.ndarray, "n 4 4"]) -> In
             views = reflectance.removed_from(views)
             _, surface = alternate(views, poses, fine, fixed_poses=True)
         surface = detailed(views, poses, surface, schedule)
-        detail = close_up_detail(views, poses, surface, schedule)
+        detail = close_up_detail(views, poses, close_ups_among(views, c2w), surface, schedule)
     CONSOLE.log(f"Initialization: integrated a surface from the normals in {time.perf_counter() - started_at:.0f} s.")
     return Initialization(c2w, torch.from_numpy(surface.sdf), kind="surface", reflectance=reflectance, detail=detail)
 
@@ -208,7 +209,7 @@ def initialize_by_registration(
         CONSOLE.print(f"Registration: loaded from {found}", highlight=False, soft_wrap=True)
         print_summary(registration, views, CONSOLE)
     else:
-        count = len(views) - int(close_ups_among(views, c2w).sum())  # close-ups follow on the complete result
+        count = len(views) - int(placed_close_ups(views, c2w).sum())  # close-ups follow on the complete result
         if partial is not None and _unless_damaged(partial, lambda file: load_coarse_result(file, count)) is None:
             partial.unlink(missing_ok=True)
         registration = register_with_progress(views, c2w, settings, CONSOLE, watcher, partial)
@@ -229,12 +230,12 @@ def initialize_by_registration(
         )
     sdf = torch.from_numpy(registration.surface.sdf)
     reflectance = registration.reflectance
-    detail = None
-    if close_ups_among(views, c2w).any():
-        trusted = np.flatnonzero(registration.trusted)
+    trusted, detail = np.flatnonzero(registration.trusted), None
+    close_ups = close_ups_among(views, c2w)[trusted]
+    if close_ups.any():
         used, poses = registration.corrected(views).subset(list(trusted)), Poses.from_c2w(registration.c2w[trusted])
         with one_thread():
-            detail = close_up_detail(used, poses, registration.surface, settings.alternation)
+            detail = close_up_detail(used, poses, close_ups, registration.surface, settings.alternation)
     return Initialization(registration.c2w, sdf, "surface", registration.trusted, registration, reflectance, detail)
 
 

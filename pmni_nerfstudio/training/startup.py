@@ -11,7 +11,6 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from pmni_nerfstudio.data.atomic import write_json
-from pmni_nerfstudio.data.close_ups import close_ups_among
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import exit_on_error
@@ -67,7 +66,7 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     if moves_poses:
         assert views is not None
         # The poses of close-ups are adjusted on their detail, which the surface of pose steps does not have.
-        close_ups = close_ups_among(views, model.camera_optimizer.c2w_opencv_double())
+        close_ups = model.views.close_ups
         moving = [i for i in inliers if not close_ups[i]]
         pose_steps = PoseSteps(views.subset(moving), seed=model.config.registration_seed)
     controller = RunController(trainer, model, pose_steps, schedule_steps, moving)
@@ -114,7 +113,7 @@ def _schedule_steps(model: PmniModel, max_steps: int) -> int:
 
 def _matching_steps(views: SplitViews) -> int:
     """Length of the schedule that matches the maps: views of the whole object get as many patches as without close-ups."""
-    whole = ~close_ups_among(views, views.c2w if views.has_poses else None)
+    whole = ~views.close_ups
     pixels = views.height * views.width
     if views.sizes is not None:
         pixels = int(np.median(views.sizes[whole].prod(axis=1)))

@@ -10,16 +10,21 @@ import pytest
 import torch
 from helpers.scenes import SPHERE_CENTER, SPHERE_RADIUS, analytic_scene, fitting_intrinsics, hit_sphere, look_at
 
-from pmni_nerfstudio.data.close_ups import find_close_ups
+from pmni_nerfstudio.data.close_ups import find_close_ups, is_cut
+from pmni_nerfstudio.data.images import read_normals
 from pmni_nerfstudio.data.patch_sampler import PatchSampler, PatchSamplerConfig
 from pmni_nerfstudio.data.scene import Scene, read_scene
 from pmni_nerfstudio.data.scene_summary import summarize
 from pmni_nerfstudio.data.scene_writer import write_scene
 from pmni_nerfstudio.errors import SceneError
+from pmni_nerfstudio.export.maps import RenderedView, make_map_folders, write_maps
 from pmni_nerfstudio.geometry.hull import hull_distance, mask_distances
 from pmni_nerfstudio.importers.assemble import assemble
 from pmni_nerfstudio.importers.source import Frame, Source
+from pmni_nerfstudio.objects.object_scenes import write_object_scene
+from pmni_nerfstudio.objects.object_views import ObjectViews
 from pmni_nerfstudio.registration.views import views_of_scene
+from pmni_nerfstudio.sequences.block import _write_scene as write_frame
 
 WHOLE, CLOSE = (48, 40), (64, 56)
 TOP = SPHERE_CENTER + np.array([0.0, 0.0, SPHERE_RADIUS])
@@ -98,11 +103,12 @@ def test_a_close_up_does_not_carve_beyond_its_frame(scene: Scene) -> None:
 
 
 def test_equal_views_have_no_close_ups_whatever_their_frames_cut(scene: Scene) -> None:
-    frames = [mask[scene.frame(i)] for i, mask in enumerate(scene.masks)]
+    cut = np.array([is_cut(mask[scene.frame(i)]) for i, mask in enumerate(scene.masks)])
+    assert cut.tolist() == [False] * 6 + [True] * 2
     assert scene.c2w is not None
     same = [0, 1, 2, 3, 4, 5, 0]
-    assert not find_close_ups(frames[:6] + [frames[7]], scene.K[same], scene.c2w[same]).any()
-    assert not find_close_ups(frames, scene.K, None).any()
+    assert not find_close_ups(cut[[*range(6), 7]], scene.K[same], scene.c2w[same]).any()
+    assert not find_close_ups(cut, scene.K, None).any()
 
 
 def test_different_sizes_need_poses(folder: Path, tmp_path: Path) -> None:
@@ -149,3 +155,20 @@ def test_close_ups_get_the_share_of_their_views_of_the_patches(scene: Scene) -> 
     pixels = replace(config)
     plain = PatchSampler(pixels, scene.masks, range(8), 8000, unknown=scene.unknown).sample({})["indices"]
     assert float((plain[:, 0] >= 6).float().mean()) > 0.4, "without groups, pixels count alike"
+
+
+def test_scenes_of_objects_and_frames_and_written_maps_keep_each_views_size(scene: Scene, tmp_path: Path) -> None:
+    assert scene.c2w is not None
+    views = ObjectViews(1, [1, 6, 7], scene.masks[[1, 6, 7]], np.zeros_like(scene.masks[:3]), np.eye(4), np.zeros(3))
+    write_object_scene(tmp_path / "object", scene, scene.c2w, views)
+    again = read_scene(tmp_path / "object")
+    assert again.facts.sizes.tolist() == [[48, 40], [64, 56], [64, 56]]
+    np.testing.assert_array_equal(again.masks, scene.masks[[1, 6, 7]])
+    write_frame(tmp_path / "frame", scene)
+    assert read_scene(tmp_path / "frame").facts.sizes.tolist() == scene.facts.sizes.tolist()
+    make_map_folders(tmp_path)
+    normals = scene.normals.astype(np.float32)
+    for view in (0, 7):
+        write_maps(tmp_path, scene, view, RenderedView(normals[view], np.ones_like(normals[view, ..., 0])))
+        written = read_normals(tmp_path / "normal_camera_space" / f"{scene.names[view]}.exr")
+        np.testing.assert_allclose(written * [1, -1, -1], normals[view][scene.frame(view)], atol=1e-3)

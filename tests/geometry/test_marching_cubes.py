@@ -199,7 +199,11 @@ def test_1024_has_no_seams():
     assert count[0] < 0.025 * 1025**3
 
 
-@pytest.mark.parametrize("sdf", [lambda x: torch.ones(len(x)), sphere(0.5, (2.0, 0.0, 0.0))], ids=["flat", "outside"])
+@pytest.mark.parametrize(
+    "sdf",
+    [lambda x: torch.ones(len(x)), sphere(0.5, (2.0, 0.0, 0.0)), lambda x: x.norm(dim=-1) + 1e-4],
+    ids=["flat", "outside", "almost"],
+)
 def test_no_surface_is_an_error(sdf):
     with pytest.raises(PmniError, match="no mesh can be extracted"):
         extract(sdf, 64)

@@ -15,7 +15,7 @@ from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.registration import close_up_detail as detail_module
 from pmni_nerfstudio.registration import close_up_poses as poses_module
 from pmni_nerfstudio.registration.alternation import AlternationSchedule
-from pmni_nerfstudio.registration.close_up_detail import CloseUpDetail, are_close_ups, close_up_detail
+from pmni_nerfstudio.registration.close_up_detail import CloseUpDetail, close_up_detail
 from pmni_nerfstudio.registration.close_up_poses import adjust_close_ups, place_close_up
 from pmni_nerfstudio.registration.poses import Poses
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
@@ -25,6 +25,7 @@ from pmni_nerfstudio.synth.shapes import SHAPES, Shape, blob_sdf
 
 SIZE = (56, 48)
 WHOLE = 6
+CLOSE_UPS = np.arange(10) >= WHOLE
 PART = np.array([0.42, 0.1, 0.42])
 """The middle of a bump of the blob, on which it has fine relief."""
 SCHEDULE = replace(AlternationSchedule(), detail_poisson=replace(AlternationSchedule().detail_poisson, iterations=80))
@@ -68,7 +69,7 @@ def detail(capture: tuple[Views, Poses], coarse: Surface) -> CloseUpDetail:
     """Detail at the true poses, at a low resolution."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detail_module, "_LEVELS", (49,))
-        found = close_up_detail(*capture, coarse, SCHEDULE)
+        found = close_up_detail(*capture, CLOSE_UPS, coarse, SCHEDULE)
     assert found is not None
     return found
 
@@ -81,16 +82,11 @@ def error_on_part(surface: Surface, center: np.ndarray, half: float) -> float:
     return float(relief_sdf(torch.from_numpy(vertices)).abs().mean())
 
 
-def test_close_ups_have_far_smaller_pixels() -> None:
-    assert are_close_ups(np.array([1.0, 0.9, 0.65, 0.5])).tolist() == [False, False, False, True]
-    assert not are_close_ups(np.full(4, 0.3)).any()
-
-
 def test_detail_of_close_ups_is_integrated(
     capture: tuple[Views, Poses], coarse: Surface, detail: CloseUpDetail
 ) -> None:
     views, poses = capture
-    assert close_up_detail(views.subset(range(WHOLE)), poses.subset(list(range(WHOLE))), coarse, SCHEDULE) is None
+    assert close_up_detail(views, poses, np.zeros_like(CLOSE_UPS), coarse, SCHEDULE) is None
     assert detail.cube.half < 0.5 and np.abs(PART - detail.cube.center).max() < 0.6 * detail.cube.half
     before = error_on_part(coarse, np.zeros(3), 1.0)
     assert error_on_part(detail.surface, detail.cube.center, detail.cube.half) < 0.4 * before
@@ -114,7 +110,7 @@ def test_poses_of_close_ups_are_adjusted_on_their_detail(
     capture: tuple[Views, Poses], coarse: Surface, detail: CloseUpDetail
 ) -> None:
     views, true = capture
-    close_ups = np.arange(len(views)) >= WHOLE
+    close_ups = CLOSE_UPS
     twists = np.where(close_ups[:, None], np.random.default_rng(1).normal(size=(len(views), 6)) * 0.008, 0)
     rough = poses = true.retract(twists)
     for _ in range(2):
