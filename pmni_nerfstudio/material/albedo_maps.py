@@ -49,14 +49,14 @@ def albedo_map(
         part = slice(start, start + step)
         values, clipped = photographs.linear(pixels[part])
         base, layer, lit = shading.of(points[part], normals[part])
-        found, trust = _robust_albedo(values - layer[..., None], base, lit & ~clipped)
+        found, trust = robust_albedo(values - layer[..., None], base, lit & ~clipped)
         albedo[pixels[part]], confidence[pixels[part]] = found, trust
     image, weight = (np.zeros((*photographs.mask.shape, *x.shape[1:]), np.float32) for x in (albedo, confidence))
     image[photographs.mask], weight[photographs.mask] = albedo, confidence
     return np.broadcast_to(image, (*photographs.mask.shape, 3)).copy(), weight
 
 
-def _robust_albedo(
+def robust_albedo(
     values: Float32[np.ndarray, "q n c"], shading: Float32[np.ndarray, "q n"], usable: np.ndarray
 ) -> tuple[Float32[np.ndarray, "q c"], Float32[np.ndarray, " q"]]:
     """Albedo whose product with the shading agrees with most of the usable values, and the confidence in it."""
