@@ -71,7 +71,7 @@ class PmniPipeline(VanillaPipeline):
         return self.live if self.live.attached else None
 
     def normals_from_images(
-        self, views: SplitViews, c2w: Float[np.ndarray, "n 4 4"], mesh: trimesh.Trimesh
+        self, views: SplitViews, c2w: Float[np.ndarray, "n 4 4"], mesh: trimesh.Trimesh, brightest: float
     ) -> Optional[ImageNormals]:
         """Normals of training views from the images that `pmni photometric` made the scene from, given a surface.
 
@@ -79,6 +79,7 @@ class PmniPipeline(VanillaPipeline):
             views: The training views.
             c2w: Their poses in the world of the mesh, OpenCV axes.
             mesh: Approximate surface.
+            brightest: Albedo of its brightest parts.
 
         Returns:
             None if there are no such images of the size of the maps, or of a metal.
@@ -101,7 +102,8 @@ class PmniPipeline(VanillaPipeline):
 
         surface = Surface(mesh, RayCaster(mesh))
         scene = replace(self._scene, names=views.names, K=views.K)
-        found = refine_normals(lit_views(captured.capture, scene, c2w, surface, captured.gamma), surface)
+        lit = lit_views(captured.capture, scene, c2w, surface, captured.gamma)
+        found = refine_normals(lit, surface, brightest)
         if found is None:
             CONSOLE.log("Photometric refinement: left out, the images show a metal")
             return None

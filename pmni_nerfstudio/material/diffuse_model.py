@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Diffuse albedo of the elements of a surface and its specular layer, on a scale that interreflection needs.
 
-The lights' absolute intensity is not known, and with it the albedo's scale, on which interreflection depends. The brightest
-element is taken to have an albedo of 0.8. Where the surface is not concave enough yet, that is better than a smaller true
-albedo: interreflection on it is too weak.
+The lights' absolute intensity is not known, and with it the albedo's scale, on which interreflection depends: callers say
+which albedo the brightest elements have.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from pmni_nerfstudio.material.estimate import doubt_about
 from pmni_nerfstudio.material.fit import MaterialFit, fit_material, matte_fit
 from pmni_nerfstudio.material.interreflection import Interreflection
 from pmni_nerfstudio.material.lit_views import LitView, Surface
 from pmni_nerfstudio.material.samples import SAMPLES, gather_lit_samples, number_of_elements
 
-_BRIGHTEST, _BRIGHTEST_QUANTILE = 0.8, 0.999
-"""Albedo that the brightest elements are taken to have, and the quantile that stands for these."""
-_MIN_GAIN = 0.05
-"""Least share of the robust cost that highlights have to explain; see `material.estimate`."""
+_BRIGHTEST_QUANTILE = 0.999
+"""Quantile of the albedo that stands for the brightest elements."""
 _ROUNDS = 2
 """Fits with the light between elements, after one without."""
 
@@ -35,17 +33,20 @@ class DiffuseModel:
     albedo: Float[np.ndarray, " e"]
     """Diffuse albedo of the elements, from 0 to 1."""
     roughness: float | None
-    """Perceptual roughness of the specular layer; None: there is no layer."""
+    """Perceptual roughness of the specular layer; None: there is no layer, or it is doubtful."""
     layer: float
     """Strength of the layer, in units of the image values."""
 
 
-def fit_diffuse_model(views: Sequence[LitView], surface: Surface, count: int = SAMPLES) -> DiffuseModel | None:
+def fit_diffuse_model(
+    views: Sequence[LitView], surface: Surface, brightest: float, count: int = SAMPLES
+) -> DiffuseModel | None:
     """Fit albedo and specular layer by alternation with the interreflection.
 
     Args:
         views: views with their lights.
         surface: the surface that they show.
+        brightest: albedo of the brightest elements.
         count: image values to use, about.
 
     Returns:
@@ -57,12 +58,12 @@ def fit_diffuse_model(views: Sequence[LitView], surface: Surface, count: int = S
     elements = Interreflection(surface, number_of_elements(views, count))
     samples, direct = gather_lit_samples(views, surface, elements)
     fit = fit_material(samples)
-    if fit.kind == "metal" and fit.gain >= _MIN_GAIN:
+    is_matte = doubt_about(fit) is not None
+    if fit.kind == "metal" and not is_matte:
         return None
-    is_matte = fit.gain < _MIN_GAIN
     if is_matte:
         fit = matte_fit(samples)
-    albedo = _scaled_albedo(fit, elements)
+    albedo = _scaled_albedo(fit, elements, brightest)
     for _ in range(_ROUNDS):
         between = [elements.between(light, albedo) for light in direct]
         indirect = np.empty(len(samples.element), np.float32)
@@ -70,12 +71,12 @@ def fit_diffuse_model(views: Sequence[LitView], surface: Surface, count: int = S
             mine = samples.view == index
             indirect[mine] = received[samples.element[mine], samples.light[mine]]
         fit = matte_fit(samples, indirect) if is_matte else fit_material(samples, indirect, ["dielectric"])
-        albedo = _scaled_albedo(fit, elements)
+        albedo = _scaled_albedo(fit, elements, brightest)
     return DiffuseModel(elements, albedo, None if is_matte else fit.roughness, 0.0 if is_matte else fit.layer)
 
 
-def _scaled_albedo(fit: MaterialFit, elements: Interreflection) -> Float[np.ndarray, " e"]:
-    """Albedo of all elements, whose brightest ones have `_BRIGHTEST`."""
+def _scaled_albedo(fit: MaterialFit, elements: Interreflection, brightest: float) -> Float[np.ndarray, " e"]:
+    """Albedo of all elements, given that of the brightest ones."""
     values = fit.albedo.mean(axis=1)
-    white = max(float(np.quantile(values, _BRIGHTEST_QUANTILE)) / _BRIGHTEST, float(np.finfo(np.float32).tiny))
+    white = max(float(np.quantile(values, _BRIGHTEST_QUANTILE)) / brightest, float(np.finfo(np.float32).tiny))
     return elements.spread(elements.points[fit.elements], values / white).clip(0, 1)

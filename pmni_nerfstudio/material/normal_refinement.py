@@ -45,12 +45,13 @@ class RefinedMaps:
     """The same without light between parts of the surface."""
 
 
-def refine_normals(views: Sequence[LitView], surface: Surface) -> RefinedMaps | None:
+def refine_normals(views: Sequence[LitView], surface: Surface, brightest: float) -> RefinedMaps | None:
     """Solve the pixels of all views again, one view at a time.
 
     Args:
         views: views with their lights.
         surface: approximate surface.
+        brightest: albedo of the brightest parts of the surface, on which the interreflection depends.
 
     Returns:
         None for a metal.
@@ -58,7 +59,7 @@ def refine_normals(views: Sequence[LitView], surface: Surface) -> RefinedMaps | 
     Raises:
         PmniError: No image shows the surface, or an image is missing or broken.
     """
-    model = fit_diffuse_model(views, surface)
+    model = fit_diffuse_model(views, surface, brightest)
     if model is None:
         return None
     maps, sums = [], np.zeros(3)
@@ -99,7 +100,7 @@ def _refine_view(
         use = usable & (layer <= _MAX_LAYER * albedo * (direct + indirect)) & (cosines.light > _MIN_LIGHT_COSINE)
         camera = (points[part] - view.c2w[:3, 3]) @ view.c2w[:3, :3] / view.light_unit
         directions, _ = view.capture_view.lights.at(camera, view.capture_view.distance or 1.0)
-        diffuse = (values - layer - albedo * indirect) / np.maximum(transmitted, 1e-6)
+        diffuse = np.where(use, (values - layer - albedo * indirect) / np.maximum(transmitted, 1e-6), 0)
         found[pixels[part]] = _solved(diffuse, use, directions, (normals[part] @ view.c2w[:3, :3]).astype(np.float32))
     image = np.zeros((*photographs.mask.shape, 3), np.float32)
     image[photographs.mask] = found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +28,10 @@ from pmni_nerfstudio.threads import one_thread
 
 _ROUNDS = 2
 """Surfaces that are integrated from refined normals. The normals of the second one are the result."""
+_ALBEDOS = 0.7, 0.35
+"""Albedos that the brightest parts of the surface are taken to have, tried until the images are explained better: lights
+have no absolute intensity, which leaves it unknown. Where the surface is not concave enough yet, interreflection on it is
+too weak, and an albedo above the true one makes up for that; far above, the surface becomes too concave."""
 _LEVELS = 2
 """Finest levels of the alternation that integrate them, from the surface before."""
 
@@ -46,10 +51,13 @@ class FromImages(Protocol):
     """Solver of normals, if the scene's images under known lights are there."""
 
     def __call__(
-        self, views: SplitViews, c2w: Float[np.ndarray, "n 4 4"], mesh: trimesh.Trimesh
+        self, views: SplitViews, c2w: Float[np.ndarray, "n 4 4"], mesh: trimesh.Trimesh, brightest: float
     ) -> ImageNormals | None:
-        """Normals of views at poses in the world of a mesh; None where that is not possible."""
+        """Normals of views at poses in the world of a mesh, whose brightest parts have an albedo; None if impossible."""
         ...
+
+
+_Solver = Callable[[SplitViews, np.ndarray, trimesh.Trimesh], ImageNormals | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +80,7 @@ def refine_from_images(
         views: training views, with corrected normals and intrinsics.
         initialization: poses and surface from these normals.
         from_images: solver of the normals.
-        log: receives one line about the result.
+        log: receives a line about each result.
 
     Returns:
         None if the normals stay as they are.
@@ -80,32 +88,43 @@ def refine_from_images(
     # Views of different size are close-ups, whose detail is a surface of its own.
     if initialization.kind != "surface" or views.sizes is not None or initialization.detail is not None:
         return None
-    started_at = time.perf_counter()
+    for albedo in _ALBEDOS:
+        started_at = time.perf_counter()
+        found = _alternated(views, initialization, partial(from_images, brightest=albedo))
+        if found is None:
+            return None
+        refinement, before, after = found
+        residuals = (
+            f"which leaves {after:.1%} of the image values unexplained, after {before:.1%} without "
+            f"(brightest albedo {albedo}; {time.perf_counter() - started_at:.0f} s)"
+        )
+        if after < before:
+            log(f"Photometric refinement: normals solved again with shadows and interreflection, {residuals}.")
+            return refinement
+        log(f"Photometric refinement: left out, {residuals}.")
+    return None
+
+
+def _alternated(
+    views: SplitViews, initialization: Initialization, solver: _Solver
+) -> tuple[Refinement, float, float] | None:
+    """The alternation at one albedo, and the residuals before and after it."""
     surface, poses = Surface(initialization.sdf.cpu().numpy()), Poses.from_c2w(initialization.c2w)
-    solved = _solve(views, poses, surface, from_images)
-    if solved is None:
-        return None
-    before, after = solved.direct_residual, solved.residual
-    current = views
+    solved = _solve(views, poses, surface, solver)
+    before = None if solved is None else solved.direct_residual
     for _ in range(_ROUNDS):
-        current = _with_normals(views, solved)
-        poses, surface = _integrated(current, poses, surface, initialization)
-        solved = _solve(views, poses, surface, from_images) if surface.exists else None
         if solved is None:
             return None
-        after = solved.residual
-    seconds = time.perf_counter() - started_at
-    change = f"which left {before:.1%} of the image values unexplained before and {after:.1%} with it ({seconds:.0f} s)"
-    if after >= before:
-        log(f"Photometric refinement: normals were solved again from the images, {change}; they stay as they were.")
+        poses, surface = _integrated(_with_normals(views, solved), poses, surface, initialization)
+        solved = _solve(views, poses, surface, solver) if surface.exists else None
+    if solved is None or before is None:
         return None
-    log(f"Photometric refinement: normals were solved again with shadows and interreflection of the surface, {change}.")
     final = replace(initialization, c2w=poses.c2w(), sdf=torch.from_numpy(surface.sdf).to(initialization.sdf))
-    return Refinement(_with_normals(views, solved).normals, final)
+    return Refinement(_with_normals(views, solved).normals, final), before, solved.residual
 
 
-def _solve(views: SplitViews, poses: Poses, surface: Surface, from_images: FromImages) -> ImageNormals | None:
-    return from_images(views, poses.c2w(), trimesh.Trimesh(*surface.mesh, process=False))
+def _solve(views: SplitViews, poses: Poses, surface: Surface, solver: _Solver) -> ImageNormals | None:
+    return solver(views, poses.c2w(), trimesh.Trimesh(*surface.mesh, process=False))
 
 
 def _with_normals(views: SplitViews, solved: ImageNormals) -> SplitViews:
