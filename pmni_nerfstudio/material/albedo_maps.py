@@ -72,7 +72,8 @@ def robust_albedo(
         residual = np.abs(values - shading[..., None] * albedo[:, None]).max(axis=2)
         weight = usable / (1 + np.square(residual / (_SCALE * size)))
     brightness = np.maximum((weight * shading).sum(axis=1) * albedo.mean(axis=1), _TINY)
-    relative = (weight * residual).sum(axis=1) / brightness
+    # Bounded, because the squares of residuals of black pixels would overflow.
+    relative = np.minimum((weight * residual).sum(axis=1) / brightness, 1e6)
     confidence = (usable.sum(axis=1) >= 2) / (1 + np.square(relative / _TYPICAL_RESIDUAL))
     return albedo.clip(0), confidence.astype(np.float32)
 
