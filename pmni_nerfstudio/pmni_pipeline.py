@@ -8,13 +8,15 @@ and a subset of the pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type, cast
 
 import numpy as np
 import torch
+import trimesh
+from jaxtyping import Float
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
@@ -22,9 +24,11 @@ from rich.markup import escape
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.dataset import PmniDataset
 from pmni_nerfstudio.data.scene import Scene
+from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import PmniError, exit_on_error
 from pmni_nerfstudio.geometry.transforms import transform_poses
 from pmni_nerfstudio.training.corrections import apply_corrections
+from pmni_nerfstudio.training.photometric_normals import ImageNormals
 from pmni_nerfstudio.training.trainer import NotFiniteError
 from pmni_nerfstudio.viewer.live import LivePage
 
@@ -93,6 +97,48 @@ class PmniPipeline(VanillaPipeline):
     def page(self) -> Optional[LivePage]:
         """Live page that follows registration and training; None without a viewer."""
         return self.live if self.live.attached else None
+
+    def normals_from_images(
+        self, views: SplitViews, c2w: Float[np.ndarray, "n 4 4"], mesh: trimesh.Trimesh, brightest: float
+    ) -> Optional[ImageNormals]:
+        """Normals of training views from the images that `pmni photometric` made the scene from, given a surface.
+
+        Args:
+            views: The training views.
+            c2w: Their poses in the world of the mesh, OpenCV axes.
+            mesh: Approximate surface.
+            brightest: Albedo of its brightest parts.
+
+        Returns:
+            None if there are no such images of the size of the maps, or of a metal.
+
+        Raises:
+            PmniError: An image is missing or broken.
+        """
+        # Open3D takes seconds to load, and most scenes have no images.
+        from pmni_nerfstudio.material.find_capture import captured_views
+
+        captured = captured_views(self._scene, views.names)
+        if captured is None:
+            return None
+        if isinstance(captured, str):
+            CONSOLE.log(f"Photometric refinement: left out, the images are not found: {escape(captured)}")
+            return None
+        from pmni_nerfstudio.geometry.ray_casting import RayCaster
+        from pmni_nerfstudio.material.lit_views import Surface, lit_views
+        from pmni_nerfstudio.material.normal_refinement import refine_normals
+
+        surface = Surface(mesh, RayCaster(mesh))
+        scene = replace(self._scene, names=views.names, K=views.K)
+        lit = lit_views(captured.capture, scene, c2w, surface, captured.gamma)
+        found = refine_normals(lit, surface, brightest)
+        if found is None:
+            CONSOLE.log("Photometric refinement: left out, the images show a metal")
+            return None
+        if any(normals.shape != views.normals.shape[1:] for normals in found.normals):
+            CONSOLE.log("Photometric refinement: left out, the images and the maps differ in size")
+            return None
+        return ImageNormals(found.normals, found.residual, found.direct_residual)
 
     @property
     def _scene(self) -> Scene:

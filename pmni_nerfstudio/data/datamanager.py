@@ -133,19 +133,33 @@ class PmniDataManager(VanillaDataManager[PmniDataset]):
             groups=groups,
         )
 
-    def correct_views(self, bias: ReflectanceBias, focal_factor: float, shift_px: Tuple[float, float]) -> None:
+    def correct_views(
+        self,
+        bias: ReflectanceBias,
+        focal_factor: float,
+        shift_px: Tuple[float, float],
+        refined: Optional[Float[np.ndarray, "p 3"]] = None,
+    ) -> None:
         """Correct the normals and intrinsics of all views from the given ones; repeated calls do not add up.
 
         Args:
             bias: reflectance bias to remove from the normals; the same in every call.
             focal_factor: factor on the focal lengths.
             shift_px: shift of the principal points along x and y, in pixels.
+            refined: normals of the training views' p pixels with a normal, which replace the given ones without the bias.
         """
         assert isinstance(self.dataparser, PmniDataParser)
         if self._given_K is None:
             self._given_K = self._scene.K
         K = corrected_intrinsics(self._given_K, focal_factor, np.array(shift_px))
-        self.dataparser.scene = replace(self._scene, K=K, normals=self._normals_without(bias))
+        normals = self._normals_without(bias)
+        if refined is not None:
+            normals, count = normals.copy(), 0
+            for view in self.train_dataset.views:
+                valid = self._scene.valid[view]
+                normals[view][valid] = refined[count : count + valid.sum()]
+                count += int(valid.sum())
+        self.dataparser.scene = replace(self._scene, K=K, normals=normals)
         for dataset in (self.train_dataset, self.eval_dataset):
             dataset.change_scene(self._scene)
         # Copies of the cameras on the device, which inference does without.

@@ -8,11 +8,13 @@ The steps, top down:
     fit: roughness and specular layer, with an albedo for each surface element.
     albedo_maps: base color of every pixel, given the material.
     relighting: rendering of the held-out view, compared with its images.
+    normal_refinement: normals of the pixels, given a surface that shadows and illuminates itself.
 
 What they share:
     lit_views: views with their lights, and the incident light at surface points.
     samples: image values of surface elements in all views under all lights.
     microfacet: the reflection model of glTF.
     interreflection: diffuse light between surface elements.
+    diffuse_model: albedo of the elements and specular layer, on the scale that interreflection needs.
     shading: radiance of surface points under the lights of a view.
 """

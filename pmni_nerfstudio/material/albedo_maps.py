@@ -49,14 +49,14 @@ def albedo_map(
         part = slice(start, start + step)
         values, clipped = photographs.linear(pixels[part])
         base, layer, lit = shading.of(points[part], normals[part])
-        found, trust = _robust_albedo(values - layer[..., None], base, lit & ~clipped)
+        found, trust = robust_albedo(values - layer[..., None], base, lit & ~clipped)
         albedo[pixels[part]], confidence[pixels[part]] = found, trust
     image, weight = (np.zeros((*photographs.mask.shape, *x.shape[1:]), np.float32) for x in (albedo, confidence))
     image[photographs.mask], weight[photographs.mask] = albedo, confidence
     return np.broadcast_to(image, (*photographs.mask.shape, 3)).copy(), weight
 
 
-def _robust_albedo(
+def robust_albedo(
     values: Float32[np.ndarray, "q n c"], shading: Float32[np.ndarray, "q n"], usable: np.ndarray
 ) -> tuple[Float32[np.ndarray, "q c"], Float32[np.ndarray, " q"]]:
     """Albedo whose product with the shading agrees with most of the usable values, and the confidence in it."""
@@ -72,7 +72,8 @@ def _robust_albedo(
         residual = np.abs(values - shading[..., None] * albedo[:, None]).max(axis=2)
         weight = usable / (1 + np.square(residual / (_SCALE * size)))
     brightness = np.maximum((weight * shading).sum(axis=1) * albedo.mean(axis=1), _TINY)
-    relative = (weight * residual).sum(axis=1) / brightness
+    # Bounded, because the squares of residuals of black pixels would overflow.
+    relative = np.minimum((weight * residual).sum(axis=1) / brightness, 1e6)
     confidence = (usable.sum(axis=1) >= 2) / (1 + np.square(relative / _TYPICAL_RESIDUAL))
     return albedo.clip(0), confidence.astype(np.float32)
 

@@ -86,7 +86,7 @@ def estimate_material(views: Sequence[LitView], surface: Surface, count: int = S
 def _material(
     fit: MaterialFit, samples: LitSamples, indirect: Float32[np.ndarray, " m"] | None, elements: Interreflection
 ) -> Material:
-    doubt = _doubt(fit)
+    doubt = doubt_about(fit)
     if doubt is not None:
         fit = matte_fit(samples, indirect)
     brightest = float(np.quantile(fit.albedo.max(axis=1), _WHITE_QUANTILE)) / _BRIGHTEST
@@ -105,7 +105,7 @@ def _material(
     )
 
 
-def _doubt(fit: MaterialFit) -> str | None:
+def doubt_about(fit: MaterialFit) -> str | None:
     """Why a fit's roughness cannot be trusted; None: it can."""
     low, high = fit.roughness_range
     if fit.gain < _MIN_GAIN:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,3 +61,22 @@ def find_capture(scene: Scene, given: Path | None = None) -> FoundCapture | str 
         if not path.exists():
             return f"{path} does not exist any more; --lights says where it is now"
     return FoundCapture(path, read_capture(path, axes), float(gamma or 1.0))
+
+
+def captured_views(scene: Scene, names: Sequence[str]) -> FoundCapture | str | None:
+    """The capture of a scene, with some of its views; see `find_capture`.
+
+    Returns:
+        In a few words why there is none also if a name is not among the capture's views.
+
+    Raises:
+        PmniError: The record is broken, or the capture cannot be read.
+    """
+    found = find_capture(scene)
+    if not isinstance(found, FoundCapture):
+        return found
+    by_name = {view.name: view for view in found.capture.views}
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        return f"{found.path} has no view {missing[0]}"
+    return found._replace(capture=replace(found.capture, views=tuple(by_name[name] for name in names)))

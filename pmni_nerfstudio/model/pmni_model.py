@@ -84,6 +84,9 @@ class PmniModelConfig(ModelConfig):
     determines the initial surface."""
     train_anyway: bool = False
     """Train even if the registration failed, that is, if its poses and surface cannot be trusted."""
+    refine_normals: bool = True
+    """Solve the normals again before training, with the shadows and the interreflection of the initial surface, if the scene
+    was made by `pmni photometric` and its images are still there."""
     registered_poses: Literal["fixed", "gauss-newton", "gradient"] = "gauss-newton"
     """Optimization of registered poses during training: fixed (none), gauss-newton (a step of the registration's normal
     bundle adjustment against the current surface every `steps_per_pose_step` steps), or gradient (gradient descent).
@@ -172,6 +175,8 @@ class PmniModel(Model):
         pixels. `training.corrections` applies it."""
         self.reflectance_bias: Tuple[float, ...] = ReflectanceBias().coefficients
         """Coefficients of the `ReflectanceBias` that is removed from the given normals, likewise."""
+        self.refined_normals: Optional[Tensor] = None
+        """Normals (p, 3) float16 that replace those of all pixels of the training views that have one, likewise."""
         self.register_buffer("inlier_views", torch.ones(self.num_train_data, dtype=torch.bool))
         # Poses of the initialization, OpenGL axes; the pose optimizer's initial poses change with each pose step.
         self.register_buffer("registered_c2w", self.camera_optimizer.base_c2w.clone())
@@ -229,6 +234,7 @@ class PmniModel(Model):
             "registration": json.dumps(self.registration_statistics),
             "intrinsics_change": self.intrinsics_change,
             "reflectance_bias": self.reflectance_bias,
+            "refined_normals": self.refined_normals,
         }
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
@@ -243,6 +249,7 @@ class PmniModel(Model):
         self.registration_statistics = json.loads(state.get("registration", "null"))
         self.intrinsics_change = state.get("intrinsics_change", (1.0, 0.0, 0.0))
         self.reflectance_bias = state.get("reflectance_bias", ReflectanceBias().coefficients)
+        self.refined_normals = state.get("refined_normals")
 
     @property
     def initial_surface(self) -> Literal["auto", "hull", "surface", "sweep", "file"]:

@@ -96,7 +96,7 @@ def solve(
     values = np.ascontiguousarray(values, dtype=np.float32)
     directions = np.ascontiguousarray(directions, dtype=np.float32)
     used, shadowed = usable_values(values, clipped, options)
-    scaled, regular = _least_absolute(values, used, directions, options.steps)
+    scaled, regular = least_absolute(values, used, directions, options.steps)
     solved = regular & (used.sum(axis=1) >= MIN_LIGHTS)
     scaled[~solved] = 0
     used &= solved[:, None]
@@ -113,7 +113,7 @@ def solve(
     return Solution(scaled, used, shadowed, highlights, residual, unexplained, solved)
 
 
-def _least_absolute(
+def least_absolute(
     values: Float[np.ndarray, "p n"], used: Bool[np.ndarray, "p n"], directions: np.ndarray, steps: int
 ) -> tuple[Float[np.ndarray, "p 3"], Bool[np.ndarray, " p"]]:
     """Albedo times normal with the least sum of absolute residuals, and whether the used lights determine it."""

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from jaxtyping import Float
+
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.split_views import split_views_of
 from pmni_nerfstudio.geometry.reflectance_bias import ReflectanceBias
@@ -22,10 +26,17 @@ def take_over_corrections(model: PmniModel, datamanager: PmniDataManager, initia
     apply_corrections(model, datamanager)
 
 
+def take_over_normals(model: PmniModel, datamanager: PmniDataManager, normals: Float[np.ndarray, "n h w 3"]) -> None:
+    """Train with other normals of the same pixels of the training views, and keep them in the model's checkpoints."""
+    model.refined_normals = torch.from_numpy(normals[model.views.valid].astype(np.float16))
+    apply_corrections(model, datamanager)
+
+
 def apply_corrections(model: PmniModel, datamanager: PmniDataManager) -> None:
     """Correct the normals and intrinsics of scene, cameras, rays and losses as the model's checkpoint says."""
     bias, (factor, dx, dy) = ReflectanceBias(model.reflectance_bias), model.intrinsics_change
-    if bias.is_zero and (factor, dx, dy) == (1.0, 0.0, 0.0):
+    refined = None if model.refined_normals is None else model.refined_normals.numpy()
+    if bias.is_zero and (factor, dx, dy) == (1.0, 0.0, 0.0) and refined is None:
         return
-    datamanager.correct_views(bias, factor, (dx, dy))
+    datamanager.correct_views(bias, factor, (dx, dy), refined)
     model.change_views(split_views_of(datamanager.train_dataset.metadata))

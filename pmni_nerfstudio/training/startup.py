@@ -20,9 +20,10 @@ from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.statistics import STATISTICS, registration_statistics
 from pmni_nerfstudio.registration.views import Views, views_of_scene
 from pmni_nerfstudio.training.controller import RunController
-from pmni_nerfstudio.training.corrections import take_over_corrections
+from pmni_nerfstudio.training.corrections import take_over_corrections, take_over_normals
 from pmni_nerfstudio.training.initialization import find_initialization
 from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
+from pmni_nerfstudio.training.photometric_normals import FromImages, refine_from_images
 
 SHARED = "registrations"
 """Folder beside the runs of an experiment with their registrations, by data and settings."""
@@ -98,6 +99,14 @@ def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> Views:
     if registration is not None and registration.intrinsics.applied:
         views = replace(views, K=registration.intrinsics.corrected(views.K))
         CONSOLE.log("Training uses the corrected intrinsics, and so do evaluation and exports of the run.")
+    from_images: Optional[FromImages] = getattr(trainer.pipeline, "normals_from_images", None)
+    if from_images is not None and model.config.refine_normals:
+        with exit_on_error():
+            refined = refine_from_images(model.views, initialization, from_images)
+        if refined is not None:
+            initialization = refined.initialization
+            take_over_normals(model, datamanager, refined.normals)
+            views = views_of_scene(model.views)
     model.warm_start(initialization)
     if initialization.kind != "hull":
         scale_learning_rate(trainer.optimizers.schedulers["sdf"], model.config.detailed_lr_factor)
