@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, Optional, Protocol, cast
 
 import numpy as np
 from nerfstudio.engine.trainer import Trainer
@@ -16,6 +17,7 @@ from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.model.grid_levels import matching_schedule_steps
+from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.statistics import STATISTICS, registration_statistics
@@ -25,8 +27,28 @@ from pmni_nerfstudio.training.corrections import take_over_corrections
 from pmni_nerfstudio.training.initialization import find_initialization
 from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
 
+
+class BlockPipeline(Protocol):
+    """Pipeline that reconstructs the blocks of a large scene in processes of their own."""
+
+    def reconstruct_blocks(self, trainer: Trainer, views: Views, initialization: Initialization, parent: Path) -> None:
+        """Fill the model's field with the blocks of an initial surface.
+
+        Args:
+            trainer: trainer of the run.
+            views: training views, with corrected normals and intrinsics.
+            initialization: their poses and the surface.
+            parent: folder of the blocks of an experiment's runs.
+
+        Raises:
+            PmniError: a block could not be reconstructed.
+        """
+
+
 SHARED = "registrations"
 """Folder beside the runs of an experiment with their registrations, by data and settings."""
+BLOCKS = "blocks"
+"""Folder beside the runs of an experiment with the blocks of their large scenes, likewise."""
 
 
 def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunController:
@@ -44,7 +66,8 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     """
     model = trainer.pipeline.model
     assert isinstance(model, PmniModel)
-    moves_poses = model.uses_registration and model.config.registered_poses == "gauss-newton"
+    in_blocks = model.config.blocks > 1
+    moves_poses = model.uses_registration and model.config.registered_poses == "gauss-newton" and not in_blocks
     # In single precision, these take several times the memory of the scene's maps: only if needed.
     views = views_of_scene(model.views) if resumed_state is None or moves_poses else None
 
@@ -73,6 +96,8 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     controller = RunController(trainer, model, pose_steps, schedule_steps, moving)
     if resumed_state is not None:
         controller.load_state_dict(resumed_state)
+    if in_blocks:
+        trainer.config.max_num_iterations = 0  # the blocks have been trained
     trainer.callbacks += controller.callbacks()
     return controller
 
@@ -99,6 +124,10 @@ def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> Views:
     if registration is not None and registration.intrinsics.applied:
         views = replace(views, K=registration.intrinsics.corrected(views.K))
         CONSOLE.log("Training uses the corrected intrinsics, and so do evaluation and exports of the run.")
+    if model.config.blocks > 1:
+        with exit_on_error():
+            pipeline = cast(BlockPipeline, trainer.pipeline)
+            pipeline.reconstruct_blocks(trainer, views, initialization, folder.parent / BLOCKS)
     model.warm_start(initialization)
     if initialization.kind != "hull":
         scale_learning_rate(trainer.optimizers.schedulers["sdf"], model.config.detailed_lr_factor)
