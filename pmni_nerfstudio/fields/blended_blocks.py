@@ -13,6 +13,7 @@ from pmni_nerfstudio.fields import trilinear
 from pmni_nerfstudio.fields.levels import Levels
 from pmni_nerfstudio.geometry.interpolation import grid_points
 
+MAX_BLOCKS = 64
 _CHUNK = 1 << 20
 _FADE = 0.05
 """Width of the shell inside a block's sphere over which the coarse grid takes over, in radii of the block."""
@@ -25,11 +26,11 @@ class BlendedBlocks(Levels):
     block falls smoothly from 1 to 0 across each cut, and that of its neighbor rises to 1: their sum is 1. The weight of a
     block is the product over the axes; near and beyond its sphere, the coarse grid takes its place.
 
-    The number of blocks is fixed from the start; their places and grids follow with `arrange` and `fill`, or from a
+    The largest number of blocks is fixed from the start; their places and grids follow with `arrange` and `fill`, or from a
     checkpoint. A block without a grid, whose radius is zero, has no weight.
 
     Args:
-        count: number of blocks.
+        count: largest number of blocks.
         vertices: vertices per axis of the coarse grid over [-1, 1]^3.
     """
 
@@ -52,6 +53,11 @@ class BlendedBlocks(Levels):
         self.register_buffer("radii", torch.zeros(count))
 
     @property
+    def count(self) -> int:
+        """Number of blocks with a grid."""
+        return int((self.radii > 0).sum())
+
+    @property
     def active_voxel(self) -> float:
         """Edge of the blocks' smallest cell, world units; that of the coarse grid without blocks."""
         cells = [2.0 * float(radius) / (len(grid) - 1) for radius, grid in zip(self.radii, self.grids) if radius > 0]
@@ -65,7 +71,7 @@ class BlendedBlocks(Levels):
         high: Float[Tensor, "b 3"],
         ramp: Float[Tensor, "3"],
     ) -> None:
-        """Set the cells that the blocks are made of.
+        """Set the cells that the blocks are made of, of all blocks or of the first ones.
 
         Args:
             frame: axes of the box in its columns, world coordinates.
@@ -74,8 +80,8 @@ class BlendedBlocks(Levels):
             ramp: half the width of the zone of blending about a cut, for each axis, world units.
         """
         self.frame.copy_(frame)
-        self.low.copy_(low)
-        self.high.copy_(high)
+        self.low[: len(low)] = low.to(self.low)
+        self.high[: len(high)] = high.to(self.high)
         self.ramp.copy_(ramp)
 
     @torch.no_grad()
@@ -103,6 +109,8 @@ class BlendedBlocks(Levels):
         y, coarse = x @ self.frame, trilinear.sample_volume(self.coarse, x)
         value = coarse
         for block, grid in enumerate(self.grids):
+            if self.radii[block] == 0:
+                continue
             index = torch.nonzero(self._may_have_weight(block, y))[:, 0]
             if len(index):
                 inside = y[index]

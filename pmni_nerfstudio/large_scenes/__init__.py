@@ -5,7 +5,6 @@ Modules:
     partition: cuts the box of a surface into blocks.
     block_views: pixels of the views that show a block.
     block_scenes: scene folders of single blocks.
-    memory: number of blocks that fit a limit of memory.
     running: trains the blocks in processes, on this machine or a Ray cluster, and blends their fields.
     block: what such a process does.
 """

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from pmni_nerfstudio.chunks import parse_memory
 from pmni_nerfstudio.data.atomic import atomic_path
 from pmni_nerfstudio.data.datamanager import PmniDataManagerConfig
 from pmni_nerfstudio.data.dataparser import PmniDataParserConfig
@@ -27,6 +28,8 @@ from pmni_nerfstudio.data.folder_lock import lock_folder
 from pmni_nerfstudio.data.images import open_npy
 from pmni_nerfstudio.data.npz import hash_array
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.fields.blended_blocks import MAX_BLOCKS
+from pmni_nerfstudio.fields.levels import training_bytes
 from pmni_nerfstudio.geometry.interpolation import grid_points, lookup_volume
 from pmni_nerfstudio.geometry.transforms import transform_points
 from pmni_nerfstudio.large_scenes.block import CONFIG, FIELD, INTEGRATED, RECORD, SCENE, START
@@ -129,7 +132,7 @@ def reconstruct_blocks(
     assert model.field.blocks is not None
     surface = Surface(initialization.sdf.cpu().numpy())
     vertices = surface.mesh[0]
-    parts = partition(vertices, model.config.blocks, surface.voxel)
+    parts = partition_for(model.config, model.field.config.grid_vertices, vertices, surface.voxel)
     out = (parent / _key(config, model, initialization)).resolve()
     out.mkdir(parents=True, exist_ok=True)
     included = np.ones(len(views), dtype=bool) if initialization.inlier_views is None else initialization.inlier_views
@@ -147,6 +150,32 @@ def reconstruct_blocks(
     if failures:
         raise PmniError(f"{len(failures)} of {len(made)} blocks could not be reconstructed; {failures[0]}")
     _fill(model, parts, made, out)
+
+
+def partition_for(
+    config: PmniModelConfig, levels: Sequence[int], vertices: Float[np.ndarray, "v 3"], voxel: float
+) -> Partition:
+    """Partition into the configured number of blocks, or into the fewest that fit the configured memory.
+
+    Args:
+        config: configuration of the model.
+        levels: vertices per axis of the levels that one grid for the whole scene would have.
+        vertices: vertices of the surface.
+        voxel: edge of the cells of the grid that the surface was found on.
+
+    Raises:
+        PmniError: not even the most blocks fit the memory.
+    """
+    limit = parse_memory(config.max_memory)
+    if config.blocks > 1 or limit is None:
+        return partition(vertices, config.blocks, voxel)
+    needed = 0
+    for count in range(2, MAX_BLOCKS + 1):
+        parts = partition(vertices, count, voxel)
+        needed = training_bytes(block_levels(levels, max(block.radius for block in parts.blocks)))
+        if needed <= limit:
+            return parts
+    raise PmniError(f"max-memory: each of {MAX_BLOCKS} blocks needs {-(-needed >> 20)}M; give more")
 
 
 def _prepare(
@@ -211,6 +240,7 @@ def block_config(config: TrainerConfig, folder: Path, block: Block) -> TrainerCo
     config.data = manager.data = folder / SCENE
     manager.dataparser = PmniDataParserConfig(data=folder / SCENE, normals_folder=NORMALS)
     model.camera_optimizer.mode, model.registration, model.blocks = "off", False, 1
+    model.max_memory = None
     model.initial_sdf = folder / INTEGRATED
     field = model.sdf_field
     field.encoding, field.detail_vertices = "grid", 0

@@ -8,6 +8,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from pmni_nerfstudio.chunks import parse_memory
+from pmni_nerfstudio.fields.blended_blocks import MAX_BLOCKS
+from pmni_nerfstudio.fields.levels import training_bytes
 from pmni_nerfstudio.fields.sdf_field import PmniFieldConfig
 from pmni_nerfstudio.registration.close_up_detail import are_close_ups
 
@@ -46,6 +49,22 @@ def with_matching_levels(
     cells = next((cells for cells in (48, 96, 192) if 2.0 / cells <= max_voxel), 192 if detailed else 256)
     levels = [cells // 4, cells // 2, cells] if cells < 192 else [cells // 8, cells // 4, cells // 2, cells]
     return dataclasses.replace(config, grid_vertices=tuple(level + 1 for level in levels))
+
+
+def room_for_blocks(blocks: int, max_memory: str | None, config: PmniFieldConfig) -> int:
+    """Largest number of blocks that the field may get: 1 if the surface is trained as a whole.
+
+    Where one grid would take too much memory, how many blocks are needed is known with the initial surface.
+
+    Args:
+        blocks: Number of blocks that was asked for.
+        max_memory: Memory that the grids of one training may take; None: unlimited.
+        config: Configuration of the field, with its levels.
+    """
+    limit = parse_memory(max_memory)
+    if blocks > 1 or limit is None or config.encoding != "grid":
+        return blocks
+    return MAX_BLOCKS if training_bytes(config.grid_vertices) > limit else 1
 
 
 def matching_schedule_steps(pixels: int) -> int:

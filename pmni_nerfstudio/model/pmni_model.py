@@ -26,7 +26,7 @@ from pmni_nerfstudio.geometry.reflectance_bias import ReflectanceBias
 from pmni_nerfstudio.geometry.transforms import flip_camera_axes, nerfstudio_from_opencv
 from pmni_nerfstudio.model.config_check import check_config
 from pmni_nerfstudio.model.eval_images import comparison_images, error_image, image_metrics
-from pmni_nerfstudio.model.grid_levels import with_matching_levels
+from pmni_nerfstudio.model.grid_levels import room_for_blocks, with_matching_levels
 from pmni_nerfstudio.model.initialization import Initialization, InitializationKind
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.losses import NormalLossKind, mask_loss
@@ -60,7 +60,10 @@ class PmniModelConfig(ModelConfig):
     """Weights of the losses, per stage of the run."""
     blocks: int = 1
     """Number of overlapping blocks of the surface that are trained apart, each in a process of its own with a grid of its own,
-    and then blended: for large scenes. 1: train the surface as a whole."""
+    and then blended: for large scenes. 1: train the surface as a whole, unless that takes more than `max_memory`."""
+    max_memory: Optional[str] = None
+    """Memory that the grids of one training may take, such as 2G or 500M: where those of the surface as a whole would take more,
+    it is trained in as many blocks as needed. By default unlimited."""
     block_jobs: Optional[int] = None
     """Number of blocks at the same time; by default one per GPU, or one per two cores without a GPU, or on Ray as many as
     fit."""
@@ -167,12 +170,12 @@ class PmniModel(Model):
             check_config(self.config, self.views, self.uses_registration)
         detailed = self.uses_registration or self.initial_surface in ("auto", "surface", "file")
         levels = with_matching_levels(self.config.sdf_field, self.views.K, self.views.c2w, detailed)
-        self.field = cast(PmniField, replace(levels, blocks=self.config.blocks).setup())
+        blocks = room_for_blocks(self.config.blocks, self.config.max_memory, levels)
+        self.field = cast(PmniField, replace(levels, blocks=blocks).setup())
         if self.uses_registration and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
-        finer = min(self.config.blocks, MAX_FINER_GRID)
-        self.grid = SurfaceGrid(self.config.grid_resolution * finer, torch.ones(n, n, n))
+        self.grid = SurfaceGrid(self.config.grid_resolution * min(blocks, MAX_FINER_GRID), torch.ones(n, n, n))
         self.ray_chunks = Chunks(self.config.eval_num_rays_per_chunk, "rays")
         self.supervision = Supervision(self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
