@@ -215,7 +215,8 @@ def _prepare(
         with atomic_path(folder / START) as path:
             np.save(path, _start(surface, block, unit_from_block))
         with atomic_path(folder / CONFIG) as path:
-            path.write_text(yaml.dump(block_config(config, folder, block)), "utf8")
+            levels = block_levels(_levels_of_the_whole(model), block.radius)
+            path.write_text(yaml.dump(block_config(config, folder, levels)), "utf8")
     return made
 
 
@@ -226,8 +227,21 @@ def _start(surface: Surface, block: Block, unit_from_block: Float[np.ndarray, "4
     return values.reshape((_START_VERTICES,) * 3).astype(np.float32)
 
 
-def block_config(config: TrainerConfig, folder: Path, block: Block) -> TrainerConfig:
-    """Configuration of the training of a block: that of the whole, at given poses and from the integrated surface."""
+def _levels_of_the_whole(model: PmniModel) -> Sequence[int]:
+    """Vertices per axis of the levels that blocks have parts of; none if each block follows its own maps."""
+    # A limit of memory holds for parts of these levels, a number of blocks leaves the levels to the blocks.
+    field = model.config.sdf_field if model.config.blocks > 1 else model.field.config
+    return field.grid_vertices
+
+
+def block_config(config: TrainerConfig, folder: Path, levels: tuple[int, ...]) -> TrainerConfig:
+    """Configuration of the training of a block: that of the whole, at given poses and from the integrated surface.
+
+    Args:
+        config: configuration of the run.
+        folder: folder of the block.
+        levels: vertices per axis of the levels of its grid; none: chosen by its maps.
+    """
     config = copy.deepcopy(config)
     config.method_name = "pmni-calibrated"
     config.output_dir, config.experiment_name, config.timestamp = folder / "run", "e", "t"
@@ -243,8 +257,7 @@ def block_config(config: TrainerConfig, folder: Path, block: Block) -> TrainerCo
     model.max_memory = None
     model.initial_sdf = folder / INTEGRATED
     field = model.sdf_field
-    field.encoding, field.detail_vertices = "grid", 0
-    field.grid_vertices = block_levels(field.grid_vertices, block.radius)
+    field.encoding, field.detail_vertices, field.grid_vertices = "grid", 0, levels
     return config
 
 
