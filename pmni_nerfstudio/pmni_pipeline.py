@@ -33,8 +33,12 @@ from pmni_nerfstudio.training.trainer import NotFiniteError
 from pmni_nerfstudio.viewer.live import LivePage
 
 if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import Trainer
+
     from pmni_nerfstudio.evaluation.ground_truth import GroundTruth
+    from pmni_nerfstudio.model.initialization import Initialization
     from pmni_nerfstudio.model.pmni_model import PmniModel
+    from pmni_nerfstudio.registration.views import Views
 
 COARSE_CELLS, COARSE_FIT_POINTS, COARSE_RAYS = 128, 2_000, 200_000
 """Mesh cells along the diameter of the unit sphere, alignment points and rays of evaluations during training."""
@@ -92,6 +96,13 @@ class PmniPipeline(VanillaPipeline):
                 f"{self._scene.root}: gives a model that does not match the checkpoint of step {step}, which has "
                 f"{', '.join(differing[:3])}; use the scene and the program version that the run was trained with"
             )
+
+    def reconstruct_blocks(self, trainer: Trainer, views: Views, initialization: Initialization, parent: Path) -> None:
+        """Fill the model's field with the blocks of a large scene; see `BlockPipeline`."""
+        from pmni_nerfstudio.large_scenes.running import reconstruct_blocks
+
+        model, world_from_unit = cast("PmniModel", self.model), self._scene.world_from_unit
+        reconstruct_blocks(trainer.config, model, views, initialization, world_from_unit, parent)
 
     @property
     def page(self) -> Optional[LivePage]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pmni_nerfstudio.data import camera_files
 from pmni_nerfstudio.data.camera_order import candidate_orders, choose_order
+from pmni_nerfstudio.data.cropped_frames import whole_frames
 from pmni_nerfstudio.data.images import read_normals
 from pmni_nerfstudio.data.packed_masks import Masks
 from pmni_nerfstudio.errors import SceneError
@@ -52,7 +53,8 @@ def read_scene_cameras(
     cameras, intrinsics = root / CAMERAS, root / INTRINSICS
     if os.path.lexists(cameras):
         K, c2w, world_from_unit = camera_files.read_cameras(cameras, count, masks)
-        warnings = camera_files.check_pinholes(cameras, K, width, height, sizes)
+        whole_K, whole_sizes = whole_frames(root, K, sizes)
+        warnings = camera_files.check_pinholes(cameras, whole_K, width, height, whole_sizes)
         natural = tuple(range(count))
         order_warnings: list[str] = []
         candidates = sorted(candidate_orders(names, natural), key=lambda order: order.cameras != natural)

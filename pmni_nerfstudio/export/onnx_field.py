@@ -17,6 +17,7 @@ import torch
 
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.export.world_sdf import WorldSdf
+from pmni_nerfstudio.fields.blended_blocks import BlendedBlocks
 from pmni_nerfstudio.fields.encodings import TableEncoding
 from pmni_nerfstudio.fields.grid import SdfGrid
 from pmni_nerfstudio.fields.hash_encoding import PRIMES, HashEncoding
@@ -58,11 +59,13 @@ def onnx_field(sdf: WorldSdf, units: str, precision: Precision = "float32") -> o
             precision would be off by a thousandth of the diameter, and differences of neighboring values lost.
 
     Raises:
-        PmniError: the field has a detail block, or an encoding of tinycudann, whose parameters have an undocumented layout.
+        PmniError: the field has a detail block or consists of blocks, or has an encoding of tinycudann, whose parameters have an undocumented layout.
     """
     from onnx import TensorProto, checker, helper
 
     geometry = sdf.field.geometry
+    if isinstance(geometry, BlendedBlocks):
+        raise PmniError("the field consists of blocks, which an ONNX file cannot hold; export a mesh")
     if sdf.field.detail is not None and float(sdf.field.detail.voxel) > 0:
         raise PmniError("the field has a finer block for close-ups, which an ONNX file cannot hold; export a mesh")
     graph = _Graph(np.float16 if precision == "float16" else np.float32)

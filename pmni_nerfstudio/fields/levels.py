@@ -64,3 +64,12 @@ class Levels(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._active_levels = int(self.active_buffer)
+
+
+def training_bytes(vertices: Sequence[int]) -> int:
+    """Memory that grids of single numbers take in training: values, gradients and two moments of Adam, each float32.
+
+    Args:
+        vertices: vertices per axis of each level.
+    """
+    return 4 * 4 * sum(n**3 for n in vertices)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Optional, Tuple, Type, Union
 
 import torch
+import tyro
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.fields.base_field import Field, FieldConfig
@@ -15,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from pmni_nerfstudio.errors import PmniError
+from pmni_nerfstudio.fields.blended_blocks import BlendedBlocks
 from pmni_nerfstudio.fields.detail_block import DetailBlock
 from pmni_nerfstudio.fields.encodings import DenseEncoding
 from pmni_nerfstudio.fields.grid import SdfGrid
@@ -27,6 +29,8 @@ from pmni_nerfstudio.fields.warm_start import SurfaceBand
 
 _VALIDATION_POINTS = 16384
 _MESH_CELLS = 512
+_COARSE_VERTICES = 193
+"""Vertices per axis of the grid around blocks: those of the surface that registration finds."""
 
 
 @dataclass
@@ -42,7 +46,7 @@ class PmniFieldConfig(FieldConfig):
     """Encoding grid: vertices per axis of each level, coarse to fine; by default they follow the image resolution."""
     detail_vertices: Optional[int] = None
     """Encoding grid: vertices per axis of a finer block around what close-up views see; 0 for none. By default there is
-    one if there are close-ups."""
+    one if there are at least eight close-ups."""
     dense_vertices: Tuple[int, ...] = (24, 48, 96)
     """Encoding dense: vertices per axis of each level, coarse to fine."""
     dense_features: int = 2
@@ -68,6 +72,8 @@ class PmniFieldConfig(FieldConfig):
     """Share of the levels that are unlocked at the start, rounded up to whole levels."""
     unlock_until: float = 0.5
     """Fraction of the training at which the last level is unlocked; the others unlock at equal intervals before."""
+    blocks: tyro.conf.Suppress[int] = 1
+    """Unused: set by the model. The largest number of blocks, of which the field is the blend if there may be several."""
     initial_inv_s: float = 20.0
     """Initial sharpness of NeuS' density: the inverse of its standard deviation, in 1 / radii of the unit sphere."""
 
@@ -127,8 +133,18 @@ class PmniField(Field):
         """Finer block around what close-up views see; None if the field has none."""
         return self.geometry.detail if isinstance(self.geometry, SdfGrid) else None
 
+    @property
+    def blocks(self) -> Optional[BlendedBlocks]:
+        """Blocks of a large scene; None if the field is trained as a whole."""
+        return self.geometry if isinstance(self.geometry, BlendedBlocks) else None
+
     def mesh_resolution(self) -> int:
-        """Marching cubes cells per axis that show the field's detail: 512, and more for a detail block, up to 1024."""
+        """Marching cubes cells per axis that show the field's detail.
+
+        512, and more for a detail block, up to 1024, and for blocks, up to 2048.
+        """
+        if self.blocks is not None:
+            return max(_MESH_CELLS, min(4 * _MESH_CELLS, round(2.0 / self.active_voxel)))
         if self.detail is None or float(self.detail.voxel) == 0:
             return _MESH_CELLS
         return max(_MESH_CELLS, min(2 * _MESH_CELLS, round(2.5 / float(self.detail.voxel))))
@@ -259,8 +275,10 @@ def _check(config: PmniFieldConfig) -> None:
             raise PmniError(f"field: {name} must be {range_}, got {getattr(config, name)}")
 
 
-def _build_geometry(config: PmniFieldConfig) -> Union[SdfGrid, EncodedSdf]:
+def _build_geometry(config: PmniFieldConfig) -> Union[SdfGrid, EncodedSdf, BlendedBlocks]:
     """Build the module of the configured encoding."""
+    if config.blocks > 1:
+        return BlendedBlocks(config.blocks, _COARSE_VERTICES)
     if config.encoding == "grid":
         return SdfGrid(config.grid_vertices, config.sphere_radius, config.detail_vertices or 0)
     if config.encoding == "dense":

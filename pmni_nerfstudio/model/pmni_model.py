@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from pmni_nerfstudio.chunks import Chunks
 from pmni_nerfstudio.data.split_views import SplitViews, split_views_of
-from pmni_nerfstudio.errors import PmniError, exit_on_error
+from pmni_nerfstudio.errors import exit_on_error
 from pmni_nerfstudio.fields.sdf_field import PmniField, PmniFieldConfig
 from pmni_nerfstudio.geometry.reflectance_bias import ReflectanceBias
 from pmni_nerfstudio.geometry.transforms import flip_camera_axes, nerfstudio_from_opencv
+from pmni_nerfstudio.model.config_check import check_config
 from pmni_nerfstudio.model.eval_images import comparison_images, error_image, image_metrics
-from pmni_nerfstudio.model.grid_levels import with_matching_levels
+from pmni_nerfstudio.model.grid_levels import MAX_FINER_GRID, room_for_blocks, with_matching_levels
 from pmni_nerfstudio.model.initialization import Initialization, InitializationKind
 from pmni_nerfstudio.model.loss_schedule import LossWeights
 from pmni_nerfstudio.model.losses import NormalLossKind, mask_loss
@@ -53,6 +54,16 @@ class PmniModelConfig(ModelConfig):
     """Pose corrections."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
     """Weights of the losses, per stage of the run."""
+    blocks: int = 1
+    """Number of overlapping blocks of the surface that are trained apart, each in a process of its own with a grid of its own,
+    and then blended: for large scenes. 1: train the surface as a whole, unless that takes more than `max_memory`."""
+    max_memory: Optional[str] = None
+    """Memory that the grids of one training may take, such as 2G or 500M: where those of the surface as a whole would take more,
+    it is trained in as many blocks as needed. By default unlimited."""
+    block_jobs: Optional[int] = None
+    """Number of blocks at the same time; by default one per GPU, or else per two cores, or on Ray as many as fit."""
+    block_engine: Literal["local", "ray"] = "local"
+    """Where blocks are trained: on this machine, or on the Ray cluster named by RAY_ADDRESS, or else a local instance."""
     normal_loss: NormalLossKind = "l2"
     """Difference between rendered and observed normals: l1 (sum of absolute differences), l2 (squared distance), or
     angular (angle in radians)."""
@@ -153,16 +164,16 @@ class PmniModel(Model):
         )
         self.uses_registration = self.config.registration and self.camera_optimizer.enabled
         with exit_on_error():
-            self._check_config()
+            check_config(self.config, self.views, self.uses_registration)
         detailed = self.uses_registration or self.initial_surface in ("auto", "surface", "file")
-        levels = with_matching_levels(
-            self.config.sdf_field, self.views.K, self.views.c2w, self.views.close_ups, detailed
-        )
-        self.field = cast(PmniField, levels.setup())
+        views = self.views
+        levels = with_matching_levels(self.config.sdf_field, views.K, views.c2w, views.close_ups, detailed)
+        blocks = room_for_blocks(self.config.blocks, self.config.max_memory, levels)
+        self.field = cast(PmniField, replace(levels, blocks=blocks).setup())
         if self.uses_registration and self.config.registered_poses != "gradient":
             self.camera_optimizer.freeze()
         n = self.config.hull_resolution
-        self.grid = SurfaceGrid(self.config.grid_resolution, torch.ones(n, n, n))
+        self.grid = SurfaceGrid(self.config.grid_resolution * min(blocks, MAX_FINER_GRID), torch.ones(n, n, n))
         self.ray_chunks = Chunks(self.config.eval_num_rays_per_chunk, "rays")
         self.supervision = Supervision(self.views, self.config.normal_loss)
         self.renderer_rgb = RGBRenderer(background_color="random")
@@ -180,17 +191,6 @@ class PmniModel(Model):
         self.register_buffer("inlier_views", torch.ones(self.num_train_data, dtype=torch.bool))
         # Poses of the initialization, OpenGL axes; the pose optimizer's initial poses change with each pose step.
         self.register_buffer("registered_c2w", self.camera_optimizer.base_c2w.clone())
-
-    def _check_config(self) -> None:
-        root = self.views.root
-        if not self.views.has_poses and not self.uses_registration:
-            raise PmniError(f"{root}: has no camera poses; use `ns-train pmni`, whose registration finds them")
-        if self.views.depth_files is None:
-            for name in ("sdf_on_points", "point_consistency", "depth"):
-                if any(getattr(self.config.loss_weights, name)):
-                    raise PmniError(
-                        f"loss-weights.{name}: needs depth maps, and {root} has none; run `pmni integrate {root}`"
-                    )
 
     # ---- initialization and schedule ----
 
@@ -211,7 +211,9 @@ class PmniModel(Model):
                 block.place(torch.from_numpy(cube.center).to(sdf), cube.half, cube.half * of_cube)
         hull = nn.functional.interpolate(sdf[None, None], self.grid.hull.shape, mode="trilinear", align_corners=True)
         self.grid.hull.copy_(hull[0, 0])
-        self.grid.refresh(self.field.sdf, everywhere=True)
+        if self.field.blocks is not None:  # on this finer grid, only near the surface
+            self.grid.seed(sdf)
+        self.grid.refresh(self.field.sdf, everywhere=self.field.blocks is None)
         weights = self.config.loss_weights
         if any(weights.sdf_on_points) or any(weights.point_consistency):
             self.camera_optimizer.set_depth_scales(
@@ -384,7 +386,7 @@ class PmniModel(Model):
 
     def get_metrics_dict(self, outputs: Outputs, batch: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Sharpness of the surface and size of the pose corrections."""
-        metrics: Dict[str, Tensor] = {"inv_s": self.field.inv_s().detach()}
+        metrics = {"inv_s": self.field.inv_s().detach()}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 

@@ -19,6 +19,9 @@ from pmni_nerfstudio.registration.views import Views
 MAX_RESIDUAL_DEG = 12.0
 """Median residual of the normals above which the result is wrong. Normals with 5 degrees of noise and 5 of bias left 7
 degrees at right poses, wrong poses 15 and more."""
+MIN_CONFIDENCE = 0.7
+"""Mean confidence of the included views below which the result is doubtful. Right poses of all kinds of captures had at least
+0.79; views of a thin object with a wrong principal point, whose poses were 1.1 degrees off, 0.60."""
 MAX_OUTLIERS = 0.4
 """Largest share of outlier views: with more of them the surface of the rest is no reference."""
 
@@ -150,6 +153,12 @@ def _doubts(
         out.append(
             f"{len(weak)} of {len(views)} views fit much worse than the others and may have wrong poses: "
             f"{_names(views, weak)}; check their masks and normals, or exclude them (exclude-views)"
+        )
+    confidence = float(agreement.confidence[inliers].mean()) if inliers.any() else 0.0
+    if confidence < MIN_CONFIDENCE:
+        out.append(
+            f"the views agree badly with the surface: the confidence of their poses is {confidence:.2f} on average, and "
+            f"mask IoU {np.median(agreement.iou):.0%} (median); check the intrinsics, the masks and the normals"
         )
     if symmetry is not None:
         out.append(

@@ -6,10 +6,10 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from nerfstudio.configs.method_configs import all_methods
-from nerfstudio.engine.trainer import Trainer
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.train import _set_random_seed
 from nerfstudio.utils import writer
 
@@ -17,6 +17,7 @@ from pmni_nerfstudio.data.datamanager import PmniDataManagerConfig
 from pmni_nerfstudio.errors import PmniError
 from pmni_nerfstudio.model.pmni_model import PmniModel, PmniModelConfig
 from pmni_nerfstudio.studies.job import config_path
+from pmni_nerfstudio.training.trainer import PmniTrainerConfig
 
 Method = Literal["pmni", "pmni-calibrated"]
 
@@ -59,17 +60,33 @@ def train_frame(
     model = config.pipeline.model
     assert isinstance(model, PmniModelConfig)
     model.initial_sdf, model.schedule_steps, model.registration_seed, model.train_anyway = start, steps, seed, True
-    _set_random_seed(seed)
+    return train_run(config)
+
+
+def train_run(config: TrainerConfig) -> PmniModel:
+    """Train a run in this process, as ns-train does.
+
+    Args:
+        config: configuration of a method of this package, with data, place of the run and seed.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        PmniError: the run could not be trained; the reason was printed to stderr.
+    """
+    _set_random_seed(config.machine.seed)
     # nerfstudio keeps the writers of all runs of a process, and would log each run to all earlier ones.
     writer.EVENT_WRITERS.clear()
     try:
         trainer: Trainer = config.setup(local_rank=0, world_size=1)
-        config.save_config()
+        cast(PmniTrainerConfig, config).save_config()
         trainer.setup()
         trainer.train()
     except SystemExit as error:
         if error.code != 1:  # Ctrl-C
             raise
+        data = cast(PmniDataManagerConfig, config.pipeline.datamanager).data
         raise PmniError(f"{data}: could not be trained, for the reason in the log") from error
     trained = trainer.pipeline.model
     assert isinstance(trained, PmniModel)

@@ -57,8 +57,10 @@ class RunMessages:
         left_out = "" if used == views else f" ({views - used} left out)"
         config = os.path.relpath(self._folder / "config.yml")
         result = os.path.relpath(self._folder / "result")
+        blocks = run.model.field.blocks
+        how = f"after {run.steps_done} steps" if blocks is None else f"in {blocks.count} blocks"
         lines = [
-            f"Made: a surface and the cameras of {used} views{left_out}, after {run.steps_done} steps",
+            f"Made: a surface and the cameras of {used} views{left_out}, {how}",
             f"In: {self._folder}",
             f"Verdict: {'; '.join(self._verdict())}",
             f"Next: {shlex.join(['pmni', 'export', '--load-config', config, '--output-dir', result])}",

@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, Optional, Protocol, cast
 
 import numpy as np
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from pmni_nerfstudio.data.atomic import write_json
 from pmni_nerfstudio.data.datamanager import PmniDataManager
 from pmni_nerfstudio.data.split_views import SplitViews
 from pmni_nerfstudio.errors import exit_on_error
+from pmni_nerfstudio.geometry.transforms import nerfstudio_from_opencv
 from pmni_nerfstudio.model.grid_levels import matching_schedule_steps
+from pmni_nerfstudio.model.initialization import Initialization
 from pmni_nerfstudio.model.pmni_model import PmniModel
 from pmni_nerfstudio.registration.bundle_adjustment.pose_steps import PoseSteps
 from pmni_nerfstudio.registration.statistics import STATISTICS, registration_statistics
+from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views, views_of_scene
 from pmni_nerfstudio.training.controller import RunController
 from pmni_nerfstudio.training.corrections import take_over_corrections, take_over_normals
@@ -25,8 +30,31 @@ from pmni_nerfstudio.training.initialization import find_initialization
 from pmni_nerfstudio.training.lr_schedule import scale_learning_rate, set_schedule_length
 from pmni_nerfstudio.training.photometric_normals import FromImages, refine_from_images
 
+
+class BlockPipeline(Protocol):
+    """Pipeline that reconstructs the blocks of a large scene in processes of their own."""
+
+    def reconstruct_blocks(self, trainer: Trainer, views: Views, initialization: Initialization, parent: Path) -> None:
+        """Fill the model's field with the blocks of an initial surface.
+
+        Args:
+            trainer: trainer of the run.
+            views: training views, with corrected normals and intrinsics.
+            initialization: their poses and the surface.
+            parent: folder of the blocks of an experiment's runs.
+
+        Raises:
+            PmniError: a block could not be reconstructed.
+        """
+
+
 SHARED = "registrations"
 """Folder beside the runs of an experiment with their registrations, by data and settings."""
+_POSE_STEPS = 2
+"""Gauss-Newton steps of the poses before and after the training of blocks. On a relief of 12 views, they lowered the mean
+rotation error from 0.028 to 0.013 and 0.010 deg; further steps changed nothing."""
+BLOCKS = "blocks"
+"""Folder beside the runs of an experiment with the blocks of their large scenes, likewise."""
 
 
 def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunController:
@@ -44,7 +72,8 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     """
     model = trainer.pipeline.model
     assert isinstance(model, PmniModel)
-    moves_poses = model.uses_registration and model.config.registered_poses == "gauss-newton"
+    in_blocks = model.field.blocks is not None
+    moves_poses = _moves_poses(model) and not in_blocks
     # In single precision, these take several times the memory of the scene's maps: only if needed.
     views = views_of_scene(model.views) if resumed_state is None or moves_poses else None
 
@@ -73,6 +102,9 @@ def start_up(trainer: Trainer, resumed_state: Optional[Dict[str, Any]]) -> RunCo
     controller = RunController(trainer, model, pose_steps, schedule_steps, moving)
     if resumed_state is not None:
         controller.load_state_dict(resumed_state)
+    if in_blocks:
+        trainer.config.max_num_iterations = 0  # the blocks have been trained
+        controller.converged = None
     trainer.callbacks += controller.callbacks()
     return controller
 
@@ -107,10 +139,40 @@ def _initialize(trainer: Trainer, model: PmniModel, views: Views) -> Views:
             initialization = refined.initialization
             take_over_normals(model, datamanager, refined.normals)
             views = views_of_scene(model.views)
-    model.warm_start(initialization)
+    if model.field.blocks is not None:
+        _train_in_blocks(trainer, model, views, initialization)
+    else:
+        model.warm_start(initialization)
     if initialization.kind != "hull":
         scale_learning_rate(trainer.optimizers.schedulers["sdf"], model.config.detailed_lr_factor)
     return views
+
+
+def _moves_poses(model: PmniModel) -> bool:
+    """Whether Gauss-Newton steps move the poses."""
+    return model.uses_registration and model.config.registered_poses == "gauss-newton"
+
+
+def _train_in_blocks(trainer: Trainer, model: PmniModel, views: Views, initialization: Initialization) -> None:
+    """Fill the model's field with blocks, trained at the initial poses, and refine these before and after."""
+    inliers = np.arange(len(views)) if initialization.inlier_views is None else initialization.inlier_views.nonzero()[0]
+    steps = PoseSteps(views.subset(list(inliers)), seed=model.config.registration_seed) if _moves_poses(model) else None
+
+    def with_refined_poses(sdf: Tensor) -> Initialization:
+        surface, c2w = Surface(sdf.cpu().numpy()), initialization.c2w.copy()
+        for _ in range(_POSE_STEPS if steps is not None and surface.exists else 0):
+            assert steps is not None
+            c2w[inliers] = steps.step(surface, c2w[inliers])
+        return replace(initialization, c2w=c2w)
+
+    initialization = with_refined_poses(initialization.sdf)
+    with exit_on_error():
+        pipeline, parent = cast(BlockPipeline, trainer.pipeline), trainer.base_dir.parent / BLOCKS
+        pipeline.reconstruct_blocks(trainer, views, initialization, parent)
+    model.warm_start(initialization)
+    if steps is not None:
+        refined = with_refined_poses(model.field.volume(len(initialization.sdf)))
+        model.camera_optimizer.set_start(nerfstudio_from_opencv(refined.c2w).to(model.device))
 
 
 def _schedule_steps(model: PmniModel, max_steps: int) -> int:

@@ -38,15 +38,17 @@ def test_levels_are_not_dropped_and_a_block_may_be_missing(
 
 def test_one_coarse_view_does_not_coarsen_the_grid() -> None:
     """Only close-ups, which see a part, do not count; a view from far away is one of many."""
-    K = np.stack([fitting_intrinsics(153, 128, 15)] * 8)
-    c2w = np.tile(np.eye(4), (8, 1, 1))
+    K = np.stack([fitting_intrinsics(153, 128, 15)] * 20)
+    c2w = np.tile(np.eye(4), (20, 1, 1))
     c2w[:, 2, 3] = -15
-    none = np.zeros(8, dtype=bool)
+    none = np.zeros(20, dtype=bool)
     alike = with_matching_levels(PmniFieldConfig(), K, c2w, none, detailed=True)
     K[0, :2] /= 4
     far = with_matching_levels(PmniFieldConfig(), K, c2w, none, detailed=True)
     assert far == alike and far.detail_vertices == 0
-    K[1:5, :2] *= 8
-    close = np.isin(np.arange(8), [1, 2, 3, 4])
+    K[1:9, :2] *= 8
+    close = np.isin(np.arange(20), np.arange(1, 9))
     near = with_matching_levels(PmniFieldConfig(), K, c2w, close, detailed=True)
     assert near.grid_vertices == alike.grid_vertices and near.detail_vertices == DETAIL_VERTICES
+    close[8] = False  # seven close-ups are too few for a block
+    assert with_matching_levels(PmniFieldConfig(), K, c2w, close, detailed=True).detail_vertices == 0

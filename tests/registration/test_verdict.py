@@ -195,3 +195,10 @@ def test_views_whose_silhouettes_fit_worse_are_suspects_and_far_worse_are_outlie
     of = ViewAgreement(np.full(10, 3.0), np.full(10, 2.0), np.full(10, 0.8), iou)
     assert np.flatnonzero(of.suspects()).tolist() == [7] * suspect
     assert np.flatnonzero(of.outliers()).tolist() == [7] * outlier
+
+
+@pytest.mark.parametrize(("confidence", "name"), [(0.65, "doubtful"), (0.75, "ok")])
+def test_views_that_all_agree_badly_with_the_surface_are_a_doubt(confidence, name):
+    result = verdict(agreement(confidence={view: confidence for view in range(10)}))
+    assert result.name == name
+    assert [f"{confidence:.2f} on average" in reason for reason in result.reasons] == [True] * (name == "doubtful")

@@ -21,7 +21,7 @@ LAYERS = (
     ("export",),
     ("evaluation", "baselines", "material"),
     ("report", "studies", "viewer", "synth", "objects"),
-    ("sequences",),
+    ("sequences", "large_scenes"),
     ("commands",),
     ("pmni_pipeline", "pmni_config", "cli", "__main__"),
 )
