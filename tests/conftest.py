@@ -48,6 +48,8 @@ LONGEST = (
     "test_sequence_command.py",
     "test_objects_command.py",
     "test_progress.py",
+    "test_photometric_normals.py",
+    "test_blocks_training.py",
 )
 """Files of tests that take half a minute or more. They run first: otherwise one worker of pytest-xdist is idle at the end."""
 
