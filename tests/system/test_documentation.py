@@ -232,7 +232,9 @@ def parser_of(program: str, name: str = "") -> argparse.ArgumentParser:
     if program == "ns-train":
         from nerfstudio.configs.method_configs import all_methods
 
-        return tyro.extras.get_parser(type(all_methods[name]), default=all_methods[name])
+        # As in nerfstudio's command line, flags have a value: True or False.
+        as_in_nerfstudio = tyro.conf.FlagConversionOff[type(all_methods[name])]
+        return tyro.extras.get_parser(as_in_nerfstudio, default=all_methods[name])
     from nerfstudio.scripts import eval as evaluation
     from nerfstudio.scripts import exporter, render
     from nerfstudio.scripts.viewer import run_viewer
