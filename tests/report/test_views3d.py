@@ -199,3 +199,10 @@ def test_a_simplified_mesh_has_the_normals_of_the_full_one():
     angles = np.degrees(np.arccos((baked_normals(coarse, full) * true).sum(axis=1).clip(-1, 1)))
     smooth = np.degrees(np.arccos((coarse.vertex_normals * true).sum(axis=1).clip(-1, 1)))
     assert np.median(smooth) > 10 and np.median(angles) < 2
+
+
+def test_the_canvas_is_opaque_because_browsers_print_what_is_transparent_as_black(shown: Opened):
+    clear = "canvas => { const gl = canvas.getContext('webgl2'); return [...gl.getParameter(gl.COLOR_CLEAR_VALUE)]; }"
+    assert shown.page.locator("#balls canvas").evaluate(clear)[3] == 1
+    shown.page.emulate_media(media="print")
+    assert shown.page.locator("#balls canvas").evaluate("e => getComputedStyle(e).objectFit") == "contain"

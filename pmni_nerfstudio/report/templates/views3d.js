@@ -38,6 +38,7 @@ class View3d {
     this.sets = contents.cameras.map(set => this.addLines(set.lines, set.color));
     if (contents.links) this.addLines(contents.links, "#999");
     addControls(this);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.request());
     new ResizeObserver(() => { this.resize(); this.render(); }).observe(this.frame);
     this.resize();
     this.render();
@@ -149,6 +150,8 @@ class View3d {
     if (!width || !height) return;
     this.uniforms.coloring.value = this.coloring;
     this.renderer.setScissorTest(false);
+    // Opaque: browsers print what is transparent in a canvas as black.
+    this.renderer.setClearColor(getComputedStyle(this.frame).backgroundColor, 1);
     this.renderer.clear();
     this.renderer.autoClear = false;
     this.renderer.setScissorTest(true);
