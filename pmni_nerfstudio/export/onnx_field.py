@@ -59,7 +59,8 @@ def onnx_field(sdf: WorldSdf, units: str, precision: Precision = "float32") -> o
             precision would be off by a thousandth of the diameter, and differences of neighboring values lost.
 
     Raises:
-        PmniError: the field has a detail block or consists of blocks, or has an encoding of tinycudann, whose parameters have an undocumented layout.
+        PmniError: the field has a detail block or consists of blocks, or has an encoding of tinycudann, whose parameters
+            have an undocumented layout.
     """
     from onnx import TensorProto, checker, helper
 

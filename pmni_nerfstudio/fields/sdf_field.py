@@ -73,7 +73,7 @@ class PmniFieldConfig(FieldConfig):
     unlock_until: float = 0.5
     """Fraction of the training at which the last level is unlocked; the others unlock at equal intervals before."""
     blocks: tyro.conf.Suppress[int] = 1
-    """Unused: set by the model. The largest number of blocks, of which the field is the blend if there may be several."""
+    """Largest number of blocks; if there may be several, the field is their blend. The model sets it."""
     initial_inv_s: float = 20.0
     """Initial sharpness of NeuS' density: the inverse of its standard deviation, in 1 / radii of the unit sphere."""
 

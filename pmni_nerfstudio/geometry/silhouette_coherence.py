@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from pmni_nerfstudio.geometry.cameras import pixel_directions, project, strided_intrinsics
-from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point
+from pmni_nerfstudio.geometry.object_sphere import centroid_rays, nearest_point, robust_nearest_point
 
 MAX_VIEWS = 30
 """Largest number of views that are compared, evenly spaced; the time grows with its square."""
@@ -110,6 +110,14 @@ def evenly_spaced(count: int) -> list[int]:
 def subsampling_step(shape: tuple[int, ...]) -> int:
     """Factor by which maps of a height and width are subsampled."""
     return max(1, -(-max(shape) // _MAX_SIDE))
+
+
+def object_center(views: Sequence[PosedSilhouette]) -> np.ndarray:
+    """Point (3,) nearest to the rays through the centroids of most silhouettes."""
+    rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
+    c2w = np.stack([view.c2w for view in views])
+    rays = np.einsum("nij,nj->ni", c2w[:, :3, :3], rays / np.linalg.norm(rays, axis=1, keepdims=True))
+    return robust_nearest_point(c2w[:, :3, 3], rays)
 
 
 def sample_reach(views: Sequence[PosedSilhouette], center: np.ndarray) -> np.ndarray:

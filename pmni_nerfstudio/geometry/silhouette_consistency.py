@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni_nerfstudio.geometry.object_sphere import centroid_rays, robust_nearest_point
-from pmni_nerfstudio.geometry.silhouette_coherence import MAX_VIEWS, PosedSilhouette, sample_reach
+from pmni_nerfstudio.geometry.silhouette_coherence import MAX_VIEWS, PosedSilhouette, object_center, sample_reach
 
 EXACT = 0.97
 """Least score of a typical view of exact cameras and masks."""
@@ -82,9 +81,7 @@ def _measure_group(
 ) -> list[Consistency]:
     reach = [None] * len(masks) if possible is None else possible
     views = [PosedSilhouette(mask, None, k, pose, r) for mask, k, pose, r in zip(masks, K, c2w, reach)]
-    rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
-    rays = np.einsum("nij,nj->ni", c2w[:, :3, :3], rays / np.linalg.norm(rays, axis=1, keepdims=True))
-    center = robust_nearest_point(c2w[:, :3, 3], rays)
+    center = object_center(views)
     misses = [_misses(*of_view, views, center) for of_view in zip(views, sample_reach(views, center))]
     agreeing = _agreeing_views(misses)
     found = []

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from pmni_nerfstudio.geometry.object_sphere import centroid_rays, robust_nearest_point
-from pmni_nerfstudio.geometry.silhouette_coherence import PosedSilhouette, evenly_spaced, sample_reach
+from pmni_nerfstudio.geometry.silhouette_coherence import PosedSilhouette, evenly_spaced, object_center, sample_reach
 
 _RAYS_PER_VIEW = 1200
 """Rays per view, on a regular grid of its pixels."""
@@ -54,9 +53,7 @@ def find_mask_faults(
     """
     chosen = evenly_spaced(len(masks))
     views = [PosedSilhouette(masks[i], None, K[i], c2w[i], None if possible is None else possible[i]) for i in chosen]
-    rays = np.concatenate([centroid_rays(view.K[None], view.mask[None]) for view in views])
-    rays = np.einsum("nij,nj->ni", c2w[chosen, :3, :3], rays / np.linalg.norm(rays, axis=1, keepdims=True))
-    center = robust_nearest_point(c2w[chosen, :3, 3], rays)
+    center = object_center(views)
     reach = sample_reach(views, center)
     grids, blamed, totals = map(list, zip(*(_missed_rays(i, views, center, reach[i]) for i in range(len(views)))))
     everything = range(len(views))

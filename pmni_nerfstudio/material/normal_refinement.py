@@ -42,7 +42,7 @@ class RefinedMaps:
     residual: float
     """Mean absolute difference between the values of lit pixels and those of the surface, relative to their mean."""
     direct_residual: float
-    """The same without light between parts of the surface."""
+    """Residual of the model without interreflection."""
 
 
 def refine_normals(views: Sequence[LitView], surface: Surface, brightest: float) -> RefinedMaps | None:

@@ -63,7 +63,7 @@ class PmniModelConfig(ModelConfig):
     block_jobs: Optional[int] = None
     """Number of blocks at the same time; by default one per GPU, or else per two cores, or on Ray as many as fit."""
     block_engine: Literal["local", "ray"] = "local"
-    """Where blocks are trained: on this machine, or on the Ray cluster named by RAY_ADDRESS, or else a local instance."""
+    """Engine that trains the blocks: this machine, or the Ray cluster named by RAY_ADDRESS, or else a local instance."""
     normal_loss: NormalLossKind = "l2"
     """Difference between rendered and observed normals: l1 (sum of absolute differences), l2 (squared distance), or
     angular (angle in radians)."""

@@ -23,8 +23,8 @@ _MASK_ERROR_FACTOR, _MASK_ERROR_MARGIN = 3.0, 0.05
 """Limit of 1 - IoU for an inlier view: this many times the median view's, plus the margin. Right views had up to 2.7 times the
 median's; views of a flat disc that faces the camera, turned by 160 degrees, 0.09 and 0.17 where the median was 0.013."""
 _SUSPECT_FACTOR, _SUSPECT_MARGIN = 4.0, 0.01
-"""The same limit of a view whose pose is searched again, although it may be right and stays included then. On finished surfaces
-right views had up to 2.3 times the median's; one that was turned by 179 degrees about a disc 6 times."""
+"""Limit of 1 - IoU, likewise, above which a view's pose is searched again; the view stays included if nothing better is found.
+On finished surfaces right views had up to 2.3 times the median's; one that was turned by 179 degrees about a disc 6 times."""
 _MIN_PLAUSIBLE_CONFIDENCE = 0.6
 """Confidence on its own of a view that the surface was made without, relative to the median inlier. Right views, two to six
 degrees off where the surface was wrong for want of them, had 0.62 to 0.98 of it."""

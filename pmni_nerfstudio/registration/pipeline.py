@@ -280,10 +280,10 @@ def _finish(
     poses, surface = alternate_subset(views, attempt.poses, inliers, fine, seed, monitor.round_finished)
     for round_ in range(_ROUNDS_OF_RELOCALIZATION):
         agreement = view_agreement(views, poses, surface)
-        fitting = ~agreement.outliers()
+        fitting, unsuspected = ~agreement.outliers(), ~agreement.suspects()
         required = max(_MIN_INLIERS, (1 - MAX_OUTLIERS) * len(views))
-        if round_ == 0 and (~agreement.suspects()).sum() >= required:
-            fitting = ~agreement.suspects()  # once: a suspect may be right, and stays suspect then
+        if round_ == 0 and unsuspected.sum() >= required:
+            fitting = unsuspected  # once: a suspect may be right, and stays suspect then
         if fitting.all() or fitting.sum() < required:
             inliers = inliers | fitting
             break

@@ -57,18 +57,27 @@ def relocalize(
         seed: seed of the surface points.
     """
     inliers = list(np.flatnonzero(~outliers))
+    medians = view_agreement(views.subset(inliers), poses.subset(np.array(inliers)), surface).median_deg
     for view in np.flatnonzero(outliers):
-        poses = relocalize_view(views, poses, int(view), surface, inliers, options, seed)
+        poses = relocalize_view(views, poses, int(view), surface, inliers, inlier_threshold_deg(medians), options, seed)
     return poses
 
 
 def relocalize_view(
-    views: Views, poses: Poses, view: int, surface: Surface, inliers: list[int], options: BundleOptions, seed: int
+    views: Views,
+    poses: Poses,
+    view: int,
+    surface: Surface,
+    inliers: list[int],
+    threshold_deg: float,
+    options: BundleOptions,
+    seed: int,
 ) -> Poses:
     """Replace the pose of one view by the one that agrees best with a surface.
 
     Rotations spread over SO(3) are scored at low resolution by the view's normals and mask. The best ones and the
     current pose are refined against the surface's normals and the silhouette, and the most confident result is kept.
+    The inlier threshold is that of the inlier views: three times the view's own median angle is large at a wrong pose.
     """
     one = views.subset([view])
     depth = float(np.median(poses.t[inliers, 2]))
@@ -86,9 +95,6 @@ def relocalize_view(
     candidates = [poses.subset([view])]
     candidates += [placed.subset([k]) for k in separated(placed.R, scores, _SEPARATION_DEG, _CANDIDATES)]
     refined = [refine_pose(one, pose, surface, options, seed) for pose in candidates]
-    # Not three times the view's own median angle, which is large at a wrong pose.
-    medians = view_agreement(views.subset(inliers), poses.subset(np.array(inliers)), surface).median_deg
-    threshold_deg = inlier_threshold_deg(medians)
     best = min(refined, key=lambda pose: view_agreement(one, pose, surface, threshold_deg).cost)
     return poses.replaced([view], best)
 

@@ -22,7 +22,7 @@ class VertexColors:
     """Colors at the vertices of a surface."""
 
     name: str
-    """What they are: photographs or albedo."""
+    """Source of the colors: photographs or albedo."""
     values: UInt8[np.ndarray, "V 3"]
     """sRGB."""
     lit: bool

@@ -44,7 +44,7 @@ class ImageNormals(NamedTuple):
     residual: float
     """Relative difference between the images and those of the surface."""
     direct_residual: float
-    """The same without light between parts of the surface."""
+    """Residual of the model without interreflection."""
 
 
 class FromImages(Protocol):

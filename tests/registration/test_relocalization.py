@@ -12,7 +12,7 @@ from pmni_nerfstudio.geometry.sim3 import angles_deg
 from pmni_nerfstudio.registration.bundle_adjustment.problem import BundleOptions
 from pmni_nerfstudio.registration.confidence import plausible_views, rendered_normals, view_agreement
 from pmni_nerfstudio.registration.poses import Poses
-from pmni_nerfstudio.registration.relocalization import relocalize_view
+from pmni_nerfstudio.registration.relocalization import relocalize, relocalize_view
 from pmni_nerfstudio.registration.surface.sdf_grid import Surface
 from pmni_nerfstudio.registration.views import Views
 
@@ -47,7 +47,7 @@ def test_a_view_of_fine_details_is_not_mistaken_for_one_of_the_smooth_back():
         pose = Poses(truth[None], np.array([[0.0, 0.0, distance]]))
         view = rendered_view(surface, pose)
         lost = Poses((Rotation.from_euler("y", 180, degrees=True).as_matrix() @ truth)[None], pose.t)
-        found = relocalize_view(view, lost, 0, surface, [0], BundleOptions(), seed=0)
+        found = relocalize_view(view, lost, 0, surface, [0], 30.0, BundleOptions(), seed=0)
         assert angles_deg(found.R, truth[None])[0] < 1.5
 
 
@@ -93,5 +93,6 @@ def test_a_view_of_a_flat_face_is_not_turned_by_180_degrees():
         face, side = (with_noise(rendered_view(surface, Poses(R[None], t)), rng) for R in (truth, aside))
         maps = [np.concatenate([a, b]) for a, b in zip(*((v.normals, v.masks, v.K) for v in (face, side)))]
         poses = Poses(np.stack([turned, aside]), np.repeat(t, 2, axis=0))
-        found = relocalize_view(Views(("0", "1"), *maps), poses, 0, surface, [1], BundleOptions(), seed=0)
+        outliers = np.array([True, False])
+        found = relocalize(Views(("0", "1"), *maps), poses, outliers, surface, BundleOptions(), seed=0)
         assert angles_deg(found.R[:1], truth[None])[0] < 5
